@@ -1,0 +1,215 @@
+"""The index of the hospital's admissions and notes, brought up to date."""
+
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from featurestore.errors import FeatureStoreError
+from featurestore.store import KEYS, SQL, Change, Store
+
+_NUMBERS = ("hadm_id", "subject_id")
+_TIMES = ("admittime", "dischtime", "deathtime", "dod", "dob")
+
+_ADMISSIONS = """
+    SELECT
+        CAST(hadm_id AS BIGINT) AS hadm_id,
+        CAST(subject_id AS BIGINT) AS subject_id,
+        CAST(admittime AS TIMESTAMP) AS admittime,
+        CAST(dischtime AS TIMESTAMP) AS dischtime,
+        CAST(deathtime AS TIMESTAMP) AS deathtime,
+        coalesce(CAST(died_in_hospital AS BOOLEAN), FALSE) AS died_in_hospital,
+        upper(trim(CAST(admission_type AS VARCHAR))) AS admission_type,
+        coalesce(CAST(planned AS BOOLEAN), FALSE) AS planned,
+        upper(trim(CAST(discharge_location AS VARCHAR))) AS discharge_location,
+        CAST(CAST(dod AS TIMESTAMP) AS DATE) AS dod,
+        CAST(gender AS VARCHAR) AS gender,
+        -- MIMIC shifts the birth of patients over 89; their median age is 91.
+        CASE
+            WHEN date_sub('year', CAST(dob AS TIMESTAMP), CAST(admittime AS TIMESTAMP)) > 89
+                THEN 91
+            ELSE date_sub('year', CAST(dob AS TIMESTAMP), CAST(admittime AS TIMESTAMP))
+        END AS age,
+        CAST(ethnicity AS VARCHAR) AS ethnicity,
+        CAST(insurance AS VARCHAR) AS insurance
+    FROM source_admissions
+"""
+
+# One bad note never stops a run: it is excluded, with the first reason that holds.
+_NOTES = """
+    WITH typed AS (
+        SELECT
+            CAST(note_id AS VARCHAR) AS note_id,
+            TRY_CAST(hadm_id AS BIGINT) AS hadm_id,
+            TRY_CAST(subject_id AS BIGINT) AS subject_id,
+            trim(CAST(category AS VARCHAR)) AS category,
+            TRY_CAST(TRY_CAST(chartdate AS TIMESTAMP) AS DATE) AS chartdate,
+            TRY_CAST(charttime AS TIMESTAMP) AS charttime,
+            TRY_CAST(storetime AS TIMESTAMP) AS storetime,
+            (chartdate IS NOT NULL AND TRY_CAST(chartdate AS TIMESTAMP) IS NULL)
+            OR (charttime IS NOT NULL AND TRY_CAST(charttime AS TIMESTAMP) IS NULL)
+            OR (storetime IS NOT NULL AND TRY_CAST(storetime AS TIMESTAMP) IS NULL) AS bad_date,
+            coalesce(CAST(is_error AS BOOLEAN), FALSE) AS is_error,
+            text_hash,
+            n_chars,
+            is_blank,
+            count(DISTINCT text_hash) OVER (PARTITION BY note_id) AS n_texts
+        FROM source_notes
+        QUALIFY row_number() OVER (PARTITION BY note_id ORDER BY text_hash, hadm_id) = 1
+    ),
+
+    judged AS (
+        SELECT
+            n.note_id,
+            n.hadm_id,
+            coalesce(n.subject_id, a.subject_id) AS subject_id,
+            n.category,
+            available_at(n.storetime, n.charttime, n.chartdate) AS available_at,
+            CASE
+                WHEN n.storetime IS NOT NULL THEN 'storetime'
+                WHEN n.charttime IS NOT NULL THEN 'charttime'
+                WHEN n.chartdate IS NOT NULL THEN 'date'
+            END AS time_basis,
+            n.text_hash,
+            n.n_chars,
+            CASE
+                WHEN n.is_error THEN 'flagged as an error'
+                WHEN n.n_texts > 1 THEN 'several texts under one note_id'
+                WHEN n.hadm_id IS NULL THEN 'no admission'
+                WHEN a.hadm_id IS NULL THEN 'unknown admission'
+                WHEN n.subject_id <> a.subject_id THEN 'admission of another patient'
+                WHEN n.bad_date THEN 'unreadable date'
+                WHEN coalesce(n.storetime, n.charttime, n.chartdate) IS NULL THEN 'no date'
+                WHEN n.is_blank THEN 'empty text'
+                -- Found by an encoder in this very text.
+                WHEN old.reason = 'no words' AND old.text_hash = n.text_hash THEN old.reason
+            END AS reason
+        FROM typed AS n
+        LEFT JOIN incoming_admissions AS a ON n.hadm_id = a.hadm_id
+        LEFT JOIN notes AS old ON n.note_id = old.note_id
+    )
+
+    SELECT
+        note_id, hadm_id, subject_id, category, available_at, time_basis, text_hash, n_chars,
+        CASE WHEN reason IS NULL THEN 'ready' ELSE 'excluded' END AS status,
+        reason
+    FROM judged
+"""
+
+
+def sync(store: Store) -> dict[str, Any]:
+    """Bring admissions and the index of notes up to date with the source; return the counts.
+
+    New, changed and withdrawn rows are followed; where nothing changed, nothing is written. A
+    live store is observed up to the moment at which the sync began. Raises FeatureStoreError,
+    with nothing changed, where the source lacks a table or column, or an admission its numbers
+    or dates.
+    """
+    started_at = datetime.now()
+    with store.lock("sync"):
+        source = store.source()
+        with duckdb.connect(":memory:") as con:
+            _load(con, store, source.admissions(), source.note_index())
+            differences = {table: _difference(con, table) for table in ("admissions", "notes")}
+            counts = {table: _count(con, table, *differences[table]) for table in differences}
+            counts["notes"]["excluded"] = dict(
+                con.execute(
+                    "SELECT reason, count(*) FROM incoming_notes WHERE status = 'excluded' "
+                    "GROUP BY ALL ORDER BY ALL"
+                ).fetchall()
+            )
+        (live,) = store.one("SELECT live FROM settings")
+        changed = any(len(rows) for difference in differences.values() for rows in difference)
+        if changed or live:
+            with store.change("sync", started_at) as change:
+                for table, (rows, gone) in differences.items():
+                    _apply(change, table, rows, gone)
+                if live:
+                    change.con.execute("UPDATE settings SET observed_until = $1", [started_at])
+                change.counts.update(counts)
+    return counts
+
+
+def _load(
+    con: duckdb.DuckDBPyConnection, store: Store, admissions: pa.Table, notes: pa.Table
+) -> None:
+    """Make incoming_admissions and incoming_notes, beside the store's own as they are now."""
+    con.register("source_admissions", admissions)
+    con.register("source_notes", notes)
+    con.execute(f"ATTACH '{str(store.path).replace(chr(39), chr(39) * 2)}' AS store (READ_ONLY)")
+    con.execute("CREATE VIEW notes AS FROM store.notes")
+    _check_admissions(con)
+    con.execute(f"CREATE TABLE incoming_admissions AS {_ADMISSIONS}")
+    (nameless,) = con.execute("SELECT count(*) FROM source_notes WHERE note_id IS NULL").fetchall()[
+        0
+    ]
+    if nameless:
+        raise FeatureStoreError(
+            f"{nameless} notes have no note_id, so that they could not be told apart - "
+            "complete them in the source"
+        )
+    con.execute((SQL / "available_at.sql").read_text())
+    con.execute(f"CREATE TABLE incoming_notes AS {_NOTES}")
+
+
+def _check_admissions(con: duckdb.DuckDBPyConnection) -> None:
+    for column in (*_NUMBERS, *_TIMES):
+        kind = "BIGINT" if column in _NUMBERS else "TIMESTAMP"
+        required = column in (*_NUMBERS, "admittime")
+        bad = f"TRY_CAST({column} AS {kind}) IS NULL"
+        if not required:
+            bad = f"{column} IS NOT NULL AND {bad}"
+        count, example = con.execute(
+            f"SELECT count(*), min(TRY_CAST(hadm_id AS BIGINT)) FROM source_admissions WHERE {bad}"
+        ).fetchall()[0]
+        if count:
+            what = "number" if kind == "BIGINT" else "date"
+            where = f" (hadm_id {example})" if example is not None else ""
+            raise FeatureStoreError(
+                f"{column.upper()} is not a {what} in {count} admissions{where} - correct it in "
+                "the source; nothing was changed"
+            )
+    twice = con.execute(
+        "SELECT hadm_id, count(*) FROM source_admissions GROUP BY 1 HAVING count(*) > 1 ORDER BY 1"
+    ).fetchall()
+    if twice:
+        raise FeatureStoreError(
+            f"{len(twice)} admissions stand more than once (hadm_id {twice[0][0]}) - correct it "
+            "in the source; nothing was changed"
+        )
+
+
+def _difference(con: duckdb.DuckDBPyConnection, table: str) -> tuple[pa.Table, pa.Table]:
+    """The rows that are new or changed, and the keys of those that are gone."""
+    key = KEYS[table]
+    rows = con.execute(f"FROM incoming_{table} EXCEPT FROM store.{table}").to_arrow_table()
+    gone = con.execute(
+        f"SELECT {key} FROM store.{table} ANTI JOIN incoming_{table} USING ({key})"
+    ).to_arrow_table()
+    return rows, gone
+
+
+def _count(
+    con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, gone: pa.Table
+) -> dict[str, Any]:
+    con.register("changed_rows", rows)
+    key = KEYS[table]
+    total, new = con.execute(
+        f"SELECT (SELECT count(*) FROM incoming_{table}), "
+        f"(SELECT count(*) FROM changed_rows ANTI JOIN store.{table} USING ({key}))"
+    ).fetchall()[0]
+    return {"total": total, "new": new, "changed": len(rows) - new, "withdrawn": len(gone)}
+
+
+def _apply(change: Change, table: str, rows: pa.Table, gone: pa.Table) -> None:
+    key = KEYS[table]
+    change.con.register("changed_rows", rows)
+    change.con.register("gone_rows", gone)
+    change.con.execute(
+        f"DELETE FROM {table} WHERE {key} IN "
+        f"(SELECT {key} FROM changed_rows UNION ALL SELECT {key} FROM gone_rows)"
+    )
+    change.con.execute(f"INSERT INTO {table} SELECT * FROM changed_rows ORDER BY {key}")
+    change.con.unregister("changed_rows")
+    change.con.unregister("gone_rows")

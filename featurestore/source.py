@@ -1,0 +1,199 @@
+"""A hospital's data, read through SQLAlchemy: two SELECTs make any schema canonical.
+
+Note text passes through memory only. An error of a database quotes the values that it met, so
+none is ever shown: each becomes a sentence that says what, where and what next.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from featurestore.errors import FeatureStoreError
+
+SCHEMAS = Path(__file__).resolve().parent.parent / "sql"
+
+ADMISSION_COLUMNS = (
+    *("hadm_id", "subject_id", "admittime", "dischtime", "deathtime", "died_in_hospital"),
+    *("admission_type", "planned", "discharge_location", "dod", "dob", "gender"),
+    *("ethnicity", "insurance"),
+)
+NOTE_COLUMNS = (
+    *("note_id", "subject_id", "hadm_id", "category", "chartdate", "charttime", "storetime"),
+    *("is_error", "text"),
+)
+_BLANK = " \t\r\n\f\v"
+_ROWS_AT_ONCE = 20_000
+_TEXTS_AT_ONCE = 256
+
+
+class Source:
+    """A folder of CSV, CSV.gz or Parquet files, seen through a schema's two SELECTs.
+
+    `schema` is `mimic3`, or a folder that holds `admissions.sql` and `notes.sql`.
+    """
+
+    def __init__(self, location: str | Path, schema: str | Path) -> None:
+        folder = Path(location)
+        if not folder.is_dir():
+            raise FeatureStoreError(
+                f"{location} is no folder - name the folder that holds the hospital's tables "
+                "(for MIMIC, as it was downloaded)"
+            )
+        self.location = str(folder.resolve())
+        built_in = SCHEMAS / str(schema) / "admissions.sql"
+        self.schema = str(schema) if built_in.is_file() else str(Path(schema).resolve())
+        self._admissions = self._select("admissions")
+        self._notes = self._select("notes")
+        self._engine = _folder_engine(folder)
+
+    def check(self) -> None:
+        """Raise FeatureStoreError unless every table and canonical column is there."""
+        for name, select, columns in (
+            ("admissions", self._admissions, ADMISSION_COLUMNS),
+            ("notes", self._notes, NOTE_COLUMNS),
+        ):
+            for _ in self._rows(f"SELECT {', '.join(columns)} FROM ({select}) AS {name} LIMIT 0"):
+                pass
+
+    def admissions(self) -> pa.Table:
+        """Every admission, in ADMISSION_COLUMNS, with the source's own types."""
+        return self._table(
+            f"SELECT {', '.join(ADMISSION_COLUMNS)} FROM ({self._admissions}) AS admissions"
+        )
+
+    def note_index(self) -> pa.Table:
+        """Every note but its text: its MD5, length and whether it is blank are taken in place."""
+        return self._table(
+            f"""
+            SELECT
+                {", ".join(NOTE_COLUMNS[:-1])},
+                md5(coalesce(text, '')) AS text_hash,
+                length(coalesce(text, '')) AS n_chars,
+                length(trim(coalesce(text, ''), :blank)) = 0 AS is_blank
+            FROM ({self._notes}) AS notes
+            """,
+            blank=_BLANK,
+        )
+
+    def texts(self, note_ids: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
+        """The texts of some notes as (note_id, text), in lists, in one pass over the source."""
+        query = f"""
+            SELECT CAST(note_id AS VARCHAR) AS note_id, coalesce(text, '') AS text
+            FROM ({self._notes}) AS notes
+            WHERE CAST(note_id AS VARCHAR) IN (SELECT unnest(CAST(:note_ids AS VARCHAR[])))
+        """
+        if note_ids:
+            for rows in self._rows(query, _TEXTS_AT_ONCE, note_ids=list(note_ids)):
+                yield [(note_id, text) for note_id, text in rows]
+
+    def _table(self, query: str, **parameters: Any) -> pa.Table:
+        columns: Sequence[str] = ()
+        chunks = []
+        for rows in self._rows(query, _ROWS_AT_ONCE, **parameters):
+            columns = rows[0]._fields
+            arrays = [pa.array(values) for values in zip(*rows, strict=True)]
+            chunks.append(pa.table(arrays, names=columns))
+        if not chunks:
+            raise FeatureStoreError(
+                f"{self.location} holds no rows for {self.schema}'s admissions or notes - "
+                "is the download complete?"
+            )
+        return pa.concat_tables(chunks, promote_options="permissive")
+
+    def _rows(
+        self, query: str, at_once: int = 1, **parameters: Any
+    ) -> Iterator[Sequence[sa.Row[Any]]]:
+        try:
+            with self._engine.connect() as connection:
+                streaming = connection.execution_options(stream_results=True)
+                yield from streaming.execute(sa.text(query), parameters).partitions(at_once)
+        except sa.exc.SQLAlchemyError as error:
+            raise FeatureStoreError(self._explain(error)) from None
+
+    def _select(self, name: str) -> str:
+        folder = SCHEMAS / self.schema if (SCHEMAS / self.schema).is_dir() else Path(self.schema)
+        file = folder / f"{name}.sql"
+        if not file.is_file():
+            raise FeatureStoreError(
+                f"there is no schema {self.schema} - use mimic3, or a folder that holds "
+                "admissions.sql and notes.sql"
+            )
+        return file.read_text().rstrip().rstrip(";")
+
+    def _explain(self, error: sa.exc.SQLAlchemyError) -> str:
+        """What went wrong, from the names in a database's message; its values stay unsaid."""
+        message = str(getattr(error, "orig", "")).partition("\n")[0]
+        if table := re.search(r'[Tt]able (?:with name )?"?(\w+)"? does not exist', message):
+            return (
+                f"{self.location} holds no {table[1].upper()} (csv, csv.gz or parquet) - name "
+                "the folder that holds the hospital's tables"
+            )
+        column = re.search(r'column "([^"]+)"', message) or re.search(
+            r'does not have a column named "(\w+)"', message
+        )
+        if column:
+            return (
+                f"{self.location} has no column {column[1].upper()}, which schema {self.schema} "
+                "reads - complete the table, or describe your own with --schema DIR"
+            )
+        kind = type(getattr(error, "orig", error)).__name__
+        return (
+            f"{self.location} could not be read as {self.schema} ({kind}) - check that its files "
+            "are whole"
+        )
+
+
+def _folder_engine(folder: Path) -> sa.Engine:
+    """An engine over a folder: an in-memory DuckDB with one view for each file."""
+    views = [
+        f'CREATE VIEW "{name}" AS SELECT * FROM {_reader(file)}'
+        for name, file in _tables(folder).items()
+    ]
+    engine = sa.create_engine(
+        "duckdb:///:memory:",
+        hide_parameters=True,
+        connect_args={
+            "config": {
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+                "temp_directory": "",  # text must not spill to disk
+            }
+        },
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def make_views(connection: Any, _record: Any) -> None:
+        for view in views:
+            connection.execute(view)
+
+    return engine
+
+
+def _tables(folder: Path) -> dict[str, Path]:
+    """The folder's tables by name: NAME.csv, NAME.csv.gz or NAME.parquet."""
+    tables: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        name = re.sub(r"\.(csv|csv\.gz|parquet)$", "", file.name.lower())
+        if name == file.name.lower():
+            continue
+        if name in tables:
+            raise FeatureStoreError(
+                f"{folder} holds {name} twice, as {tables[name].name} and {file.name} - remove one"
+            )
+        tables[name] = file
+    return tables
+
+
+def _reader(file: Path) -> str:
+    path = "'" + str(file.resolve()).replace("'", "''") + "'"
+    if file.suffix == ".parquet":
+        return f"read_parquet({path})"
+    # All columns as text, and the dialect said, so that nothing is guessed from the first rows.
+    return (
+        f"read_csv({path}, all_varchar = true, header = true, delim = ',', quote = '\"', "
+        "escape = '\"', max_line_size = 33554432)"
+    )

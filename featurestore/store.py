@@ -1,0 +1,316 @@
+"""The store: one DuckDB file, read at any time, changed only by replacing it with a new version."""
+
+import contextlib
+import fcntl
+import grp
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from featurestore import __version__
+from featurestore.errors import FeatureStoreError, StoreBusyError
+
+if TYPE_CHECKING:
+    from featurestore.source import Source
+
+SQL = Path(__file__).resolve().parent.parent / "sql"
+
+# Tables first: views bind when they are made.
+OBJECTS = (
+    *("settings", "admissions", "notes", "encoders", "embeddings", "admission_embeddings"),
+    *("scorers", "scorer_rows", "scores", "runs"),
+    *("available_at", "patient_split", "episodes", "readmission_labels", "prediction_times"),
+    *("known_notes", "training_set", "score_admissions", "latest_scores", "similar_admissions"),
+)
+VECTORS = ("embeddings", "admission_embeddings", "scorers")
+CUTOFFS = ("24h", "48h", "72h", "discharge")
+
+KEYS = {
+    "admissions": "hadm_id",
+    "notes": "note_id",
+    "encoders": "encoder_id",
+    "embeddings": "(encoder_id, note_id, window_no)",
+    "admission_embeddings": "(encoder_id, hadm_id, cutoff)",
+    "scorers": "scorer_id",
+    "scorer_rows": "(scorer_id, hadm_id)",
+    "runs": "run_id",
+}
+
+_OFFLINE = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",
+}
+
+
+@dataclass
+class Change:
+    """A new version in the making: its connection, and what its run will be remembered by."""
+
+    con: duckdb.DuckDBPyConnection
+    run_id: int
+    counts: dict[str, Any] = field(default_factory=dict)
+
+
+class Store:
+    """A feature store on disk, opened to read.
+
+    Every read sees one whole version; `change` makes the next one. Raises FeatureStoreError where
+    the file does not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FeatureStoreError(
+                f'{path} does not exist - "featurestore init {path} --source SOURCE '
+                '--schema mimic3" makes it'
+            )
+        self._reader: duckdb.DuckDBPyConnection | None = None
+        self._version_read: tuple[int, int] | None = None
+        self._locked = False
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        source: str,
+        schema: str,
+        live: bool = False,
+        group: str | None = None,
+    ) -> "Store":
+        """Make an empty store that reads from `source`, once its tables and columns are checked.
+
+        `live` says that the source is a running hospital, whose horizons are observed up to the
+        newest sync. The file is private (0600), or readable by `group` (0640).
+        """
+        from featurestore.source import Source
+
+        path = Path(path)
+        if path.exists():
+            raise FeatureStoreError(f"{path} exists already - give the new store another name")
+        if not path.resolve().parent.is_dir():
+            raise FeatureStoreError(f"{path.parent} is no folder - make it, or name another")
+        gid = _group_id(group)
+        checked = Source(source, schema)
+        checked.check()
+
+        store = cls.__new__(cls)
+        store.path, store._reader, store._version_read, store._locked = path, None, None, False
+        with store.lock("init"):
+            draft = store._draft()
+            with contextlib.closing(store._open_draft(draft)) as con:
+                for name in OBJECTS:
+                    con.execute((SQL / f"{name}.sql").read_text())
+                con.execute(
+                    "INSERT INTO settings VALUES ($source, $schema, $live, NULL)",
+                    {"source": checked.location, "schema": checked.schema, "live": live},
+                )
+                con.execute("CHECKPOINT")
+            draft.chmod(0o600)
+            if gid is not None:
+                os.chown(draft, -1, gid)
+                draft.chmod(0o640)
+            store._publish(draft)
+        return store
+
+    @property
+    def staging(self) -> Path:
+        """The private folder beside the store where work in progress lies."""
+        return self.path.with_name(self.path.name + ".staging")
+
+    def sql(self, query: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
+        """Ask the newest version; `$name` in the query takes the parameter of that name."""
+        return self.connect().sql(query, params=parameters or None)
+
+    def one(self, query: str, **parameters: Any) -> tuple[Any, ...]:
+        """The first row of a query that has one."""
+        row = self.connect().execute(query, parameters or None).fetchone()
+        assert row is not None
+        return row
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A connection to the newest version that can read it and nothing else.
+
+        The same connection is handed out until a new version is there.
+        """
+        stat = self.path.stat()
+        if self._reader is None or self._version_read != (stat.st_ino, stat.st_mtime_ns):
+            # An in-memory database that attaches the file: DuckDB hands out an already open
+            # database by its path, and would give a process the version it opened first.
+            reader = duckdb.connect(":memory:", config={**_OFFLINE, "temp_directory": ""})
+            try:
+                reader.execute(f"ATTACH {_quoted(self.path)} AS store (READ_ONLY)")
+            except duckdb.Error as error:
+                reader.close()
+                raise FeatureStoreError(
+                    f"{self.path} cannot be opened as a store ({type(error).__name__}) - "
+                    "name a file that featurestore init made"
+                ) from None
+            reader.execute("USE store")
+            reader.execute("SET enable_external_access = false")
+            reader.execute("SET lock_configuration = true")
+            self._reader, self._version_read = reader, (stat.st_ino, stat.st_mtime_ns)
+            self._check_tables()
+        return self._reader
+
+    def source(self) -> "Source":
+        """The hospital that this store reads from."""
+        from featurestore.source import Source
+
+        location, schema = self.one("SELECT source, schema_name FROM settings")
+        return Source(location, schema)
+
+    @contextlib.contextmanager
+    def lock(self, command: str) -> Iterator[None]:
+        """Keep other jobs out while the block runs; readers are never concerned.
+
+        Raises StoreBusyError, naming the holder, where another job has it. Within a job that
+        holds the lock already it does nothing.
+        """
+        if self._locked:
+            yield
+            return
+        path = self.path.with_name(self.path.name + ".lock")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 200).decode(errors="replace") or "another job"
+                raise StoreBusyError(
+                    f"{self.path} is being changed by {holder} - wait until it has finished"
+                ) from None
+            os.ftruncate(descriptor, 0)
+            since = datetime.now().isoformat(" ", "seconds")
+            os.write(
+                descriptor, f"featurestore {command} (pid {os.getpid()}, since {since})".encode()
+            )
+            self._locked = True
+            yield
+        finally:
+            self._locked = False
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def change(self, command: str, started_at: datetime | None = None) -> Iterator[Change]:
+        """Hand out a copy of the store to change; when the block ends well it becomes the store.
+
+        One transaction, checked, checkpointed, fsynced and renamed over the old version. Whatever
+        goes wrong before the rename leaves the old version as it was.
+        """
+        started_at = started_at or datetime.now()
+        with self.lock(command):
+            draft = self._draft()
+            draft.touch(mode=0o600)
+            shutil.copyfile(self.path, draft)
+            with contextlib.closing(self._open_draft(draft)) as con:
+                con.execute("BEGIN")
+                (last_run,) = con.execute("SELECT coalesce(max(run_id), 0) FROM runs").fetchall()[0]
+                change = Change(con, last_run + 1)
+                yield change
+                _record_run(change, command, started_at)
+                _check_keys(con)
+                con.execute("COMMIT")
+                con.execute("CHECKPOINT")
+            old = self.path.stat()
+            os.chown(draft, -1, old.st_gid)
+            draft.chmod(old.st_mode & 0o777)
+            self._publish(draft)
+
+    def _draft(self) -> Path:
+        """A free name for the next version, in the private staging folder."""
+        self.staging.mkdir(mode=0o700, exist_ok=True)
+        draft = self.staging / "next.duckdb"
+        for leftover in (draft, draft.with_name(draft.name + ".wal")):
+            leftover.unlink(missing_ok=True)  # of a job that was killed
+        return draft
+
+    def _open_draft(self, draft: Path) -> duckdb.DuckDBPyConnection:
+        spill = str(self.staging / "spill")
+        return duckdb.connect(draft, config={**_OFFLINE, "temp_directory": spill})
+
+    def _publish(self, draft: Path) -> None:
+        """Make the draft the store, durably and at once for every reader that opens it next."""
+        if draft.with_name(draft.name + ".wal").exists():
+            raise FeatureStoreError(f"{draft} was not written out - run the command again")
+        _fsync(draft)
+        draft.replace(self.path)
+        _fsync(self.path.resolve().parent)
+        with contextlib.suppress(OSError):
+            self.staging.rmdir()  # where no shards wait in it
+
+    def _check_tables(self) -> None:
+        rows = self.connect().execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_catalog = 'store'"
+        )
+        missing = set(KEYS) - {name for (name,) in rows.fetchall()}
+        if missing:
+            self._reader = None
+            raise FeatureStoreError(
+                f"{self.path} is a DuckDB file but no feature store: it has no table "
+                f"{sorted(missing)[0]} - name a file that featurestore init made"
+            )
+
+
+def set_width(con: duckdb.DuckDBPyConnection, dim: int) -> None:
+    """Make the vector tables `dim` wide; the store must not hold a vector yet."""
+    for name in VECTORS:
+        con.execute(f"DROP TABLE {name}")
+        con.execute((SQL / f"{name}.sql").read_text().replace("FLOAT[768]", f"FLOAT[{dim}]"))
+
+
+def _record_run(change: Change, command: str, started_at: datetime) -> None:
+    versions = {"clinical-featurestore": __version__, "duckdb": duckdb.__version__}
+    change.con.execute(
+        "INSERT INTO runs VALUES ($run, $command, $start, $end, 'done', $counts, $versions)",
+        {
+            "run": change.run_id,
+            "command": command,
+            "start": started_at,
+            "end": datetime.now(),
+            "counts": json.dumps(change.counts),
+            "versions": json.dumps(versions),
+        },
+    )
+
+
+def _check_keys(con: duckdb.DuckDBPyConnection) -> None:
+    """Refuse a version in which something stands twice."""
+    for table, key in KEYS.items():
+        rows, keys = con.execute(f"SELECT count(*), count(DISTINCT {key}) FROM {table}").fetchall()[
+            0
+        ]
+        if rows != keys:
+            raise FeatureStoreError(
+                f"{table} would hold {rows - keys} rows twice (by {key}); nothing was changed - "
+                "please report this"
+            )
+
+
+def _group_id(group: str | None) -> int | None:
+    if group is None:
+        return None
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise FeatureStoreError(f"there is no group {group} on this machine - name one") from None
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,38 @@
+-- similar_admissions(hadm_id, n := 10, cutoff := '72h'): which other patients' stays read alike?
+--
+-- Grain:   one row per neighbour, the nearest first; never the same patient.
+-- Columns: hadm_id, subject_id, similarity (cosine, exact), by the active encoder.
+CREATE OR REPLACE MACRO similar_admissions(hadm_id, n := 10, cutoff := '72h') AS TABLE
+WITH asked AS (
+    SELECT
+        hadm_id AS wanted,
+        cutoff AS cutoff_name
+),
+
+means AS (
+    SELECT
+        m.hadm_id,
+        a.subject_id,
+        m.embedding
+    FROM admission_embeddings AS m
+    INNER JOIN encoders AS e ON m.encoder_id = e.encoder_id AND e.active
+    INNER JOIN asked ON m.cutoff = asked.cutoff_name
+    INNER JOIN admissions AS a ON m.hadm_id = a.hadm_id
+),
+
+itself AS (
+    SELECT
+        means.subject_id,
+        means.embedding
+    FROM means
+    INNER JOIN asked ON means.hadm_id = asked.wanted
+)
+
+SELECT
+    means.hadm_id,
+    means.subject_id,
+    array_cosine_similarity(means.embedding, itself.embedding) AS similarity
+FROM means
+INNER JOIN itself ON means.subject_id <> itself.subject_id
+ORDER BY similarity DESC, means.hadm_id ASC
+LIMIT n;

@@ -1,0 +1,21 @@
+-- training_set(encoder, cutoff := '72h', horizon_days := 30): what is a scorer fitted on?
+--
+-- Grain:   one row per labelled admission with a known note (hadm_id).
+-- Columns: hadm_id, subject_id, split (train, valid, test: by patient), label, embedding.
+CREATE OR REPLACE MACRO training_set(encoder, cutoff := '72h', horizon_days := 30) AS TABLE
+WITH asked AS (
+    SELECT
+        encoder AS encoder_id,
+        cutoff AS cutoff_name
+)
+
+SELECT
+    m.hadm_id,
+    l.subject_id,
+    patient_split(l.subject_id) AS split,
+    l.label,
+    m.embedding
+FROM readmission_labels(horizon_days := horizon_days) AS l
+INNER JOIN admission_embeddings AS m ON l.hadm_id = m.hadm_id
+INNER JOIN asked ON m.encoder_id = asked.encoder_id AND m.cutoff = asked.cutoff_name
+WHERE l.label IS NOT NULL;
