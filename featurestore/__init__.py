@@ -14,8 +14,8 @@ os.environ.update(
 )
 
 if TYPE_CHECKING:
-    from featurestore.store import Store as Store
     from featurestore.index import sync as sync
+    from featurestore.store import Store as Store
     from featurestore.synth import write_hospital as write_hospital
 
 __all__ = ["Store", "sync", "write_hospital"]

@@ -88,7 +88,7 @@ class Source:
         """
         if note_ids:
             for rows in self._rows(query, _TEXTS_AT_ONCE, note_ids=list(note_ids)):
-                yield [(note_id, text) for note_id, text in rows]
+                yield [(row.note_id, row.text) for row in rows]
 
     def _table(self, query: str, **parameters: Any) -> pa.Table:
         columns: Sequence[str] = ()

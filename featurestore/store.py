@@ -27,7 +27,8 @@ OBJECTS = (
     *("settings", "admissions", "notes", "encoders", "embeddings", "admission_embeddings"),
     *("scorers", "scorer_rows", "scores", "runs"),
     *("available_at", "patient_split", "episodes", "readmission_labels", "prediction_times"),
-    *("known_notes", "training_set", "score_admissions", "latest_scores", "similar_admissions"),
+    *("known_notes", "admission_windows", "training_set", "score_admissions"),
+    *("latest_scores", "similar_admissions"),
 )
 VECTORS = ("embeddings", "admission_embeddings", "scorers")
 CUTOFFS = ("24h", "48h", "72h", "discharge")
@@ -160,6 +161,39 @@ class Store:
             self._reader, self._version_read = reader, (stat.st_ino, stat.st_mtime_ns)
             self._check_tables()
         return self._reader
+
+    def facts(self) -> dict[str, Any]:
+        """What the store holds, for a person or a machine: sizes, encoders, scorers, last runs."""
+
+        def rows(query: str) -> list[dict[str, Any]]:
+            answer = self.sql(query)
+            return [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
+
+        ((source, schema, live, observed_until),) = self.sql("FROM settings").fetchall()
+        ready, excluded = self.one(
+            "SELECT count(*) FILTER (status = 'ready'), count(*) FILTER (status = 'excluded') "
+            "FROM notes"
+        )
+        return {
+            "store": f"{self.path} ({self.path.stat().st_size / 1e6:,.1f} MB)",
+            "source": f"{source} ({schema})",
+            "observed": f"until {observed_until}" if live else "fully (a research extract)",
+            "admissions": self.one("SELECT count(*) FROM admissions")[0],
+            "notes": f"{ready:,} ready, {excluded:,} excluded",
+            "encoders": rows(
+                "SELECT encoder_id AS encoder, dim, precision, active, "
+                "count(e.note_id) AS windows, count(DISTINCT e.note_id) AS notes "
+                "FROM encoders LEFT JOIN embeddings AS e USING (encoder_id) GROUP BY ALL ORDER BY 1"
+            ),
+            "scorers": rows(
+                "SELECT scorer_id AS scorer, encoder_id AS encoder, cutoff, "
+                "horizon_days AS horizon FROM scorers ORDER BY created_at"
+            ),
+            "runs": rows(
+                "SELECT run_id AS run, command, finished_at, counts FROM runs "
+                "ORDER BY run_id DESC LIMIT 5"
+            ),
+        }
 
     def source(self) -> "Source":
         """The hospital that this store reads from."""

@@ -1,0 +1,140 @@
+"""Texts to [CLS] vectors: an exported model under ONNX Runtime."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from export.model_folder import MODEL, TOKENIZER, read_manifest
+from export.windows import Ids, clean, load_tokenizer, padded, windows
+from featurestore.errors import FeatureStoreError
+
+# Word pieces in one batch: enough to keep the cores busy, little enough to stay in their caches.
+_TOKENS_ON_CPU = 2_048
+_TOKENS_ON_CUDA = 65_536
+
+
+@dataclass
+class Windows:
+    """The vectors of some texts, a row for each window, ordered by text and window.
+
+    A text without a single word piece has no row.
+    """
+
+    text_no: npt.NDArray[np.int32]  # (windows,) which text, from 0
+    window_no: npt.NDArray[np.int32]  # (windows,) which window of it, from 0
+    n_tokens: npt.NDArray[np.int32]  # (windows,) word pieces, [CLS] and [SEP] included
+    vectors: npt.NDArray[np.float32]  # (windows, dim)
+
+
+class Encoder(Protocol):
+    """Whatever turns texts into vectors. `id` changes whenever the vectors would."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def manifest(self) -> dict[str, Any]: ...
+
+    def encode(self, texts: Sequence[str]) -> Windows: ...
+
+
+class OnnxEncoder:
+    """A model folder, checked and loaded on a device.
+
+    `device` is cpu, cuda, or auto: cuda where the machine has an NVIDIA driver, else cpu. Raises
+    FeatureStoreError for a changed or wrong folder, and where CUDA was asked for and not got.
+    """
+
+    def __init__(self, folder: str | Path, device: str = "auto", threads: int | None = None):
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self._tokenizer = load_tokenizer(
+            self.folder / TOKENIZER, self.manifest["max_tokens"], self.manifest["stride"]
+        )
+        self._session = _session(self.folder / MODEL, _device(device), threads)
+        self.provider: str = self._session.get_providers()[0]
+        on_cuda = self.provider == "CUDAExecutionProvider"
+        self._budget = _TOKENS_ON_CUDA if on_cuda else _TOKENS_ON_CPU
+
+    @property
+    def id(self) -> str:
+        encoder_id: str = self.manifest["encoder_id"]
+        return encoder_id
+
+    def encode(self, texts: Sequence[str]) -> Windows:
+        """The [CLS] vector of every window of every text, order kept."""
+        cut = windows(self._tokenizer, [clean(text, self.manifest["cleaning"]) for text in texts])
+        flat = [ids for parts in cut for ids in parts]
+        return Windows(
+            text_no=np.repeat(np.arange(len(cut), dtype=np.int32), [len(parts) for parts in cut]),
+            window_no=np.array([no for parts in cut for no in range(len(parts))], np.int32),
+            n_tokens=np.array([len(ids) for ids in flat], np.int32),
+            vectors=self._vectors(flat),
+        )
+
+    def _vectors(self, flat: list[Ids]) -> npt.NDArray[np.float32]:
+        # Text that is copied forward gives the same windows again: the model sees each once.
+        seen: dict[bytes, int] = {}
+        places = [seen.setdefault(ids.tobytes(), len(seen)) for ids in flat]
+        unique = [np.frombuffer(ids, np.int32) for ids in seen]
+        vectors = np.empty((len(unique), self.manifest["dim"]), np.float32)  # (unique, dim)
+        for batch in batches([len(ids) for ids in unique], self._budget):
+            input_ids, attention_mask = padded([unique[no] for no in batch])
+            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+            vectors[batch] = self._session.run(["cls"], feed)[0]
+        return vectors[places]
+
+
+def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Windows grouped so that a batch, padded to its longest, holds at most `budget` word pieces.
+
+    Like lengths share a batch, so that little of it is padding. Each window is in one batch.
+    """
+    grouped: list[list[int]] = []
+    longest = 0
+    for no in sorted(range(len(lengths)), key=lambda no: -lengths[no]):
+        if not grouped or (len(grouped[-1]) + 1) * longest > budget:
+            grouped.append([])
+            longest = lengths[no]
+        grouped[-1].append(no)
+    return grouped
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        drivers = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
+        return "cuda" if any(driver.exists() for driver in drivers) else "cpu"
+    return device
+
+
+def _session(file: Path, device: str, threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+    if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=[wanted])
+    except Exception as error:
+        raise FeatureStoreError(
+            f"{file} could not be loaded on {device} ({type(error).__name__}) - "
+            + _remedy(device, file)
+        ) from None
+    # ONNX Runtime falls back to the CPU with no more than a warning.
+    if session.get_providers()[0] != wanted:
+        raise FeatureStoreError(f"{device} was asked for and not got - {_remedy(device, file)}")
+    return session
+
+
+def _remedy(device: str, file: Path) -> str:
+    if device == "cuda":
+        return 'install the CUDA libraries (pip install "clinical-featurestore[cuda]") or use cpu'
+    return f"export {file.parent} again"

@@ -1,0 +1,67 @@
+"""vector . coefficients, in SQL: a score for every admission, kept in a ledger."""
+
+import csv
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from featurestore.errors import FeatureStoreError
+from featurestore.store import Store
+
+
+def score(store: Store, scorer: str) -> dict[str, Any]:
+    """Score every admission of the scorer's cutoff and add a run to the ledger; return its counts.
+
+    `scorer` is a name (its newest version) or a scorer_id. Raises FeatureStoreError.
+    """
+    scorer_id = find_scorer(store, scorer)
+    with store.change("score") as change:
+        scored = change.con.execute(
+            "INSERT INTO scores SELECT $scorer, hadm_id, $run, probability, prediction_time, $now "
+            "FROM score_admissions($scorer) ORDER BY hadm_id",
+            {"scorer": scorer_id, "run": change.run_id, "now": datetime.now()},
+        ).fetchall()[0][0]
+        change.counts.update(scorer=scorer_id, scored=scored)
+        return {"run_id": change.run_id, "scorer_id": scorer_id, "scored": scored}
+
+
+def find_scorer(store: Store, scorer: str) -> str:
+    """The scorer of that id, or the newest version of that name."""
+    found = store.sql(
+        "SELECT scorer_id FROM scorers WHERE scorer_id = $scorer OR name = $scorer "
+        "ORDER BY scorer_id = $scorer DESC, version DESC",
+        scorer=scorer,
+    ).fetchone()
+    if found is None:
+        names = [name for (name,) in store.sql("SELECT DISTINCT name FROM scorers").fetchall()]
+        known = f"it has {', '.join(sorted(names))}" if names else "it has none"
+        raise FeatureStoreError(
+            f'{store.path} holds no scorer {scorer}: {known} - "featurestore train {store.path} '
+            f'{scorer}" makes it'
+        )
+    return str(found[0])
+
+
+def write_scores(store: Store, run_id: int, file: str | Path) -> int:
+    """Write a run's scores to a private .csv or .parquet file, highest first; return how many."""
+    file = Path(file)
+    rows = store.sql(
+        "SELECT hadm_id, probability, prediction_time, scorer_id, run_id, scored_at FROM scores "
+        "WHERE run_id = $run ORDER BY probability DESC, hadm_id",
+        run=run_id,
+    ).to_arrow_table()
+    draft = file.with_name(f".{file.name}.partial")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        with os.fdopen(descriptor, "wb") as binary:
+            pq.write_table(rows, binary)
+    else:
+        with os.fdopen(descriptor, "w", newline="") as text:
+            writer = csv.writer(text)
+            writer.writerow(rows.column_names)
+            writer.writerows(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+    draft.replace(file)
+    return len(rows)

@@ -1,0 +1,21 @@
+-- admission_windows(cutoff := '72h'): which windows is the mean of an admission taken over?
+--
+-- Grain:   one row per encoder and admission with a known, embedded note.
+-- Columns: encoder_id, hadm_id, cutoff, prediction_time, n_notes, n_windows, windows_hash.
+CREATE OR REPLACE MACRO admission_windows(cutoff := '72h') AS TABLE
+WITH asked AS (
+    SELECT cutoff AS cutoff_name
+)
+
+SELECT
+    e.encoder_id,
+    k.hadm_id,
+    asked.cutoff_name AS cutoff,
+    k.prediction_time,
+    CAST(count(*) FILTER (WHERE e.window_no = 0) AS INTEGER) AS n_notes,
+    CAST(count(*) AS INTEGER) AS n_windows,
+    bit_xor(hash(e.note_id, e.window_no, e.text_hash)) AS windows_hash
+FROM known_notes(cutoff := cutoff) AS k
+CROSS JOIN asked
+INNER JOIN embeddings AS e ON k.note_id = e.note_id AND k.text_hash = e.text_hash
+GROUP BY e.encoder_id, k.hadm_id, asked.cutoff_name, k.prediction_time;
