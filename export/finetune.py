@@ -214,6 +214,7 @@ def _evaluate(trainer: Any, valid: LabelledWindows) -> dict[str, float] | None:
 
     if len(set(valid.label.tolist())) < 2:
         return None
+    trainer.args.train_sampling_strategy = "random"  # by length, predictions are out of order too
     logits = trainer.predict(valid).predictions  # (windows, 2)
     probability = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
     admissions, first, of_window = np.unique(valid.hadm_id, return_index=True, return_inverse=True)

@@ -94,7 +94,7 @@ class Source:
         columns: Sequence[str] = ()
         chunks = []
         for rows in self._rows(query, _ROWS_AT_ONCE, **parameters):
-            columns = rows[0]._fields
+            columns = [name.lower() for name in rows[0]._fields]
             arrays = [pa.array(values) for values in zip(*rows, strict=True)]
             chunks.append(pa.table(arrays, names=columns))
         if not chunks:

@@ -1,0 +1,118 @@
+"""What several tests share: a small BERT and its model folder, made once a session."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+WORDS = (
+    "patient lives alone with daughter chest pain denies fever heart failure lasix daily clear "
+    "lungs stable vitals plan discharge home follow up clinic cough edema weight creatinine rises"
+).split()
+MIMIC_DEMO = Path(__file__).resolve().parents[2] / "shared" / "data" / "mimic-iii-demo"
+
+
+def prose(words, seed=0):
+    """So many words of something like a note."""
+    dice = random.Random(seed)
+    return " ".join(dice.choice(WORDS) for _ in range(words))
+
+
+@pytest.fixture
+def write_prose():
+    return prose
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A random BERT of 2 layers x 128, with word pieces learned from prose."""
+    from batch.demo import small_bert
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "small"
+    small_bert(folder, [prose(200, seed) for seed in range(20)], seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint, tmp_path_factory):
+    """The checkpoint, exported with windows of 64 word pieces."""
+    from export.to_onnx import export
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    export(checkpoint, folder, max_tokens=64)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory):
+    """Another BERT of the same width."""
+    from batch.demo import small_bert
+    from export.to_onnx import export
+
+    folder = tmp_path_factory.mktemp("others")
+    small_bert(folder / "checkpoint", [prose(200, seed) for seed in range(20)], seed=1)
+    export(folder / "checkpoint", folder / "other", name="other", max_tokens=64)
+    return folder / "other"
+
+
+class WordCounter:
+    """An encoder whose vectors can be checked by eye: 1 + how often each of four words stands.
+
+    Its windows are four words long.
+    """
+
+    COUNTED = ("alone", "pain", "home", "canary")
+
+    def __init__(self, encoder_id="counter-00000000", dim=4):
+        self.id = encoder_id
+        self.dim = dim
+        self.texts_seen = []
+        self.manifest = {
+            "name": "counter",
+            "fingerprint": "0" * 64,
+            "dim": dim,
+            "precision": "fp32",
+            "max_tokens": 6,
+            "stride": 0,
+        }
+
+    def encode(self, texts):
+        from batch.encoder import Windows
+
+        self.texts_seen += texts
+        parts = [
+            (no, place // 4, text.split()[place : place + 4])
+            for no, text in enumerate(texts)
+            for place in range(0, len(text.split()), 4)
+        ]
+        vectors = [[1.0 + words.count(word) for word in self.COUNTED] for _, _, words in parts]
+        return Windows(
+            np.array([no for no, _, _ in parts], np.int32),
+            np.array([window for _, window, _ in parts], np.int32),
+            np.array([len(words) + 2 for _, _, words in parts], np.int32),
+            np.array(vectors, np.float32).reshape(-1, 4)[:, : self.dim],
+        )
+
+
+@pytest.fixture
+def counter():
+    return WordCounter
+
+
+@pytest.fixture(scope="session")
+def mimic_demo():
+    """The folder of the MIMIC-III demo, or a reason to skip."""
+    if not (MIMIC_DEMO / "ADMISSIONS.csv").is_file():
+        pytest.skip("the MIMIC-III demo is not at ../shared/data/mimic-iii-demo")
+    return MIMIC_DEMO
+
+
+@pytest.fixture(autouse=True)
+def _keep_umask():
+    """Commands set the umask of their process; tests share one."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    yield
+    os.umask(umask)

@@ -1,0 +1,71 @@
+"""From text to windows: nothing is lost, nothing stands twice."""
+
+import itertools
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from export.windows import clean, cut_windows, load_tokenizer, padded, windows
+from featurestore.errors import FeatureStoreError
+
+
+@pytest.fixture
+def tokenizer(checkpoint):
+    return cut_windows(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 16, 0)
+
+
+def test_a_long_note_is_cut_and_put_together_again(tokenizer, checkpoint, write_prose):
+    text = write_prose(100)
+    (cut,) = windows(tokenizer, [text])
+    whole = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode(text).ids
+    cls, sep = whole[0], whole[-1]
+    assert all(ids[0] == cls and ids[-1] == sep for ids in cut)
+    assert [len(ids) for ids in cut[:-1]] == [16] * (len(cut) - 1)
+    assert np.concatenate([ids[1:-1] for ids in cut]).tolist() == whole[1:-1]
+
+
+def test_windows_overlap_by_the_stride(checkpoint, write_prose):
+    tokenizer = load_tokenizer(checkpoint / "tokenizer.json", 16, 4)
+    (cut,) = windows(tokenizer, [write_prose(100)])
+    assert all(
+        before[-5:-1].tolist() == after[1:5].tolist() for before, after in itertools.pairwise(cut)
+    )
+
+
+def test_a_truncation_and_padding_that_a_tokenizer_brings_are_replaced(checkpoint, write_prose):
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=8)
+    short, long = windows(cut_windows(tokenizer, 16, 0), ["chest pain", write_prose(100)])
+    assert len(short[0]) < 8
+    assert len(long) > 5
+
+
+def test_a_text_without_a_word_has_no_window(tokenizer):
+    assert windows(tokenizer, ["", " \n", "pain"])[:2] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("seen on [**2101-10-20**] by Dr [**First Name8 (NamePattern2) **]", "seen on   by Dr  "),
+        ("a mark over [**two\nlines**] goes", "a mark over   goes"),
+        ("MIMIC-IV's ___ too", "MIMIC-IV's   too"),
+        ("but **bold** and [brackets] and a_b stay", "but **bold** and [brackets] and a_b stay"),
+    ],
+)
+def test_marks_of_deidentification_are_blanked(text, cleaned):
+    assert clean(text, "deid-v1") == cleaned
+    assert clean(text, "none") == text
+
+
+def test_padding_is_masked():
+    input_ids, attention_mask = padded([np.array([5, 6, 7]), np.array([5, 7])])
+    assert input_ids.tolist() == [[5, 6, 7], [5, 7, 0]]
+    assert attention_mask.tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+def test_a_stride_that_leaves_no_room(checkpoint):
+    with pytest.raises(FeatureStoreError, match="a stride of 14 does not fit windows of 16"):
+        load_tokenizer(checkpoint / "tokenizer.json", 16, 14)

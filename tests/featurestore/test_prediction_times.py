@@ -1,0 +1,134 @@
+"""When a prediction is made, for whom, and which notes it may see."""
+
+import duckdb
+import pytest
+
+from tests.timeline import day, stay, store_with
+
+
+def times(stays, cutoff, **settings):
+    rows = store_with(stays, **settings).execute("FROM prediction_times(cutoff := ?)", [cutoff])
+    return dict(rows.fetchall())
+
+
+@pytest.mark.parametrize(
+    ("cutoff", "stays", "expected"),
+    [
+        pytest.param(
+            "72h", [stay(1, day(0), day(5))], {1: day(3)}, id="three days after admission"
+        ),
+        pytest.param("24h", [stay(1, day(0), day(5))], {1: day(1)}, id="one day after admission"),
+        pytest.param(
+            "72h", [stay(1, day(0), day(3))], {1: day(3)}, id="a stay of exactly 72 hours"
+        ),
+        pytest.param("72h", [stay(1, day(0), day(3, 11))], {}, id="a stay an hour too short"),
+        pytest.param(
+            "72h", [stay(1, day(0), day(4), died=day(2))], {}, id="died before the prediction time"
+        ),
+        pytest.param(
+            "72h", [stay(1, day(0), day(9), died=day(9))], {1: day(3)}, id="died after it"
+        ),
+        pytest.param("72h", [stay(1, day(0), None)], {}, id="no discharge time in an extract"),
+        pytest.param("24h", [stay(1, day(5), day(2))], {}, id="discharged before admission"),
+        pytest.param("24h", [stay(1, day(0), day(4), "NEWBORN")], {}, id="a newborn"),
+        pytest.param(
+            "discharge", [stay(1, day(0), day(5))], {1: day(7)}, id="48 h after discharge"
+        ),
+        pytest.param(
+            "discharge",
+            [stay(1, day(0), day(5)), stay(2, day(6), day(9))],
+            {2: day(11)},
+            id="who came back before the prediction time is not predicted",
+        ),
+        pytest.param(
+            "discharge",
+            [stay(1, day(0), day(5)), stay(2, day(7, 13), day(9))],
+            {1: day(7), 2: day(11)},
+            id="who came back after it is",
+        ),
+        pytest.param("discharge", [stay(1, day(0), day(5), flag=True)], {}, id="died in hospital"),
+        pytest.param(
+            "discharge",
+            [stay(1, day(0), day(5), dod=day(6).date())],
+            {},
+            id="died at home before it",
+        ),
+        pytest.param(
+            "discharge",
+            [stay(1, day(0), day(5), dod=day(8).date())],
+            {1: day(7)},
+            id="died at home the day after it",
+        ),
+    ],
+)
+def test_prediction_time(cutoff, stays, expected):
+    assert times(stays, cutoff) == expected
+
+
+def test_in_a_live_hospital_a_patient_in_bed_is_predicted_once_the_time_has_come():
+    in_bed = [stay(1, day(0), None)]
+    assert times(in_bed, "72h", observed_until=day(2)) == {}
+    assert times(in_bed, "72h", observed_until=day(3)) == {1: day(3)}
+    assert times(in_bed, "discharge", observed_until=day(9)) == {}
+    went_home = [stay(1, day(0), day(5))]
+    assert times(went_home, "discharge", observed_until=day(6)) == {}
+    assert times(went_home, "discharge", observed_until=day(7)) == {1: day(7)}
+
+
+def test_an_unknown_cutoff_is_refused():
+    with pytest.raises(duckdb.Error, match="use 24h, 48h, 72h or discharge"):
+        times([stay(1, day(0), day(5))], "71h")
+
+
+def test_a_note_counts_up_to_the_second_of_the_prediction():
+    con = store_with([stay(1, day(0), day(5))])
+    for note_id, at, status, reason in (
+        ("before", day(1), "ready", None),
+        ("on the second", day(3), "ready", None),
+        ("a minute late", day(3, 12, 1), "ready", None),
+        ("flagged", day(1), "excluded", "flagged as an error"),
+    ):
+        con.execute(
+            "INSERT INTO notes VALUES ($1, 1, 1, 'Nursing', $2, 'storetime', 'md5', 9, $3, $4)",
+            [note_id, at, status, reason],
+        )
+    known = con.execute("SELECT note_id FROM known_notes(cutoff := '72h') ORDER BY 1").fetchall()
+    assert known == [("before",), ("on the second",)]
+
+
+@pytest.mark.parametrize(
+    ("stored", "charted", "dated", "expected"),
+    [
+        (day(2, 15), day(2, 9), day(2).date(), day(2, 15)),
+        (None, day(2, 9), day(2).date(), day(2, 9)),
+        (None, None, day(2).date(), day(3, 0)),
+        (None, None, None, None),
+    ],
+    ids=["stored", "charted", "dated: known when the day is over", "no time at all"],
+)
+def test_when_a_note_was_known(stored, charted, dated, expected):
+    asked = store_with([]).execute("SELECT available_at($1, $2, $3)", [stored, charted, dated])
+    assert asked.fetchone() == (expected,)
+
+
+def test_a_patient_is_on_one_side_for_ever():
+    # Worked out once, with Python's hashlib: the low 64 bits of MD5("10006") and so on, modulo 10.
+    import hashlib
+
+    def by_hand(subject_id):
+        digest = hashlib.md5(str(subject_id).encode()).digest()
+        return ["train"] * 8 + ["valid", "test"], int.from_bytes(digest[8:], "little") % 10
+
+    con = store_with([])
+    for subject_id in (1, 10006, 10011, 44228):
+        names, place = by_hand(subject_id)
+        split = con.execute("SELECT patient_split($1)", [subject_id]).fetchone()[0]
+        assert split == names[place]
+    shares = con.execute(
+        "SELECT patient_split(range), count(*) / 100_000 FROM range(100_000) GROUP BY 1"
+    ).fetchall()
+    assert {split: round(share, 2) for split, share in shares} == {
+        "train": 0.8,
+        "valid": 0.1,
+        "test": 0.1,
+    }

@@ -1,0 +1,124 @@
+"""A folder of files as a source: what is read, and what is said where it cannot be."""
+
+import gzip
+import shutil
+
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from featurestore import Store, sync
+from featurestore.errors import FeatureStoreError
+from featurestore.source import Source
+from featurestore.store import SQL
+from tests.hospital import admission, note, write_hospital
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_hospital(
+        tmp_path / "hospital", [admission(7)], [note(1, 7, 'says "ouch",\ntwice'), note(2, 7, "b")]
+    )
+
+
+def contents(folder):
+    source = Source(folder, "mimic3")
+    source.check()
+    texts = dict(pair for pairs in source.texts(["1", "2"]) for pair in pairs)
+    index = source.note_index().select(["note_id", "hadm_id", "text_hash", "n_chars"])
+    admissions = source.admissions().to_pylist()
+    return texts, sorted(index.to_pylist(), key=lambda row: row["note_id"]), admissions
+
+
+def test_texts_come_back_as_they_are(folder):
+    texts, index, _ = contents(folder)
+    assert texts == {"1": 'says "ouch",\ntwice', "2": "b"}
+    # md5sum of the text
+    assert index[1]["text_hash"] == "92eb5ffee6ae2fec3ad71c777531578f"
+
+
+def test_only_the_texts_that_are_asked_for_come(folder):
+    assert list(Source(folder, "mimic3").texts(["2"])) == [[("2", "b")]]
+    assert list(Source(folder, "mimic3").texts([])) == []
+
+
+def test_compressed_files_and_headers_of_either_case_read_the_same(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in folder.iterdir():
+        header, _, rows = file.read_text().partition("\n")
+        compressed = gzip.compress(f"{header.lower()}\n{rows}".encode())
+        (other / f"{file.name.lower()}.gz").write_bytes(compressed)
+    assert contents(other) == contents(folder)
+
+
+def test_parquet_reads_the_same(folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    notes = pyarrow.csv.read_csv(
+        folder / "NOTEEVENTS.csv",
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(["ROW_ID", "HADM_ID", "SUBJECT_ID"], pyarrow.string())
+        ),
+    )
+    pyarrow.parquet.write_table(notes, other / "NOTEEVENTS.parquet")
+    (other / "NOTEEVENTS.csv").unlink()
+    assert contents(other) == contents(folder)
+
+
+def test_a_schema_of_ones_own(folder, tmp_path):
+    own = tmp_path / "our-hospital"
+    own.mkdir()
+    (folder / "ADMISSIONS.csv").rename(folder / "stays.csv")
+    for name in ("admissions", "notes"):
+        built_in = (SQL / "mimic3" / f"{name}.sql").read_text()
+        (own / f"{name}.sql").write_text(built_in.replace("FROM admissions", "FROM stays"))
+    store = Store.create(tmp_path / "w.duckdb", folder, own)
+    assert sync(store)["notes"]["total"] == 2
+
+
+def test_a_missing_table_is_named(folder):
+    (folder / "ADMISSIONS.csv").unlink()
+    with pytest.raises(FeatureStoreError, match=r"holds no ADMISSIONS \(csv, csv.gz or parquet\)"):
+        Source(folder, "mimic3").check()
+
+
+def test_missing_notes_are_named(folder):
+    (folder / "NOTEEVENTS.csv").unlink()
+    with pytest.raises(FeatureStoreError, match="holds no NOTEEVENTS"):
+        Source(folder, "mimic3").check()
+
+
+def test_a_missing_column_is_named(folder):
+    file = folder / "NOTEEVENTS.csv"
+    file.write_text(file.read_text().replace("ISERROR", "ERRORFLAG", 1))
+    with pytest.raises(FeatureStoreError, match="has no column ISERROR, which schema mimic3 reads"):
+        Source(folder, "mimic3").check()
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(FeatureStoreError, match="is no folder - name the folder"):
+        Source(tmp_path / "nowhere", "mimic3")
+
+
+def test_an_unknown_schema(folder):
+    with pytest.raises(FeatureStoreError, match=r"there is no schema .*nonsense - use mimic3"):
+        Source(folder, "nonsense")
+
+
+def test_the_same_table_twice(folder):
+    shutil.copy(folder / "ADMISSIONS.csv", folder / "admissions.csv")
+    with pytest.raises(FeatureStoreError, match="holds admissions twice"):
+        Source(folder, "mimic3")
+
+
+def test_an_error_of_the_database_never_quotes_a_note(folder, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(SQL / "mimic3", own)
+    bad = (own / "notes.sql").read_text().replace("row_id AS", "CAST(text AS BIGINT) AS")
+    (own / "notes.sql").write_text(bad)
+    with pytest.raises(FeatureStoreError) as refused:
+        Source(folder, own).note_index()
+    assert "ouch" not in str(refused.value)
+    assert refused.value.__cause__ is None and refused.value.__suppress_context__

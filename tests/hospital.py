@@ -1,0 +1,66 @@
+"""Small hospitals on disk, in MIMIC-III's shape."""
+
+import csv
+
+from tests.timeline import day
+
+ADMISSIONS = (
+    (
+        "hadm_id subject_id admittime dischtime deathtime admission_type discharge_location "
+        "hospital_expire_flag ethnicity insurance"
+    )
+    .upper()
+    .split()
+)
+PATIENTS = ["SUBJECT_ID", "GENDER", "DOB", "DOD"]
+NOTES = (
+    "ROW_ID SUBJECT_ID HADM_ID CHARTDATE CHARTTIME STORETIME CATEGORY DESCRIPTION ISERROR TEXT"
+).split()
+
+
+def admission(hadm_id, subject_id=None, admitted=None, discharged=None, **others):
+    """A row of ADMISSIONS: by default ten days, of a patient with the same number."""
+    row = {
+        "HADM_ID": hadm_id,
+        "SUBJECT_ID": subject_id or hadm_id,
+        "ADMITTIME": admitted or day(0),
+        "DISCHTIME": discharged or day(10),
+        "ADMISSION_TYPE": "EMERGENCY",
+        "DISCHARGE_LOCATION": "HOME",
+        "HOSPITAL_EXPIRE_FLAG": 0,
+    }
+    return row | {name.upper(): value for name, value in others.items()}
+
+
+def note(row_id, hadm_id, text, charted=None, **others):
+    """A row of NOTEEVENTS: by default charted on the second day and stored at once."""
+    row = {
+        "ROW_ID": row_id,
+        "SUBJECT_ID": hadm_id,
+        "HADM_ID": hadm_id,
+        "CHARTDATE": (charted or day(1)).date(),
+        "CHARTTIME": charted or day(1),
+        "STORETIME": charted or day(1),
+        "CATEGORY": "Nursing",
+        "TEXT": text,
+    }
+    return row | {name.upper(): value for name, value in others.items()}
+
+
+def write_hospital(folder, admissions, notes, patients=None):
+    """Write the three tables; patients are made for the admissions where none are given."""
+    folder.mkdir(exist_ok=True)
+    known = {row["SUBJECT_ID"] for row in admissions}
+    patients = patients or [
+        {"SUBJECT_ID": number, "GENDER": "F", "DOB": day(-60 * 365)} for number in sorted(known)
+    ]
+    for name, columns, rows in (
+        ("ADMISSIONS", ADMISSIONS, admissions),
+        ("PATIENTS", PATIENTS, patients),
+        ("NOTEEVENTS", NOTES, notes),
+    ):
+        with (folder / f"{name}.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder
