@@ -1,0 +1,286 @@
+"""Train and score: the numbers are scikit-learn's, computed in SQL from what the store keeps."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from batch import embed_pending, promote, score, train
+from batch.evaluate import GRID, bag_of_words, choose_c
+from batch.score import write_scores
+from batch.train import training_set
+from featurestore import Store, sync
+from featurestore.errors import FeatureStoreError
+from tests.hospital import admission, note, write_hospital
+from tests.timeline import day
+
+PATIENTS = 240
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory):
+    """Who lives alone and in pain comes back more often; the notes say so."""
+    dice = np.random.default_rng(0)
+    stays, notes = [], []
+    for patient in range(1, PATIENTS + 1):
+        alone, pain = (dice.random(2) < 0.5).tolist()
+        stays.append(admission(patient, patient, day(0), day(10)))
+        if dice.random() < 0.1 + 0.35 * alone + 0.35 * pain:
+            stays.append(admission(1000 + patient, patient, day(20), day(21)))
+        words = ["home"] * int(dice.integers(1, 4)) + ["alone"] * alone * 2 + ["pain"] * pain * 3
+        notes.append(note(patient, patient, " ".join(words), subject_id=patient))
+    return write_hospital(tmp_path_factory.mktemp("trained") / "hospital", stays, notes)
+
+
+@pytest.fixture(scope="module")
+def embedded(hospital, counter_class):
+    store = Store.create(hospital.parent / "ward.duckdb", hospital, "mimic3")
+    sync(store)
+    embed_pending(store, counter_class("one-00000000"))
+    return store
+
+
+@pytest.fixture(scope="module")
+def counter_class():
+    from tests.conftest import WordCounter
+
+    return WordCounter
+
+
+@pytest.fixture(scope="module")
+def trained(embedded):
+    facts = train(embedded, "readmit")
+    return embedded, facts
+
+
+def by_scikit_learn(store, c):
+    """The same regression with scikit-learn's own pieces, on what training_set() gives."""
+    rows = training_set(store, "one-00000000", "72h", 30)
+    fitted = rows.split == "train"
+    scaler = StandardScaler().fit(rows.X[fitted].astype(np.float64))
+    model = LogisticRegression(C=c, max_iter=5_000)
+    model.fit(scaler.transform(rows.X[fitted].astype(np.float64)), rows.y[fitted])
+    return rows, model.predict_proba(scaler.transform(rows.X.astype(np.float64)))[:, 1]
+
+
+def test_scores_in_sql_are_those_of_scikit_learn(trained):
+    store, facts = trained
+    rows, expected = by_scikit_learn(store, facts["c"])
+    in_sql = dict(
+        store.sql(
+            "SELECT hadm_id, probability FROM score_admissions($scorer)", scorer="readmit-v1"
+        ).fetchall()
+    )
+    ours = [in_sql[int(hadm_id)] for hadm_id in rows.hadm_id]
+    assert ours == pytest.approx(expected, abs=1e-6)
+    assert np.std(ours) > 0.05
+
+
+def test_metrics_are_those_of_scikit_learn_on_test_patients(trained):
+    store, facts = trained
+    rows, expected = by_scikit_learn(store, facts["c"])
+    test = rows.split == "test"
+    assert facts["embeddings"] == {
+        "auroc": pytest.approx(roc_auc_score(rows.y[test], expected[test])),
+        "auprc": pytest.approx(average_precision_score(rows.y[test], expected[test])),
+        "accuracy": pytest.approx(((expected[test] > 0.5) == rows.y[test]).mean()),
+        "prevalence": pytest.approx(rows.y[test].mean()),
+    }
+    assert facts["bag_of_words"]["auroc"] > 0.5
+
+
+def test_c_is_the_best_on_validation_patients(trained):
+    store, facts = trained
+    rows = training_set(store, "one-00000000", "72h", 30)
+    valid = rows.split == "valid"
+    aurocs = {c: roc_auc_score(rows.y[valid], by_scikit_learn(store, c)[1][valid]) for c in GRID}
+    assert aurocs[facts["c"]] == pytest.approx(max(aurocs.values()))
+    assert facts["chosen_by"] == "validation patients"
+
+
+def test_the_training_set_is_split_by_patient_and_frozen(trained):
+    store, facts = trained
+    rows = store.sql("SELECT split, count(*) FROM scorer_rows GROUP BY 1").fetchall()
+    assert dict(rows) == facts["admissions"]
+    on_two_sides = store.one(
+        "SELECT count(*) FROM (SELECT a.subject_id FROM scorer_rows AS r "
+        "INNER JOIN admissions AS a USING (hadm_id) GROUP BY 1 HAVING count(DISTINCT split) > 1)"
+    )
+    assert on_two_sides == (0,)
+    hadm_id, split, label = store.one(
+        "SELECT hadm_id, split, label FROM scorer_rows ORDER BY 1 LIMIT 1"
+    )
+    assert (hadm_id, split, label) == (
+        1,
+        *store.one("SELECT patient_split(1), label FROM readmission_labels() WHERE hadm_id = 1"),
+    )
+
+
+def test_the_scorer_says_what_it_was_fitted_on(trained):
+    store, facts = trained
+    row = store.one(
+        "SELECT name, version, encoder_id, cutoff, label_rule, horizon_days, metrics FROM scorers"
+    )
+    assert row[:-1] == ("readmit", 1, "one-00000000", "72h", "readmission", 30)
+    assert json.loads(row[-1]) == {key: facts[key] for key in facts if key != "scorer_id"}
+
+
+def test_bag_of_words_sees_the_notes_that_the_embeddings_saw(tmp_path, counter_class):
+    notes = [
+        note(1, 7, "alone alone"),
+        note(2, 7, "pain"),
+        note(3, 8, "pain"),
+        note(4, 8, "canary", day(9)),
+    ]
+    folder = write_hospital(tmp_path / "hospital", [admission(7), admission(8)], notes)
+    store = Store.create(tmp_path / "w.duckdb", folder, "mimic3")
+    sync(store)
+    words = bag_of_words(store, np.array([7, 8]), "72h").toarray()
+    # 7: alone, "alone alone", pain; 8: pain, and nothing of the note that came too late.
+    assert [(row > 0).sum() for row in words] == [3, 1]
+    assert bag_of_words(store, np.array([8]), "discharge").nnz == 2
+
+
+def test_training_a_name_again_makes_its_next_version_and_score_takes_it(
+    hospital, counter_class, tmp_path
+):
+    store = Store.create(tmp_path / "w.duckdb", hospital, "mimic3")
+    sync(store)
+    embed_pending(store, counter_class())
+    assert train(store, "readmit", baseline=False)["scorer_id"] == "readmit-v1"
+    assert train(store, "readmit", baseline=False)["scorer_id"] == "readmit-v2"
+    first, second = score(store, "readmit-v1"), score(store, "readmit")
+    assert (first["scorer_id"], second["scorer_id"]) == ("readmit-v1", "readmit-v2")
+    assert first["scored"] == second["scored"] == PATIENTS
+    again = score(store, "readmit")
+    latest = store.sql(
+        "SELECT scorer_id, max(run_id), count(*) FROM latest_scores GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    assert latest == [
+        ("readmit-v1", first["run_id"], PATIENTS),
+        ("readmit-v2", again["run_id"], PATIENTS),
+    ]
+    hashes = store.sql("SELECT DISTINCT training_hash FROM scorers").fetchall()
+    assert len(hashes) == 1
+
+    for name in ("scores.csv", "scores.parquet"):
+        write_scores(store, again["run_id"], tmp_path / name)
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    with (tmp_path / "scores.csv").open() as stream:
+        in_csv = [float(row["probability"]) for row in csv.DictReader(stream)]
+    in_parquet = pyarrow.parquet.read_table(tmp_path / "scores.parquet")["probability"].to_pylist()
+    assert in_csv == in_parquet == sorted(in_parquet, reverse=True)
+    assert len(in_csv) == PATIENTS
+
+
+def test_scorers_of_two_encoders_never_mix(hospital, counter_class, tmp_path):
+    class Mirrored(counter_class):
+        def encode(self, texts):
+            windows = super().encode(texts)
+            windows.vectors = 5 - windows.vectors
+            return windows
+
+    store = Store.create(tmp_path / "w.duckdb", hospital, "mimic3")
+    sync(store)
+    embed_pending(store, counter_class("one-00000000"))
+    alone = train(store, "alone", baseline=False)
+    embed_pending(store, Mirrored("two-00000000"))
+    beside = train(store, "beside", encoder="one-00000000", baseline=False)
+    mirrored = train(store, "mirrored", encoder="two-00000000", baseline=False)
+    coefficients = dict(store.sql("SELECT name, coef FROM scorers").fetchall())
+    assert alone["admissions"] == beside["admissions"] == mirrored["admissions"]
+    assert coefficients["beside"] == coefficients["alone"]
+    # The mirror turns every coefficient round, and leaves every score where it was.
+    assert coefficients["mirrored"] == pytest.approx(
+        tuple(-c for c in coefficients["alone"]), abs=1e-4
+    )
+    scores = [
+        dict(store.sql(f"SELECT hadm_id, probability FROM score_admissions('{s}-v1')").fetchall())
+        for s in ("alone", "mirrored")
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    neighbours = store.sql("FROM similar_admissions(1, n := 500)").fetchall()
+    assert len({hadm_id for hadm_id, _, _ in neighbours}) == len(neighbours) == PATIENTS - 1
+    promote(store, "two-00000000")
+    assert store.sql("SELECT encoder_id FROM encoders WHERE active").fetchall() == [
+        ("two-00000000",)
+    ]
+
+
+def test_neighbours_are_the_nearest_by_cosine_and_never_the_same_patient(embedded):
+    rows = embedded.sql("FROM similar_admissions(1, n := 5)").fetchall()
+    table = embedded.sql(
+        "SELECT hadm_id, subject_id, embedding FROM admission_embeddings "
+        "INNER JOIN admissions USING (hadm_id) WHERE cutoff = '72h' ORDER BY hadm_id"
+    ).fetchall()
+    vectors = {hadm: np.array(vector) for hadm, _, vector in table}
+    itself = vectors[1]
+
+    def cosine(v):
+        return v @ itself / np.linalg.norm(v) / np.linalg.norm(itself)
+
+    expected = sorted((-cosine(vectors[h]), h) for h, subject, _ in table if subject != 1)[:5]
+    assert [similarity for _, _, similarity in rows] == pytest.approx(
+        [-c for c, _ in expected], abs=1e-6
+    )
+
+
+def test_a_scorer_that_is_not_there(embedded):
+    with pytest.raises(FeatureStoreError, match=r'holds no scorer nobody: .* "featurestore train'):
+        score(embedded, "nobody")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cutoff": "71h"}, "unknown cutoff 71h - use one of 24h, 48h, 72h, discharge"),
+        ({"encoder": "none-1234"}, "holds no encoder none-1234 - it has one-00000000"),
+        ({"horizon_days": 0}, "a horizon of 0 days is none"),
+        ({"horizon_days": 1}, "the training patients have 0 returns among"),
+        ({"name": "../x"}, "is no name for a scorer"),
+    ],
+)
+def test_training_that_cannot_be_done_changes_nothing(embedded, settings, message):
+    version = embedded.path.stat().st_mtime_ns
+    with pytest.raises(FeatureStoreError, match=message):
+        train(embedded, **{"name": "x", "baseline": False} | settings)
+    assert embedded.path.stat().st_mtime_ns == version
+
+
+def test_no_embeddings_yet(hospital, tmp_path):
+    store = Store.create(tmp_path / "w.duckdb", hospital, "mimic3")
+    with pytest.raises(FeatureStoreError, match='holds no embeddings - "featurestore embed'):
+        train(store, "x")
+
+
+def test_without_an_outcome_in_validation_c_is_cross_validated_by_patient():
+    dice = np.random.default_rng(0)
+    X = dice.standard_normal((200, 3))
+    y = X[:, 0] + dice.standard_normal(200) > 0
+    split = np.array(["train"] * 150 + ["valid"] * 20 + ["test"] * 30)
+    y[150:170] = False
+    c, chosen_by = choose_c(X, y, split, np.arange(200) // 2)
+    assert c in GRID
+    assert chosen_by.startswith("cross-validation on training patients")
+
+
+def test_the_leak_canary_a_split_by_patient_learns_nothing_from_identity():
+    # Vectors that know the patient and nothing else: by row they predict, by patient they cannot.
+    from batch.evaluate import fit
+
+    dice = np.random.default_rng(0)
+    patients = np.repeat(np.arange(400), 5)
+    X = dice.standard_normal((400, 64))[patients] + 0.1 * dice.standard_normal((2000, 64))
+    y = (dice.random(400) < 0.5)[patients] ^ (dice.random(2000) < 0.15)
+
+    def auroc(held_out):
+        model = fit(X[~held_out], y[~held_out], 1.0)
+        return roc_auc_score(y[held_out], model.predict_proba(X[held_out])[:, 1])
+
+    assert auroc(dice.random(2000) < 0.2) > 0.6
+    assert auroc(patients >= 320) == pytest.approx(0.5, abs=0.08)
