@@ -17,7 +17,7 @@ check: $(INSTALLED)  ## lint, types, SQL
 	$(BIN)/sqlfluff lint --disable-progress-bar sql
 
 bench: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/pipeline.py
+	$(BIN)/python -m tests.benchmarks.pipeline
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -2,27 +2,22 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from pathlib import Path
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batch.encoder import Encoder, Windows
+from batch.means import EXPECTED, STORED, refresh_means
+from batch.shards import Shards
 from featurestore.errors import FeatureStoreError
 from featurestore.source import Source
-from featurestore.store import CUTOFFS, Store, set_width
+from featurestore.store import Store, set_width
 
 # Texts are taken up to this many characters at a time, about 200 full windows: enough to find
 # like lengths, little enough to lose when a run is killed.
 _LOOK_AHEAD = 500_000
-_MEANS_AT_ONCE = 32_768
 
 _STALE = """
     SELECT DISTINCT e.note_id, e.text_hash
@@ -39,11 +34,6 @@ _MOVED = """
         WHERE (e.hadm_id, e.available_at) <> (o.hadm_id, o.available_at)
     ) AS moved USING (note_id)
     WHERE n.status = 'ready'
-"""
-_EXPECTED = " UNION ALL ".join(f"FROM admission_windows(cutoff := '{c}')" for c in CUTOFFS)
-_STORED = """
-    SELECT encoder_id, hadm_id, cutoff, prediction_time, n_notes, n_windows, windows_hash
-    FROM admission_embeddings
 """
 
 
@@ -64,7 +54,7 @@ def embed_pending(
     started_at = datetime.now()
     with store.lock("embed"):
         _check_encoder(store, encoder)
-        shards = Shards(store.staging / encoder.id, encoder.manifest["dim"])
+        shards = Shards(store.staging / encoder.id)
         pending = _pending(store, encoder)
         staged = shards.notes() & pending.items()
         todo = {note: text for note, text in pending.items() if (note, text) not in staged}
@@ -83,133 +73,6 @@ def embed_pending(
                 change.counts.update(counts)
             shards.clear()
     return counts
-
-
-class Shards:
-    """Finished windows that wait for the commit: Parquet files in the private staging folder."""
-
-    def __init__(self, folder: Path, dim: int) -> None:
-        self.folder = folder
-        self.dim = dim
-
-    def files(self) -> list[Path]:
-        """The whole shards, in the order they were written."""
-        return sorted(self.folder.glob("*.parquet"))
-
-    def write(self, note_ids: list[str], hashes: list[str], windows: Windows) -> None:
-        """Write a shard, durably: it is there whole or not at all."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = self.folder / f"{len(self.files()):06d}.parquet"
-        draft = file.with_suffix(".partial")
-        with os.fdopen(
-            os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
-        ) as stream:
-            table = pa.table(
-                {
-                    "note_id": pa.array(note_ids, pa.string()).take(pa.array(windows.text_no)),
-                    "text_hash": pa.array(hashes, pa.string()).take(pa.array(windows.text_no)),
-                    "window_no": windows.window_no,
-                    "n_tokens": windows.n_tokens,
-                    "embedding": vectors_to_arrow(windows.vectors),
-                }
-            )
-            pq.write_table(table, stream, compression="none", write_page_checksum=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.rename(file)
-
-    def tables(self) -> Iterator[pa.Table]:
-        """Each shard's windows."""
-        for file in self.files():
-            yield pq.read_table(file, page_checksum_verification=True)
-
-    def notes(self) -> set[tuple[str, str]]:
-        """The notes that were finished, each with the hash of its text."""
-        found: set[tuple[str, str]] = set()
-        for file in self.files():
-            rows = pq.read_table(file, columns=["note_id", "text_hash"])
-            found.update(zip(*(rows.column(no).to_pylist() for no in (0, 1)), strict=True))
-        return found
-
-    def clear(self) -> None:
-        """Remove the shards, once they are committed."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
-            self.folder.parent.rmdir()
-
-
-def vectors_to_arrow(vectors: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
-    """A matrix (rows, dim) as an Arrow column that DuckDB reads without copying."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-
-
-def arrow_to_vectors(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float32]:
-    """A `FLOAT[dim]` column as a matrix (rows, dim) float32."""
-    dim = column.type.list_size
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim) for chunk in chunks]
-    return np.concatenate(parts) if parts else np.empty((0, dim), np.float32)
-
-
-def refresh_means(con: duckdb.DuckDBPyConnection) -> None:
-    """Bring admission_embeddings in line with the windows that count; only what differs moves."""
-    con.execute(f"CREATE OR REPLACE TEMP TABLE expected AS {_EXPECTED}")
-    con.execute(
-        "DELETE FROM admission_embeddings WHERE (encoder_id, hadm_id, cutoff) IN "
-        f"(SELECT (encoder_id, hadm_id, cutoff) FROM ({_STORED} EXCEPT FROM expected))"
-    )
-    con.execute(
-        "CREATE OR REPLACE TEMP TABLE missing_means AS "
-        "SELECT row_number() OVER (ORDER BY encoder_id, hadm_id, cutoff) - 1 AS row_no, * "
-        f"FROM (FROM expected EXCEPT {_STORED})"
-    )
-    total = con.execute("SELECT count(*) FROM missing_means").fetchall()[0][0]
-    for first in range(0, total, _MEANS_AT_ONCE):
-        last = min(first + _MEANS_AT_ONCE, total)
-        con.register(
-            "means",
-            pa.table(
-                {
-                    "row_no": np.arange(first, last),
-                    "embedding": vectors_to_arrow(_means(con, first, last)),
-                }
-            ),
-        )
-        con.execute(
-            "INSERT INTO admission_embeddings SELECT m.* EXCLUDE (row_no), v.embedding "
-            "FROM missing_means AS m INNER JOIN means AS v USING (row_no) ORDER BY row_no"
-        )
-        con.unregister("means")
-
-
-def _means(con: duckdb.DuckDBPyConnection, first: int, last: int) -> npt.NDArray[np.float32]:
-    """The means of some rows of missing_means, summed in double so that no order shows."""
-    (width,) = con.execute("SELECT max(dim) FROM encoders").fetchall()[0]
-    sums = np.zeros((last - first, width))  # (means, dim)
-    counts = np.zeros((last - first, 1))
-    for cutoff in CUTOFFS:
-        windows = con.execute(
-            f"""
-            SELECT m.row_no - $first AS row_no, e.embedding
-            FROM missing_means AS m
-            INNER JOIN known_notes(cutoff := '{cutoff}') AS k ON m.hadm_id = k.hadm_id
-            INNER JOIN embeddings AS e
-                ON m.encoder_id = e.encoder_id
-                AND k.note_id = e.note_id
-                AND k.text_hash = e.text_hash
-            WHERE m.cutoff = '{cutoff}' AND m.row_no >= $first AND m.row_no < $last
-            """,
-            {"first": first, "last": last},
-        )
-        for batch in windows.to_arrow_reader(16_384):
-            rows = batch.column("row_no").to_numpy()
-            order = np.argsort(rows, kind="stable")
-            rows, starts = np.unique(rows[order], return_index=True)
-            vectors = arrow_to_vectors(batch.column("embedding")).astype(np.float64)[order]
-            sums[rows] += np.add.reduceat(vectors, starts)
-            counts[rows, 0] += np.diff(np.append(starts, len(order)))
-    means: npt.NDArray[np.float32] = (sums / counts).astype(np.float32)
-    return means
 
 
 def _check_encoder(store: Store, encoder: Encoder) -> None:
@@ -321,8 +184,8 @@ def _is_out_of_date(store: Store) -> bool:
     queries = (
         _STALE,
         _MOVED,
-        f"FROM ({_EXPECTED}) EXCEPT {_STORED}",
-        f"{_STORED} EXCEPT FROM ({_EXPECTED})",
+        f"FROM ({EXPECTED}) EXCEPT {STORED}",
+        f"{STORED} EXCEPT FROM ({EXPECTED})",
     )
     return any(store.one(f"SELECT count(*) FROM ({query})")[0] for query in queries)
 

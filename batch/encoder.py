@@ -117,7 +117,7 @@ def _session(file: Path, device: str, threads: int | None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or _cores()
     wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
     if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
@@ -132,6 +132,13 @@ def _session(file: Path, device: str, threads: int | None) -> Any:
     if session.get_providers()[0] != wanted:
         raise FeatureStoreError(f"{device} was asked for and not got - {_remedy(device, file)}")
     return session
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _remedy(device: str, file: Path) -> str:

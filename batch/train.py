@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.embed import arrow_to_vectors, vectors_to_arrow
 from batch.evaluate import WORD_GRID, bag_of_words, choose_c, fit, metrics
+from batch.shards import arrow_to_vectors, vectors_to_arrow
 from featurestore.errors import FeatureStoreError
 from featurestore.store import CUTOFFS, Store
 

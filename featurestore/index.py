@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
-from featurestore.store import KEYS, SQL, Change, Store
+from featurestore.store import KEYS, SQL, Change, Store, open_duckdb, quoted
 
 _NUMBERS = ("hadm_id", "subject_id")
 _TIMES = ("admittime", "dischtime", "deathtime", "dod", "dob")
@@ -109,7 +109,7 @@ def sync(store: Store) -> dict[str, Any]:
     started_at = datetime.now()
     with store.lock("sync"):
         source = store.source()
-        with duckdb.connect(":memory:") as con:
+        with open_duckdb() as con:
             _load(con, store, source.admissions(), source.note_index())
             differences = {table: _difference(con, table) for table in ("admissions", "notes")}
             counts = {table: _count(con, table, *differences[table]) for table in differences}
@@ -137,7 +137,7 @@ def _load(
     """Make incoming_admissions and incoming_notes, beside the store's own as they are now."""
     con.register("source_admissions", admissions)
     con.register("source_notes", notes)
-    con.execute(f"ATTACH '{str(store.path).replace(chr(39), chr(39) * 2)}' AS store (READ_ONLY)")
+    con.execute(f"ATTACH {quoted(store.path)} AS store (READ_ONLY)")
     con.execute("CREATE VIEW notes AS FROM store.notes")
     _check_admissions(con)
     con.execute(f"CREATE TABLE incoming_admissions AS {_ADMISSIONS}")

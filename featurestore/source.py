@@ -13,8 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from featurestore.errors import FeatureStoreError
-
-SCHEMAS = Path(__file__).resolve().parent.parent / "sql"
+from featurestore.store import DUCKDB, SQL, quoted
 
 ADMISSION_COLUMNS = (
     *("hadm_id", "subject_id", "admittime", "dischtime", "deathtime", "died_in_hospital"),
@@ -44,7 +43,7 @@ class Source:
                 "(for MIMIC, as it was downloaded)"
             )
         self.location = str(folder.resolve())
-        built_in = SCHEMAS / str(schema) / "admissions.sql"
+        built_in = SQL / str(schema) / "admissions.sql"
         self.schema = str(schema) if built_in.is_file() else str(Path(schema).resolve())
         self._admissions = self._select("admissions")
         self._notes = self._select("notes")
@@ -115,7 +114,7 @@ class Source:
             raise FeatureStoreError(self._explain(error)) from None
 
     def _select(self, name: str) -> str:
-        folder = SCHEMAS / self.schema if (SCHEMAS / self.schema).is_dir() else Path(self.schema)
+        folder = SQL / self.schema if (SQL / self.schema).is_dir() else Path(self.schema)
         file = folder / f"{name}.sql"
         if not file.is_file():
             raise FeatureStoreError(
@@ -156,17 +155,13 @@ def _folder_engine(folder: Path) -> sa.Engine:
     engine = sa.create_engine(
         "duckdb:///:memory:",
         hide_parameters=True,
-        connect_args={
-            "config": {
-                "autoinstall_known_extensions": "false",
-                "autoload_known_extensions": "false",
-                "temp_directory": "",  # text must not spill to disk
-            }
-        },
+        # Text must not spill to disk.
+        connect_args={"config": {**DUCKDB, "temp_directory": ""}},
     )
 
     @sa.event.listens_for(engine, "connect")
     def make_views(connection: Any, _record: Any) -> None:
+        connection.execute("SET enable_progress_bar = false")
         for view in views:
             connection.execute(view)
 
@@ -189,7 +184,7 @@ def _tables(folder: Path) -> dict[str, Path]:
 
 
 def _reader(file: Path) -> str:
-    path = "'" + str(file.resolve()).replace("'", "''") + "'"
+    path = quoted(file.resolve())
     if file.suffix == ".parquet":
         return f"read_parquet({path})"
     # All columns as text, and the dialect said, so that nothing is guessed from the first rows.

@@ -44,7 +44,7 @@ KEYS = {
     "runs": "run_id",
 }
 
-_OFFLINE = {
+DUCKDB = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "python_enable_replacements": "false",
@@ -95,8 +95,6 @@ class Store:
         from featurestore.source import Source
 
         path = Path(path)
-        if path.exists():
-            raise FeatureStoreError(f"{path} exists already - give the new store another name")
         if not path.resolve().parent.is_dir():
             raise FeatureStoreError(f"{path.parent} is no folder - make it, or name another")
         gid = _group_id(group)
@@ -105,11 +103,9 @@ class Store:
 
         store = cls.__new__(cls)
         store.path, store._reader, store._version_read, store._locked = path, None, None, False
-        with store.lock("init"):
-            draft = store._draft()
+        with store.lock("init"), store._draft() as draft:
             with contextlib.closing(store._open_draft(draft)) as con:
-                for name in OBJECTS:
-                    con.execute((SQL / f"{name}.sql").read_text())
+                con.execute("\n".join((SQL / f"{name}.sql").read_text() for name in OBJECTS))
                 con.execute(
                     "INSERT INTO settings VALUES ($source, $schema, $live, NULL)",
                     {"source": checked.location, "schema": checked.schema, "live": live},
@@ -119,6 +115,8 @@ class Store:
             if gid is not None:
                 os.chown(draft, -1, gid)
                 draft.chmod(0o640)
+            if path.exists():
+                raise FeatureStoreError(f"{path} exists already - give the new store another name")
             store._publish(draft)
         return store
 
@@ -146,9 +144,9 @@ class Store:
         if self._reader is None or self._version_read != (stat.st_ino, stat.st_mtime_ns):
             # An in-memory database that attaches the file: DuckDB hands out an already open
             # database by its path, and would give a process the version it opened first.
-            reader = duckdb.connect(":memory:", config={**_OFFLINE, "temp_directory": ""})
+            reader = open_duckdb()
             try:
-                reader.execute(f"ATTACH {_quoted(self.path)} AS store (READ_ONLY)")
+                reader.execute(f"ATTACH {quoted(self.path)} AS store (READ_ONLY)")
             except duckdb.Error as error:
                 reader.close()
                 raise FeatureStoreError(
@@ -241,8 +239,7 @@ class Store:
         goes wrong before the rename leaves the old version as it was.
         """
         started_at = started_at or datetime.now()
-        with self.lock(command):
-            draft = self._draft()
+        with self.lock(command), self._draft() as draft:
             draft.touch(mode=0o600)
             shutil.copyfile(self.path, draft)
             with contextlib.closing(self._open_draft(draft)) as con:
@@ -259,17 +256,25 @@ class Store:
             draft.chmod(old.st_mode & 0o777)
             self._publish(draft)
 
-    def _draft(self) -> Path:
-        """A free name for the next version, in the private staging folder."""
-        self.staging.mkdir(mode=0o700, exist_ok=True)
+    @contextlib.contextmanager
+    def _draft(self) -> Iterator[Path]:
+        """A name for the next version, in the private staging folder; nothing is left of it."""
         draft = self.staging / "next.duckdb"
-        for leftover in (draft, draft.with_name(draft.name + ".wal")):
-            leftover.unlink(missing_ok=True)  # of a job that was killed
-        return draft
+        leftovers = (draft, draft.with_name(draft.name + ".wal"))
+        self.staging.mkdir(mode=0o700, exist_ok=True)
+        try:
+            for leftover in leftovers:
+                leftover.unlink(missing_ok=True)  # of a job that was killed
+            yield draft
+        finally:
+            for leftover in leftovers:
+                leftover.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.staging.rmdir()  # where no shards wait in it
 
     def _open_draft(self, draft: Path) -> duckdb.DuckDBPyConnection:
         spill = str(self.staging / "spill")
-        return duckdb.connect(draft, config={**_OFFLINE, "temp_directory": spill})
+        return open_duckdb(draft, spill)
 
     def _publish(self, draft: Path) -> None:
         """Make the draft the store, durably and at once for every reader that opens it next."""
@@ -278,8 +283,6 @@ class Store:
         _fsync(draft)
         draft.replace(self.path)
         _fsync(self.path.resolve().parent)
-        with contextlib.suppress(OSError):
-            self.staging.rmdir()  # where no shards wait in it
 
     def _check_tables(self) -> None:
         rows = self.connect().execute(
@@ -292,6 +295,13 @@ class Store:
                 f"{self.path} is a DuckDB file but no feature store: it has no table "
                 f"{sorted(missing)[0]} - name a file that featurestore init made"
             )
+
+
+def open_duckdb(file: Path | str = ":memory:", spill: str = "") -> duckdb.DuckDBPyConnection:
+    """A database that loads nothing, sees no Python variable, and spills nowhere unless told."""
+    con = duckdb.connect(file, config={**DUCKDB, "temp_directory": spill})
+    con.execute("SET enable_progress_bar = false")  # it would write to stdout
+    return con
 
 
 def set_width(con: duckdb.DuckDBPyConnection, dim: int) -> None:
@@ -338,7 +348,8 @@ def _group_id(group: str | None) -> int | None:
         raise FeatureStoreError(f"there is no group {group} on this machine - name one") from None
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
+    """A path as a string of SQL."""
     return "'" + str(path).replace("'", "''") + "'"
 
 

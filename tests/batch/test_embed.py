@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from batch import OnnxEncoder, embed_pending
-from batch.embed import Shards, arrow_to_vectors
+from batch.shards import Shards, arrow_to_vectors
 from featurestore import Store, sync
 from featurestore.errors import FeatureStoreError
 from tests.hospital import admission, note, write_hospital
@@ -290,13 +290,18 @@ def test_a_killed_run_goes_on_from_its_shards(ward, counter, tmp_path):
 
 
 def test_a_shard_is_private_and_whole_or_not_there(tmp_path, counter):
-    shards = Shards(tmp_path / "staging" / "encoder", 4)
+    shards = Shards(tmp_path / "staging" / "encoder")
     shards.write(["1"], ["h"], counter().encode(["chest pain"]))
     (shards.folder / "000001.partial").write_bytes(b"half")
     assert [path.name for path in shards.files()] == ["000000.parquet"]
     assert shards.notes() == {("1", "h")}
     assert shards.files()[0].stat().st_mode & 0o777 == 0o600
     assert shards.folder.stat().st_mode & 0o777 == 0o700
+    data = bytearray(shards.files()[0].read_bytes())
+    data[30] ^= 1
+    shards.files()[0].write_bytes(data)
+    with pytest.raises(FeatureStoreError, match=r"000000.parquet is damaged - delete it"):
+        list(shards.tables())
 
 
 def test_note_text_is_nowhere_on_disk(ward, counter, tmp_path):

@@ -95,7 +95,7 @@ def test_no_outcome_to_learn(store, checkpoint, tmp_path):
 
 
 def test_a_base_that_cannot_be_had_says_how_to_bring_it(store, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FeatureStoreError, match="hf download nobody/no-such-bert"):
         finetune(store, tmp_path / "x", "nobody/no-such-bert")
     with pytest.raises(FeatureStoreError, match="does not exist"):

@@ -45,6 +45,7 @@ def test_a_failed_change_leaves_the_store_as_it_was(store):
         change.con.execute("DELETE FROM settings")
         raise RuntimeError("half way")
     assert store.path.read_bytes() == before
+    assert not store.staging.exists()
     add_run(store)
     assert runs(store) == 1
 

@@ -1,0 +1,77 @@
+"""The mean of an admission's windows at each cutoff, kept in line with the windows that count."""
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from batch.shards import arrow_to_vectors, vectors_to_arrow
+from featurestore.store import CUTOFFS
+
+_AT_ONCE = 32_768
+EXPECTED = " UNION ALL ".join(f"FROM admission_windows(cutoff := '{c}')" for c in CUTOFFS)
+STORED = """
+    SELECT encoder_id, hadm_id, cutoff, prediction_time, n_notes, n_windows, windows_hash
+    FROM admission_embeddings
+"""
+
+
+def refresh_means(con: duckdb.DuckDBPyConnection) -> None:
+    """Bring admission_embeddings in line with the windows that count; only what differs moves."""
+    con.execute(f"CREATE OR REPLACE TEMP TABLE expected AS {EXPECTED}")
+    con.execute(
+        "DELETE FROM admission_embeddings WHERE (encoder_id, hadm_id, cutoff) IN "
+        f"(SELECT (encoder_id, hadm_id, cutoff) FROM ({STORED} EXCEPT FROM expected))"
+    )
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE missing_means AS "
+        "SELECT row_number() OVER (ORDER BY encoder_id, hadm_id, cutoff) - 1 AS row_no, * "
+        f"FROM (FROM expected EXCEPT {STORED})"
+    )
+    total = con.execute("SELECT count(*) FROM missing_means").fetchall()[0][0]
+    for first in range(0, total, _AT_ONCE):
+        last = min(first + _AT_ONCE, total)
+        con.register(
+            "means",
+            pa.table(
+                {
+                    "row_no": np.arange(first, last),
+                    "embedding": vectors_to_arrow(_means(con, first, last)),
+                }
+            ),
+        )
+        con.execute(
+            "INSERT INTO admission_embeddings SELECT m.* EXCLUDE (row_no), v.embedding "
+            "FROM missing_means AS m INNER JOIN means AS v USING (row_no) ORDER BY row_no"
+        )
+        con.unregister("means")
+
+
+def _means(con: duckdb.DuckDBPyConnection, first: int, last: int) -> npt.NDArray[np.float32]:
+    """The means of some rows of missing_means, summed in double so that no order shows."""
+    (width,) = con.execute("SELECT max(dim) FROM encoders").fetchall()[0]
+    sums = np.zeros((last - first, width))  # (means, dim)
+    counts = np.zeros((last - first, 1))
+    for cutoff in CUTOFFS:
+        windows = con.execute(
+            f"""
+            SELECT m.row_no - $first AS row_no, e.embedding
+            FROM missing_means AS m
+            INNER JOIN known_notes(cutoff := '{cutoff}') AS k ON m.hadm_id = k.hadm_id
+            INNER JOIN embeddings AS e
+                ON m.encoder_id = e.encoder_id
+                AND k.note_id = e.note_id
+                AND k.text_hash = e.text_hash
+            WHERE m.cutoff = '{cutoff}' AND m.row_no >= $first AND m.row_no < $last
+            """,
+            {"first": first, "last": last},
+        )
+        for batch in windows.to_arrow_reader(16_384):
+            rows = batch.column("row_no").to_numpy()
+            order = np.argsort(rows, kind="stable")
+            rows, starts = np.unique(rows[order], return_index=True)
+            vectors = arrow_to_vectors(batch.column("embedding")).astype(np.float64)[order]
+            sums[rows] += np.add.reduceat(vectors, starts)
+            counts[rows, 0] += np.diff(np.append(starts, len(order)))
+    means: npt.NDArray[np.float32] = (sums / counts).astype(np.float32)
+    return means

@@ -1,0 +1,87 @@
+"""Windows on their way into the store: shards that survive a kill, and vectors as Arrow columns."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch.encoder import Windows
+from featurestore.errors import FeatureStoreError
+
+
+class Shards:
+    """Finished windows that wait for the commit: Parquet files in the private staging folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def files(self) -> list[Path]:
+        """The whole shards, in the order they were written."""
+        return sorted(self.folder.glob("*.parquet"))
+
+    def write(self, note_ids: list[str], hashes: list[str], windows: Windows) -> None:
+        """Write a shard, durably: it is there whole or not at all."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = self.folder / f"{len(self.files()):06d}.parquet"
+        draft = file.with_suffix(".partial")
+        with os.fdopen(
+            os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
+        ) as stream:
+            table = pa.table(
+                {
+                    "note_id": pa.array(note_ids, pa.string()).take(pa.array(windows.text_no)),
+                    "text_hash": pa.array(hashes, pa.string()).take(pa.array(windows.text_no)),
+                    "window_no": windows.window_no,
+                    "n_tokens": windows.n_tokens,
+                    "embedding": vectors_to_arrow(windows.vectors),
+                }
+            )
+            pq.write_table(table, stream, compression="none", write_page_checksum=True)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.rename(file)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Each shard's windows."""
+        for file in self.files():
+            yield self._read(file)
+
+    def notes(self) -> set[tuple[str, str]]:
+        """The notes that were finished, each with the hash of its text."""
+        found: set[tuple[str, str]] = set()
+        for file in self.files():
+            rows = self._read(file, ["note_id", "text_hash"])
+            found.update(zip(*(rows.column(no).to_pylist() for no in (0, 1)), strict=True))
+        return found
+
+    def _read(self, file: Path, columns: list[str] | None = None) -> pa.Table:
+        try:
+            return pq.read_table(file, columns=columns, page_checksum_verification=True)
+        except (OSError, pa.ArrowException):
+            raise FeatureStoreError(
+                f"{file} is damaged - delete it; its notes are then embedded again"
+            ) from None
+
+    def clear(self) -> None:
+        """Remove the shards, once they are committed."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
+            self.folder.parent.rmdir()
+
+
+def vectors_to_arrow(vectors: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
+    """A matrix (rows, dim) as an Arrow column that DuckDB reads without copying."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+
+
+def arrow_to_vectors(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float32]:
+    """A `FLOAT[dim]` column as a matrix (rows, dim) float32."""
+    dim = column.type.list_size
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim) for chunk in chunks]
+    return np.concatenate(parts) if parts else np.empty((0, dim), np.float32)

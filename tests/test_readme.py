@@ -1,0 +1,67 @@
+"""The README cannot lie: what it shows is run, on a small hospital and a small BERT."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from featurestore import write_hospital
+from featurestore.cli import main
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+
+
+def blocks(language):
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
+    return [block for written_in, block in fenced if written_in == language]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, checkpoint):
+    """A folder with what the README speaks of: a hospital, and something to start from."""
+    monkeypatch.chdir(tmp_path)
+    write_hospital("mimic-iii", patients=60)
+    (tmp_path / "emilyalsentzer").mkdir()
+    (tmp_path / "emilyalsentzer" / "Bio_ClinicalBERT").symlink_to(checkpoint)
+    return tmp_path
+
+
+def test_the_walk_through_and_the_five_lines_of_python(folder, capfd):
+    (walk,) = (block for block in blocks("sh") if "featurestore init" in block)
+    commands = [shlex.split(line, comments=True) for line in walk.splitlines()]
+    assert [words[1] for words in commands] == [
+        *("init", "sync", "labels", "finetune", "export", "embed", "train", "score", "sql"),
+    ]
+    for program, *arguments in commands:
+        assert program == "featurestore"
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, (arguments, result.output)
+    assert "readmit-72h-v1" in result.output
+    assert len((folder / "scores.csv").read_text().splitlines()) > 20
+
+    (python,) = blocks("python")
+    assert len([line for line in python.splitlines() if line]) == 6
+    exec(compile(python, "README.md", "exec"), {})
+    assert "probability" in capfd.readouterr().out
+
+
+def test_the_front_page_says_the_two_commands():
+    front = README[: README.index("\n## ")]
+    assert re.findall(r"^make \w+", front, re.M) == ["make demo", "make test"]
+
+
+def test_every_file_of_the_map_is_there():
+    root = Path(__file__).resolve().parent.parent
+    (tree,) = (block for block in blocks("") if block.startswith("featurestore/"))
+    folder = root
+    for line in tree.splitlines():
+        if not line.startswith(" "):
+            folder = root / line.split()[0]
+            assert folder.is_dir()
+        else:
+            for name in re.findall(r"\w+\.py", line):
+                assert (folder / name).is_file(), name
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (root / link).exists(), link
