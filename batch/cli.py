@@ -33,7 +33,8 @@ def embed_command(store: Path, model: Path, device: str, limit: int | None, as_j
     if as_json:
         click.echo(json.dumps(counts))
         return
-    click.echo(", ".join(f"{count:,} {what}" for what, count in counts.items()))
+    told = {what: n for what, n in counts.items() if n or what in ("pending", "embedded")}
+    click.echo(", ".join(f"{count:,} {what}" for what, count in told.items()))
 
 
 @main.command("promote")

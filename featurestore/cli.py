@@ -266,4 +266,5 @@ def info_command(store: Path, as_json: bool) -> None:
             continue
         click.echo(f"{what}{'' if fact else ': none yet'}")
         for row in fact:
-            click.echo("  " + "  ".join(f"{name} {value}" for name, value in row.items()))
+            told = [f"{name} {value}" for name, value in row.items() if name != "counts"]
+            click.echo("  " + "  ".join(told))
