@@ -1,6 +1,8 @@
 """The commands of the jobs: embed, promote, train, scorers, score, demo."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +130,10 @@ def scorers_command(store: Path, as_json: bool) -> None:
 @JSON
 def score_command(store: Path, scorer: str, output: Path | None, as_json: bool) -> None:
     """Score every admission in SQL."""
-    from batch.score import score, write_scores
+    from batch import score
     from featurestore import Store
 
-    opened = Store(store)
-    facts = score(opened, scorer)
-    if output:
-        write_scores(opened, facts["run_id"], output)
+    facts = score(Store(store), scorer, output)
     if as_json:
         click.echo(json.dumps(facts))
         return
@@ -158,13 +157,14 @@ def demo_command(folder: Path, patients: int, seed: int) -> None:
     facts = demo(folder, patients, seed, progress, say)
     click.echo(training_summary(facts["train"]))
     store = facts["store"]
+    program = "featurestore" if shutil.which("featurestore") else sys.argv[0]
     click.echo(
         f"""
 {facts["score"]["scored"]:,} admissions scored. What to try next:
 
-  featurestore info {store}
-  featurestore labels {store}
-  featurestore sql {store} "FROM latest_scores ORDER BY probability DESC LIMIT 10"
-  featurestore sql {store} "FROM similar_admissions({facts["hadm_id"]}, n := 5)"
-  featurestore train {store} readmit-discharge --cutoff discharge"""
+  {program} info {store}
+  {program} labels {store}
+  {program} sql {store} "FROM latest_scores ORDER BY probability DESC LIMIT 10"
+  {program} sql {store} "FROM similar_admissions({facts["hadm_id"]}, n := 5)"
+  {program} train {store} readmit-discharge --cutoff discharge"""
     )

@@ -10,12 +10,18 @@ from featurestore.errors import FeatureStoreError
 from featurestore.store import Store
 
 
-def score(store: Store, scorer: str) -> dict[str, Any]:
+def score(store: Store, scorer: str, output: str | Path | None = None) -> dict[str, Any]:
     """Score every admission of the scorer's cutoff and add a run to the ledger; return its counts.
 
-    `scorer` is a name (its newest version) or a scorer_id. Raises FeatureStoreError.
+    `scorer` is a name (its newest version) or a scorer_id; `output` a .csv or .parquet file that
+    gets the scores too, private, the highest first. Raises FeatureStoreError.
     """
     scorer_id = find_scorer(store, scorer)
+    output = Path(output) if output else None
+    if output and (output.suffix not in (".csv", ".parquet") or not output.parent.is_dir()):
+        raise FeatureStoreError(
+            f"{output} cannot be written - name a .csv or .parquet file in a folder that is there"
+        )
     with store.change("score") as change:
         scored = change.con.execute(
             "INSERT INTO scores SELECT $scorer, hadm_id, $run, probability, prediction_time, $now "
@@ -23,7 +29,9 @@ def score(store: Store, scorer: str) -> dict[str, Any]:
             {"scorer": scorer_id, "run": change.run_id, "now": datetime.now()},
         ).fetchall()[0][0]
         change.counts.update(scorer=scorer_id, scored=scored)
-        return {"run_id": change.run_id, "scorer_id": scorer_id, "scored": scored}
+    if output:
+        _write_scores(store, change.run_id, output)
+    return {"run_id": change.run_id, "scorer_id": scorer_id, "scored": scored}
 
 
 def find_scorer(store: Store, scorer: str) -> str:
@@ -43,9 +51,7 @@ def find_scorer(store: Store, scorer: str) -> str:
     return str(found[0])
 
 
-def write_scores(store: Store, run_id: int, file: str | Path) -> int:
-    """Write a run's scores to a private .csv or .parquet file, highest first; return how many."""
-    file = Path(file)
+def _write_scores(store: Store, run_id: int, file: Path) -> None:
     rows = store.sql(
         "SELECT hadm_id, probability, prediction_time, scorer_id, run_id, scored_at FROM scores "
         "WHERE run_id = $run ORDER BY probability DESC, hadm_id",
@@ -64,4 +70,3 @@ def write_scores(store: Store, run_id: int, file: str | Path) -> int:
             writer.writerow(rows.column_names)
             writer.writerows(zip(*(column.to_pylist() for column in rows.columns), strict=True))
     draft.replace(file)
-    return len(rows)

@@ -75,14 +75,12 @@ class Commands(click.Group):
             raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise Failure(f"{where}{error.strerror} - the store is as it was") from None
+            raise Failure(f"{where}{error.strerror} - see to it, then run this again") from None
         except Exception as error:
             # Its message may quote a value, and a value may be a patient's: only the place is told.
             frame = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(frame.filename).name}, line {frame.lineno}"
-            raise Failure(
-                f"{type(error).__name__} in {place} - the store is as it was; please report this"
-            ) from None
+            raise Failure(f"{type(error).__name__} in {place} - please report this") from None
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

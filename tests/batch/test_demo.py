@@ -18,7 +18,8 @@ def test_the_whole_way_finds_the_planted_signal(tmp_path):
     store = Store(tmp_path / "demo" / "ward.duckdb")
     assert store.one("SELECT count(*) > 1000 FROM latest_scores") == (True,)
 
-    following = [line for line in result.stdout.splitlines() if line.startswith("  featurestore")]
+    _, _, then = result.stdout.partition("What to try next:")
+    following = [line for line in then.splitlines() if line]
     assert len(following) == 5
     for line in following:
         again = CliRunner().invoke(main, shlex.split(line)[1:])

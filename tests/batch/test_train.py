@@ -12,7 +12,6 @@ from sklearn.preprocessing import StandardScaler
 
 from batch import embed_pending, promote, score, train
 from batch.evaluate import GRID, bag_of_words, choose_c
-from batch.score import write_scores
 from batch.train import training_set
 from featurestore import Store, sync
 from featurestore.errors import FeatureStoreError
@@ -157,7 +156,7 @@ def test_training_a_name_again_makes_its_next_version_and_score_takes_it(
     first, second = score(store, "readmit-v1"), score(store, "readmit")
     assert (first["scorer_id"], second["scorer_id"]) == ("readmit-v1", "readmit-v2")
     assert first["scored"] == second["scored"] == PATIENTS
-    again = score(store, "readmit")
+    again = score(store, "readmit", tmp_path / "scores.csv")
     latest = store.sql(
         "SELECT scorer_id, max(run_id), count(*) FROM latest_scores GROUP BY 1 ORDER BY 1"
     ).fetchall()
@@ -165,11 +164,11 @@ def test_training_a_name_again_makes_its_next_version_and_score_takes_it(
         ("readmit-v1", first["run_id"], PATIENTS),
         ("readmit-v2", again["run_id"], PATIENTS),
     ]
+    score(store, "readmit", tmp_path / "scores.parquet")
     hashes = store.sql("SELECT DISTINCT training_hash FROM scorers").fetchall()
     assert len(hashes) == 1
 
     for name in ("scores.csv", "scores.parquet"):
-        write_scores(store, again["run_id"], tmp_path / name)
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
     with (tmp_path / "scores.csv").open() as stream:
         in_csv = [float(row["probability"]) for row in csv.DictReader(stream)]
@@ -228,6 +227,14 @@ def test_neighbours_are_the_nearest_by_cosine_and_never_the_same_patient(embedde
     assert [similarity for _, _, similarity in rows] == pytest.approx(
         [-c for c, _ in expected], abs=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["scores.xlsx", "nowhere/scores.csv"])
+def test_scores_that_could_not_be_written_are_not_given(trained, tmp_path, name):
+    store, _ = trained
+    with pytest.raises(FeatureStoreError, match=r"cannot be written - name a .csv or .parquet"):
+        score(store, "readmit", tmp_path / name)
+    assert store.one("SELECT count(*) FROM scores") == (0,)
 
 
 def test_a_scorer_that_is_not_there(embedded):
