@@ -26,8 +26,8 @@ SQL = Path(__file__).resolve().parent.parent / "sql"
 OBJECTS = (
     *("settings", "admissions", "notes", "encoders", "embeddings", "admission_embeddings"),
     *("scorers", "scorer_rows", "scores", "runs"),
-    *("available_at", "patient_split", "episodes", "readmission_labels", "prediction_times"),
-    *("known_notes", "admission_windows", "training_set", "score_admissions"),
+    *("available_at", "patient_split", "episodes", "readmission_labels", "clinicalbert_labels"),
+    *("prediction_times", "known_notes", "admission_windows", "training_set", "score_admissions"),
     *("latest_scores", "similar_admissions"),
 )
 VECTORS = ("embeddings", "admission_embeddings", "scorers")

@@ -1,0 +1,53 @@
+-- clinicalbert_labels(horizon_days := 30): what would ClinicalBERT's published rule have said?
+--
+-- Grain:   one row per admission (hadm_id).
+-- Columns: those of readmission_labels; days_to_return is fractional, from discharge to admission.
+-- Rule:    Huang, Altosaar, Ranganath 2019 (arXiv 1904.05342): the patient's next admission that is
+--          not ELECTIVE, in the order of admission times, within 30 x 24 hours of the discharge.
+--          Newborns and stays with a time of death are left out, and nothing else: so a stay that
+--          began before the discharge counts as a return, and so do transfers and returns on the
+--          same day. For comparison; readmission_labels is the rule to use.
+CREATE OR REPLACE MACRO clinicalbert_labels(horizon_days := 30) AS TABLE
+WITH returns AS (
+    SELECT
+        *,
+        min(admittime) FILTER (WHERE admission_type IS DISTINCT FROM 'ELECTIVE')
+            OVER later_stays AS next_admittime,
+        arg_min(hadm_id, admittime) FILTER (WHERE admission_type IS DISTINCT FROM 'ELECTIVE')
+            OVER later_stays AS next_hadm_id
+    FROM admissions
+    WINDOW
+        later_stays AS (
+            PARTITION BY subject_id
+            ORDER BY admittime, hadm_id
+            ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
+        )
+),
+
+counted AS (
+    SELECT
+        *,
+        epoch(next_admittime - dischtime) / 86400 AS days_to_return,
+        CASE
+            WHEN admission_type = 'NEWBORN' THEN 'newborn'
+            WHEN deathtime IS NOT NULL THEN 'died in hospital'
+        END AS reason
+    FROM returns
+)
+
+SELECT
+    hadm_id,
+    subject_id,
+    dischtime,
+    CASE WHEN reason IS NULL THEN coalesce(days_to_return < horizon_days, FALSE) END AS label,
+    reason,
+    next_hadm_id,
+    days_to_return,
+    coalesce(
+        deathtime IS NULL
+        AND dod BETWEEN CAST(dischtime AS DATE)
+        AND CAST(dischtime AS DATE) + CAST(horizon_days AS INTEGER)
+        AND (next_admittime IS NULL OR CAST(next_admittime AS DATE) > dod),
+        FALSE
+    ) AS died_within_horizon
+FROM counted;
