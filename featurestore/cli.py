@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from featurestore import __version__
 from featurestore.errors import FeatureStoreError, StoreBusyError
@@ -19,7 +20,7 @@ from featurestore.errors import FeatureStoreError, StoreBusyError
 # Where each command lives, and what it is for: read without importing what the command needs.
 COMMANDS = {
     "demo": ("batch.cli", "Run the whole way on a synthetic hospital."),
-    "synth": ("featurestore.cli", "Write a synthetic hospital as MIMIC-III CSVs."),
+    "synth": ("featurestore.cli", "Write a synthetic hospital, as MIMIC is downloaded."),
     "init": ("featurestore.cli", "Make an empty store that reads from a hospital."),
     "sync": ("featurestore.cli", "Bring admissions and the index of notes up to date."),
     "labels": ("featurestore.cli", "Show who is labelled, and why the others are not."),
@@ -128,13 +129,16 @@ def say(message: str) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--patients", default=400, show_default=True)
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same bytes.")
-def synth_command(folder: Path, patients: int, seed: int) -> None:
-    """Write a synthetic hospital as MIMIC-III CSVs."""
+@click.option("--schema", type=click.Choice(["mimic3", "mimic4"]), default="mimic3")
+def synth_command(folder: Path, patients: int, seed: int, schema: str) -> None:
+    """Write a synthetic hospital, as MIMIC is downloaded."""
     from featurestore import write_hospital
+    from featurestore.synth_mimic4 import write_mimic4_hospital
 
+    write = write_hospital if schema == "mimic3" else write_mimic4_hospital
     try:
         with progress("patients") as done:
-            counts = write_hospital(folder, patients, seed, progress=lambda n: done(n, patients))
+            counts = write(folder, patients, seed, progress=lambda n: done(n, patients))
     except (ValueError, FileExistsError) as error:
         raise Failure(str(error)) from None
     click.echo(", ".join(f"{count:,} {what}" for what, count in counts.items()) + f" in {folder}")
@@ -142,14 +146,30 @@ def synth_command(folder: Path, patients: int, seed: int) -> None:
 
 @main.command("init")
 @STORE
-@click.option("--source", required=True, help="The folder that holds the hospital's tables.")
-@click.option("--schema", required=True, help="mimic3, or a folder with two SELECTs.")
+@click.option(
+    "--source",
+    required=True,
+    envvar="FEATURESTORE_SOURCE",
+    help="A folder, a DuckDB file or a SQLAlchemy URL; with a password from FEATURESTORE_SOURCE.",
+)
+@click.option("--schema", required=True, help="mimic3, mimic4, or a folder with two SELECTs.")
 @click.option("--live", is_flag=True, help="A running hospital, not a research extract.")
 @click.option("--group", help="Let this group of users read the store.")
 def init_command(store: Path, source: str, schema: str, live: bool, group: str | None) -> None:
     """Make an empty store that reads from a hospital."""
     from featurestore import Store
+    from featurestore.source import without_password
 
+    given = click.get_current_context().get_parameter_source("source")
+    if (
+        given is ParameterSource.COMMANDLINE
+        and "://" in source
+        and source != without_password(source)
+    ):
+        raise Failure(
+            "a password on the command line can be read by everybody on this machine - put the "
+            "URL into the environment as FEATURESTORE_SOURCE and leave --source out"
+        )
     Store.create(store, source, schema, live, group)
     click.echo(f'{store} is ready - next: "featurestore sync {store}"')
 
@@ -179,33 +199,62 @@ def sync_command(store: Path, as_json: bool) -> None:
 @main.command("labels")
 @STORE
 @click.option("--horizon-days", default=30, show_default=True)
+@click.option(
+    "--rule",
+    type=click.Choice(["readmission", "clinicalbert"]),
+    default="readmission",
+    show_default=True,
+)
+@click.option("--compare", is_flag=True, help="Show where the two rules disagree.")
 @JSON
-def labels_command(store: Path, horizon_days: int, as_json: bool) -> None:
+def labels_command(store: Path, horizon_days: int, rule: str, compare: bool, as_json: bool) -> None:
     """Show who is labelled, and why the others are not."""
     from featurestore import Store
+    from featurestore.cohort import compare_rules, flow
 
-    rows = (
-        Store(store)
-        .sql(
-            r"""
-            SELECT
-                CASE label WHEN TRUE THEN 'returned' WHEN FALSE THEN 'did not return'
-                    ELSE regexp_replace(reason, '\d+', 'the next stay') END AS outcome,
-                count(*) AS admissions
-            FROM readmission_labels(horizon_days := $horizon)
-            GROUP BY label IS NULL, outcome ORDER BY label IS NULL, admissions DESC, outcome
-            """,
-            horizon=horizon_days,
-        )
-        .fetchall()
+    opened = Store(store)
+    if compare:
+        differences = compare_rules(opened, horizon_days)
+        click.echo(json.dumps(differences) if as_json else compare_table(differences))
+    else:
+        counts = flow(opened, horizon_days, rule)
+        click.echo(json.dumps(counts) if as_json else flow_table(counts))
+
+
+def flow_table(counts: dict[str, Any]) -> str:
+    """The flow of admissions, with percentages of the line that each belongs to."""
+
+    def line(what: str, count: int, of: int) -> str:
+        return f"{what:<44}{count:>9,}" + (f"{count / of:>8.1%}" if of else "")
+
+    everyone, labelled = counts["admissions"], counts["labelled"]
+    lines = [line("admissions", everyone, 0)]
+    lines.append(line("  left out", everyone - labelled, everyone))
+    lines += [line(f"    {why}", n, everyone) for why, n in counts["excluded"].items()]
+    lines.append(line("  labelled", labelled, everyone))
+    lines.append(
+        line(f"    returned within {counts['horizon_days']} days", counts["returned"], labelled)
     )
-    if as_json:
-        click.echo(json.dumps(dict(rows)))
-        return
-    total = sum(count for _, count in rows)
-    click.echo(f"{'admissions':<32}{total:>9,}")
-    for outcome, count in rows:
-        click.echo(f"  {outcome:<30}{count:>9,}  {count / total:6.1%}")
+    lines.append(line("    did not return", counts["not_returned"], labelled))
+    if counts["planned_returns"]:
+        lines.append(line("      planned return", counts["planned_returns"], labelled))
+    if counts["died_within_horizon"]:
+        lines.append(line("      died after discharge", counts["died_within_horizon"], labelled))
+    return "\n".join(lines)
+
+
+def compare_table(differences: list[dict[str, Any]]) -> str:
+    """Where the two rules disagree, a line each."""
+    heading = f"{'readmission says':<36}{'clinicalbert says':<20}{'admissions':>12}"
+    return "\n".join(
+        [
+            heading,
+            *(
+                f"{row['readmission']:<36}{row['clinicalbert']:<20}{row['admissions']:>12,}"
+                for row in differences
+            ),
+        ]
+    )
 
 
 @main.command("sql")

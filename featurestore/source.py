@@ -4,6 +4,7 @@ Note text passes through memory only. An error of a database quotes the values t
 none is ever shown: each becomes a sentence that says what, where and what next.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,25 +30,25 @@ _ROWS_AT_ONCE = 20_000
 _TEXTS_AT_ONCE = 256
 
 
-class Source:
-    """A folder of CSV, CSV.gz or Parquet files, seen through a schema's two SELECTs.
+# Where mimic-code's builds put the tables of a schema.
+_DATABASE_SCHEMAS = {"mimic3": ("mimiciii",), "mimic4": ("mimiciv_hosp", "mimiciv_note")}
 
-    `schema` is `mimic3`, or a folder that holds `admissions.sql` and `notes.sql`.
+
+class Source:
+    """A hospital, seen through a schema's two SELECTs.
+
+    `location` is a folder of CSV, CSV.gz or Parquet files (MIMIC's as it is downloaded, with its
+    subfolders), a DuckDB file, or a SQLAlchemy URL. A URL's password is used and not kept: a store
+    remembers `location`, and takes the password from FEATURESTORE_SOURCE, which holds the whole
+    URL. `schema` is `mimic3`, `mimic4`, or a folder with `admissions.sql` and `notes.sql`.
     """
 
     def __init__(self, location: str | Path, schema: str | Path) -> None:
-        folder = Path(location)
-        if not folder.is_dir():
-            raise FeatureStoreError(
-                f"{location} is no folder - name the folder that holds the hospital's tables "
-                "(for MIMIC, as it was downloaded)"
-            )
-        self.location = str(folder.resolve())
         built_in = SQL / str(schema) / "admissions.sql"
         self.schema = str(schema) if built_in.is_file() else str(Path(schema).resolve())
         self._admissions = self._select("admissions")
         self._notes = self._select("notes")
-        self._engine = _folder_engine(folder)
+        self.location, self._engine = _open(str(location), self.schema)
 
     def check(self) -> None:
         """Raise FeatureStoreError unless every table and canonical column is there."""
@@ -109,7 +110,8 @@ class Source:
         try:
             with self._engine.connect() as connection:
                 streaming = connection.execution_options(stream_results=True)
-                yield from streaming.execute(sa.text(query), parameters).partitions(at_once)
+                with streaming.execute(sa.text(query), parameters) as result:
+                    yield from result.partitions(at_once)
         except sa.exc.SQLAlchemyError as error:
             raise FeatureStoreError(self._explain(error)) from None
 
@@ -118,20 +120,23 @@ class Source:
         file = folder / f"{name}.sql"
         if not file.is_file():
             raise FeatureStoreError(
-                f"there is no schema {self.schema} - use mimic3, or a folder that holds "
-                "admissions.sql and notes.sql"
+                f"there is no schema {self.schema} - use mimic3, mimic4, or a folder "
+                "that holds admissions.sql and notes.sql"
             )
         return file.read_text().rstrip().rstrip(";")
 
     def _explain(self, error: sa.exc.SQLAlchemyError) -> str:
         """What went wrong, from the names in a database's message; its values stay unsaid."""
         message = str(getattr(error, "orig", "")).partition("\n")[0]
-        if table := re.search(r'[Tt]able (?:with name )?"?(\w+)"? does not exist', message):
+        if table := re.search(
+            r'(?:[Tt]able (?:with name )?|relation )"?([\w.]+)"? does not exist', message
+        ):
+            where = "database" if "://" in self.location else "folder"
             return (
-                f"{self.location} holds no {table[1].upper()} (csv, csv.gz or parquet) - name "
-                "the folder that holds the hospital's tables"
+                f"{self.location} holds no {table[1].upper()} - name the {where} that holds the "
+                "hospital's tables (as csv, csv.gz or parquet, in a folder)"
             )
-        column = re.search(r'column "([^"]+)"', message) or re.search(
+        column = re.search(r'[Cc]olumn "?(?:\w+\.)?(\w+)"?', message) or re.search(
             r'does not have a column named "(\w+)"', message
         )
         if column:
@@ -140,10 +145,93 @@ class Source:
                 "reads - complete the table, or describe your own with --schema DIR"
             )
         kind = type(getattr(error, "orig", error)).__name__
+        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+            return (
+                f"{self.location} could not be reached, or went away ({kind}) - check that it "
+                "runs and that FEATURESTORE_SOURCE holds its URL with the password; then run this "
+                "again: what was done is kept"
+            )
         return (
-            f"{self.location} could not be read as {self.schema} ({kind}) - check that its files "
+            f"{self.location} could not be read as {self.schema} ({kind}) - check that its tables "
             "are whole"
         )
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be kept and shown; raises FeatureStoreError where it is none."""
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise FeatureStoreError(
+            "the source is no URL that SQLAlchemy reads - write it as "
+            "postgresql+psycopg://USER@HOST/DATABASE"
+        ) from None
+    query = {name: value for name, value in parsed.query.items() if name != "password"}
+    return sa.URL.create(
+        parsed.drivername,
+        parsed.username,
+        host=parsed.host,
+        port=parsed.port,
+        database=parsed.database,
+        query=query,
+    ).render_as_string()
+
+
+def _open(location: str, schema: str) -> tuple[str, sa.Engine]:
+    """Where the hospital is, without a password, and an engine over it."""
+    if "://" in location:
+        public = without_password(location)
+        whole = os.environ.get("FEATURESTORE_SOURCE", "")
+        if location == public and "://" in whole and without_password(whole) == public:
+            location = whole
+        return public, _url_engine(location, schema)
+    path = Path(location)
+    if path.is_dir():
+        return str(path.resolve()), _folder_engine(path)
+    if path.is_file():
+        return str(path.resolve()), _file_engine(path, schema)
+    raise FeatureStoreError(
+        f"{location} is no folder, DuckDB file or URL - name where the hospital's tables are "
+        "(for MIMIC, the folder as it was downloaded)"
+    )
+
+
+def _url_engine(url: str, schema: str) -> sa.Engine:
+    arguments: dict[str, Any] = {}
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "postgresql" and "options" not in parsed.query:
+        path = ",".join(['"$user"', *_DATABASE_SCHEMAS.get(schema, ()), "public"])
+        arguments["options"] = f"-csearch_path={path} -cdefault_transaction_read_only=on"
+    try:
+        return sa.create_engine(
+            url, hide_parameters=True, poolclass=sa.NullPool, connect_args=arguments
+        )
+    except (ImportError, sa.exc.NoSuchModuleError):
+        raise FeatureStoreError(
+            f"no driver for {parsed.drivername} is installed - for PostgreSQL: "
+            'pip install "clinical-featurestore[postgres]" and postgresql+psycopg://...'
+        ) from None
+
+
+def _file_engine(file: Path, schema: str) -> sa.Engine:
+    """An engine over a DuckDB file, read-only."""
+    arguments = {"read_only": True, "config": {**DUCKDB, "temp_directory": ""}}
+    url = sa.URL.create("duckdb", database=str(file.resolve()))
+    engine = sa.create_engine(
+        url, hide_parameters=True, poolclass=sa.NullPool, connect_args=arguments
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def find_tables(connection: Any, _record: Any) -> None:
+        connection.execute("SET enable_progress_bar = false")
+        there = {
+            name
+            for (name,) in connection.execute("FROM duckdb_schemas() SELECT schema_name").fetchall()
+        }
+        path = [name for name in (*_DATABASE_SCHEMAS.get(schema, ()), "main") if name in there]
+        connection.execute(f"SET search_path = '{','.join(path)}'")
+
+    return engine
 
 
 def _folder_engine(folder: Path) -> sa.Engine:
@@ -171,7 +259,7 @@ def _folder_engine(folder: Path) -> sa.Engine:
 def _tables(folder: Path) -> dict[str, Path]:
     """The folder's tables by name: NAME.csv, NAME.csv.gz or NAME.parquet."""
     tables: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
+    for file in sorted([*folder.iterdir(), *folder.glob("*/*")]):
         name = re.sub(r"\.(csv|csv\.gz|parquet)$", "", file.name.lower())
         if name == file.name.lower():
             continue

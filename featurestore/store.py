@@ -6,7 +6,7 @@ import grp
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 
-# Tables first: views bind when they are made.
-OBJECTS = (
+TABLES = (
     *("settings", "admissions", "notes", "encoders", "embeddings", "admission_embeddings"),
     *("scorers", "scorer_rows", "scores", "runs"),
+)
+# Views and macros; each after those that it is made of.
+RULES = (
     *("available_at", "patient_split", "episodes", "readmission_labels", "clinicalbert_labels"),
     *("prediction_times", "known_notes", "admission_windows", "training_set", "score_admissions"),
     *("latest_scores", "similar_admissions"),
@@ -105,7 +107,7 @@ class Store:
         store.path, store._reader, store._version_read, store._locked = path, None, None, False
         with store.lock("init"), store._draft() as draft:
             with contextlib.closing(store._open_draft(draft)) as con:
-                con.execute("\n".join((SQL / f"{name}.sql").read_text() for name in OBJECTS))
+                make_objects(con, TABLES + RULES)
                 con.execute(
                     "INSERT INTO settings VALUES ($source, $schema, $live, NULL)",
                     {"source": checked.location, "schema": checked.schema, "live": live},
@@ -244,6 +246,7 @@ class Store:
             shutil.copyfile(self.path, draft)
             with contextlib.closing(self._open_draft(draft)) as con:
                 con.execute("BEGIN")
+                make_objects(con, RULES)  # a store that an older version made gets today's
                 (last_run,) = con.execute("SELECT coalesce(max(run_id), 0) FROM runs").fetchall()[0]
                 change = Change(con, last_run + 1)
                 yield change
@@ -302,6 +305,12 @@ def open_duckdb(file: Path | str = ":memory:", spill: str = "") -> duckdb.DuckDB
     con = duckdb.connect(file, config={**DUCKDB, "temp_directory": spill})
     con.execute("SET enable_progress_bar = false")  # it would write to stdout
     return con
+
+
+def make_objects(con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
+    """Make tables, or make views and macros anew, from their files."""
+    for name in names:
+        con.execute((SQL / f"{name}.sql").read_text())
 
 
 def set_width(con: duckdb.DuckDBPyConnection, dim: int) -> None:

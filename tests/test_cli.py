@@ -70,17 +70,27 @@ def test_sync_counts_on_stdout(ward):
     assert json.loads(run("sync", ward, "--json").stdout)["admissions"]["total"] == 2
 
 
-def test_labels_show_who_is_left_out_and_why(ward):
-    output = run("labels", ward).stdout
-    assert output.splitlines() == [
-        "admissions                              2",
-        "  did not return                        1   50.0%",
-        "  died in hospital                      1   50.0%",
+def test_labels_show_the_flow_of_admissions(ward):
+    assert run("labels", ward).stdout.splitlines() == [
+        "admissions                                          2",
+        "  left out                                          1   50.0%",
+        "    died in hospital                                1   50.0%",
+        "  labelled                                          1   50.0%",
+        "    returned within 30 days                         0    0.0%",
+        "    did not return                                  1  100.0%",
     ]
-    assert json.loads(run("labels", ward, "--json").stdout) == {
-        "did not return": 1,
-        "died in hospital": 1,
-    }
+    counts = json.loads(run("labels", ward, "--rule", "clinicalbert", "--json").stdout)
+    # MIMIC's expire flag and discharge location say so, but there is no time of death.
+    assert counts["excluded"] == {}
+
+
+def test_labels_show_where_the_rules_disagree(ward):
+    assert run("labels", ward, "--compare").stdout.splitlines()[1:] == [
+        "died in hospital                    did not return                 1",
+    ]
+    assert json.loads(run("labels", ward, "--compare", "--json").stdout) == [
+        {"readmission": "died in hospital", "clinicalbert": "did not return", "admissions": 1}
+    ]
 
 
 def test_sql_in_three_formats(ward):

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import duckdb
 
-from featurestore.store import OBJECTS, SQL
+from featurestore.store import RULES, TABLES, make_objects
 
 COLUMNS = (
     "hadm_id, subject_id, admittime, dischtime, deathtime, died_in_hospital, admission_type, "
@@ -37,8 +37,7 @@ def stay(
 def empty_store(*, observed_until=None):
     """Every table, view and macro of a store, in memory; live where it is observed until a time."""
     con = duckdb.connect(":memory:")
-    for name in OBJECTS:
-        con.execute((SQL / f"{name}.sql").read_text())
+    make_objects(con, TABLES + RULES)
     con.execute(
         "INSERT INTO settings VALUES ('-', '-', $1, $2)", [bool(observed_until), observed_until]
     )

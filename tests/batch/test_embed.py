@@ -128,6 +128,15 @@ def test_vectors_of_flagged_and_withdrawn_notes_go_and_the_means_follow(ward, co
     assert means(store)[7] == (1, 1, (1.0, 1.0, 2.0, 1.0))
 
 
+def test_the_vector_of_an_edited_note_counts_no_more_from_the_sync_on(ward, counter):
+    embed_pending(ward(NOTES), counter())
+    store = ward([NOTES[0] | {"TEXT": "edited"}, *NOTES[1:]])
+    windows = store.sql(
+        "SELECT hadm_id, n_notes FROM admission_windows(cutoff := 'discharge') ORDER BY 1"
+    )
+    assert windows.fetchall() == [(7, 2), (8, 1)]
+
+
 def test_a_note_that_moves_to_another_admission_takes_its_vectors_along(ward, counter):
     embed_pending(ward(NOTES), counter())
     moved = NOTES[1] | {"HADM_ID": 8, "SUBJECT_ID": 8}

@@ -80,7 +80,9 @@ def test_a_schema_of_ones_own(folder, tmp_path):
 
 def test_a_missing_table_is_named(folder):
     (folder / "ADMISSIONS.csv").unlink()
-    with pytest.raises(FeatureStoreError, match=r"holds no ADMISSIONS \(csv, csv.gz or parquet\)"):
+    with pytest.raises(
+        FeatureStoreError, match=r"holds no ADMISSIONS - name the folder .*\(as csv, csv.gz"
+    ):
         Source(folder, "mimic3").check()
 
 
@@ -98,7 +100,7 @@ def test_a_missing_column_is_named(folder):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(FeatureStoreError, match="is no folder - name the folder"):
+    with pytest.raises(FeatureStoreError, match="is no folder, DuckDB file or URL - name where"):
         Source(tmp_path / "nowhere", "mimic3")
 
 

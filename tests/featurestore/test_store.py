@@ -173,3 +173,12 @@ def test_init_changes_nothing_where_it_cannot_go_on(store, tmp_path):
     with pytest.raises(FeatureStoreError, match="holds no ADMISSIONS"):
         Store.create(tmp_path / "new.duckdb", tmp_path / "hospital", "mimic3")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_store_that_an_older_version_made_gets_todays_rules_with_the_next_job(store):
+    with store.change("test") as change:
+        change.con.execute("DROP MACRO TABLE clinicalbert_labels")
+    with pytest.raises(duckdb.CatalogException):
+        store.sql("FROM clinicalbert_labels()")
+    add_run(store)
+    assert store.sql("FROM clinicalbert_labels()").fetchall() == []

@@ -1,0 +1,19 @@
+-- MIMIC-IV's stays under the canonical names. It tells no birth, but an age in an anchor year.
+SELECT
+    a.hadm_id,
+    a.subject_id,
+    a.admittime,
+    a.dischtime,
+    a.deathtime,
+    CAST(a.hospital_expire_flag AS VARCHAR) = '1' AS died_in_hospital,
+    a.admission_type,
+    a.admission_type IN ('ELECTIVE', 'SURGICAL SAME DAY ADMISSION') AS planned,
+    a.discharge_location,
+    p.dod,
+    CAST(CAST(p.anchor_year AS INTEGER) - CAST(p.anchor_age AS INTEGER) AS VARCHAR)
+    || '-01-01' AS dob,
+    p.gender,
+    a.race AS ethnicity,
+    a.insurance
+FROM admissions AS a
+LEFT JOIN patients AS p ON a.subject_id = p.subject_id
