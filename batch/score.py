@@ -1,12 +1,12 @@
 """vector . coefficients, in SQL: a score for every admission, kept in a ledger."""
 
 import csv
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from featurestore.errors import FeatureStoreError
+from featurestore.files import private_file
 from featurestore.store import Store
 
 
@@ -57,16 +57,13 @@ def _write_scores(store: Store, run_id: int, file: Path) -> None:
         "WHERE run_id = $run ORDER BY probability DESC, hadm_id",
         run=run_id,
     ).to_arrow_table()
-    draft = file.with_name(f".{file.name}.partial")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        with os.fdopen(descriptor, "wb") as binary:
-            pq.write_table(rows, binary)
+        with private_file(file) as stream:
+            pq.write_table(rows, stream)
     else:
-        with os.fdopen(descriptor, "w", newline="") as text:
-            writer = csv.writer(text)
+        with private_file(file, encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
             writer.writerow(rows.column_names)
             writer.writerows(zip(*(column.to_pylist() for column in rows.columns), strict=True))
-    draft.replace(file)

@@ -1,6 +1,5 @@
 """Windows on their way into the store: shards that survive a kill, and vectors as Arrow columns."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 from batch.encoder import Windows
 from featurestore.errors import FeatureStoreError
+from featurestore.files import private_file
 
 
 class Shards:
@@ -28,23 +28,17 @@ class Shards:
         """Write a shard, durably: it is there whole or not at all."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = self.folder / f"{len(self.files()):06d}.parquet"
-        draft = file.with_suffix(".partial")
-        with os.fdopen(
-            os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
-        ) as stream:
-            table = pa.table(
-                {
-                    "note_id": pa.array(note_ids, pa.string()).take(pa.array(windows.text_no)),
-                    "text_hash": pa.array(hashes, pa.string()).take(pa.array(windows.text_no)),
-                    "window_no": windows.window_no,
-                    "n_tokens": windows.n_tokens,
-                    "embedding": vectors_to_arrow(windows.vectors),
-                }
-            )
+        table = pa.table(
+            {
+                "note_id": pa.array(note_ids, pa.string()).take(pa.array(windows.text_no)),
+                "text_hash": pa.array(hashes, pa.string()).take(pa.array(windows.text_no)),
+                "window_no": windows.window_no,
+                "n_tokens": windows.n_tokens,
+                "embedding": vectors_to_arrow(windows.vectors),
+            }
+        )
+        with private_file(file) as stream:
             pq.write_table(table, stream, compression="none", write_page_checksum=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.rename(file)
 
     def tables(self) -> Iterator[pa.Table]:
         """Each shard's windows."""

@@ -1,9 +1,11 @@
 """The flow of admissions through a label rule: the table that a paper shows."""
 
+from pathlib import Path
 from typing import Any
 
 from featurestore.errors import FeatureStoreError
-from featurestore.store import Store
+from featurestore.files import private_file
+from featurestore.store import CUTOFFS, Store
 
 RULES = ("readmission", "clinicalbert")
 
@@ -68,6 +70,44 @@ def compare_rules(store: Store, horizon_days: int = 30) -> list[dict[str, Any]]:
     return [
         {"readmission": ours, "clinicalbert": theirs, "admissions": n} for ours, theirs, n in rows
     ]
+
+
+def write_meds(
+    store: Store,
+    file: str | Path,
+    cutoff: str = "72h",
+    horizon_days: int = 30,
+    rule: str = "readmission",
+) -> int:
+    """Write the labels of the predicted stays as MEDS labels (Parquet); return how many.
+
+    MEDS 0.4's label schema: subject_id, prediction_time and boolean_value. The file is private
+    (0600). Raises FeatureStoreError.
+    """
+    import pyarrow.parquet as pq
+
+    _check(horizon_days)
+    file = Path(file)
+    if file.suffix != ".parquet" or not file.parent.is_dir():
+        raise FeatureStoreError(
+            f"{file} cannot be written - name a .parquet file in a folder that is there"
+        )
+    if cutoff not in CUTOFFS:
+        raise FeatureStoreError(f"unknown cutoff {cutoff} - use one of {', '.join(CUTOFFS)}")
+    rows = store.sql(
+        f"""
+        SELECT l.subject_id, p.prediction_time, l.label AS boolean_value
+        FROM {rule}_labels(horizon_days := $horizon) AS l
+        INNER JOIN prediction_times(cutoff := $cutoff) AS p ON l.hadm_id = p.hadm_id
+        WHERE l.label IS NOT NULL
+        ORDER BY l.subject_id, p.prediction_time
+        """,
+        horizon=horizon_days,
+        cutoff=cutoff,
+    ).to_arrow_table()
+    with private_file(file) as stream:
+        pq.write_table(rows, stream)
+    return len(rows)
 
 
 def _check(horizon_days: int) -> None:

@@ -63,5 +63,5 @@ def test_every_file_of_the_map_is_there():
         else:
             for name in re.findall(r"\w+\.py", line):
                 assert (folder / name).is_file(), name
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
+    for link in re.findall(r"\]\(([^):#]+)\)", README):
         assert (root / link).exists(), link

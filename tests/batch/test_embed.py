@@ -301,7 +301,7 @@ def test_a_killed_run_goes_on_from_its_shards(ward, counter, tmp_path):
 def test_a_shard_is_private_and_whole_or_not_there(tmp_path, counter):
     shards = Shards(tmp_path / "staging" / "encoder")
     shards.write(["1"], ["h"], counter().encode(["chest pain"]))
-    (shards.folder / "000001.partial").write_bytes(b"half")
+    (shards.folder / ".000001.parquet.partial").write_bytes(b"half")
     assert [path.name for path in shards.files()] == ["000000.parquet"]
     assert shards.notes() == {("1", "h")}
     assert shards.files()[0].stat().st_mode & 0o777 == 0o600

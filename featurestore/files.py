@@ -1,0 +1,25 @@
+"""Files that only their owner may read, whole or not there."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def private_file(file: Path, **text: Any) -> Iterator[IO[Any]]:
+    """A stream whose content becomes `file`, mode 0600, when the block ends well.
+
+    Binary, unless `encoding` or `newline` say that it is text.
+    """
+    draft = file.with_name(f".{file.name}.partial")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w" if text else "wb", **text) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
