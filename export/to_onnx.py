@@ -1,6 +1,7 @@
 """From a checkpoint to a model folder: the graph whose one output is [CLS] of the last layer."""
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -208,7 +209,11 @@ def judge_parity(
 def _checkpoint_facts(checkpoint: str | Path) -> dict[str, Any]:
     folder = Path(checkpoint)
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
-    return {"name": folder.name, "files": {file.name: sha256(file) for file in weights}}
+    facts: dict[str, Any] = {"name": folder.name}
+    facts["files"] = {file.name: sha256(file) for file in weights}
+    if (folder / "finetune.json").is_file():
+        facts["finetune"] = json.loads((folder / "finetune.json").read_text())
+    return facts
 
 
 @contextlib.contextmanager

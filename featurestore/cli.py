@@ -24,6 +24,7 @@ COMMANDS = {
     "init": ("featurestore.cli", "Make an empty store that reads from a hospital."),
     "sync": ("featurestore.cli", "Bring admissions and the index of notes up to date."),
     "labels": ("featurestore.cli", "Show who is labelled, and why the others are not."),
+    "audit": ("featurestore.cli", "Look for leaks and immature labels."),
     "finetune": ("export.cli", "Fine-tune a BERT on the store's labelled notes."),
     "export": ("export.cli", "Export a checkpoint to ONNX for [CLS] extraction."),
     "embed": ("batch.cli", "Embed every note that is new or changed."),
@@ -255,6 +256,27 @@ def compare_table(differences: list[dict[str, Any]]) -> str:
             ),
         ]
     )
+
+
+@main.command("audit")
+@STORE
+@click.argument("scorer", required=False)
+@JSON
+def audit_command(store: Path, scorer: str | None, as_json: bool) -> None:
+    """Look for leaks and immature labels.
+
+    Exit status 1 where something was found. SCORER: one scorer only (default: all).
+    """
+    from featurestore import Store
+    from featurestore.audit import audit
+
+    found = audit(Store(store), scorer)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        click.echo("\n".join(f"- {finding}" for finding in found) or "nothing found")
+    if found:
+        raise click.exceptions.Exit(1)
 
 
 @main.command("sql")
