@@ -47,6 +47,19 @@ def test_the_walk_through_and_the_five_lines_of_python(folder, capfd):
     assert "probability" in capfd.readouterr().out
 
 
+def test_the_labels_it_shows_are_those_of_the_demo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_hospital("hospital", patients=1_000)
+    for command in ("init demo.duckdb --source hospital --schema mimic3", "sync demo.duckdb"):
+        assert CliRunner().invoke(main, command.split()).exit_code == 0
+    shown = [block.partition("\n") for block in blocks("console")]
+    assert len(shown) == 3
+    for command, _, output in shown:
+        words = command.replace("demo/ward.duckdb", "demo.duckdb").split()
+        assert words[:2] == ["$", "featurestore"]
+        assert CliRunner().invoke(main, words[2:]).stdout == output
+
+
 def test_the_front_page_says_the_two_commands():
     front = README[: README.index("\n## ")]
     assert re.findall(r"^make \w+", front, re.M) == ["make demo", "make test"]
