@@ -4,6 +4,9 @@ Note text passes through memory only. An error of a database quotes the values t
 none is ever shown: each becomes a sentence that says what, where and what next.
 """
 
+import csv
+import gzip
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -25,6 +28,9 @@ NOTE_COLUMNS = (
     *("note_id", "subject_id", "hadm_id", "category", "chartdate", "charttime", "storetime"),
     *("is_error", "text"),
 )
+# A pool's report of a connection that broke would quote values of the database.
+logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+
 _BLANK = " \t\r\n\f\v"
 _ROWS_AT_ONCE = 20_000
 _TEXTS_AT_ONCE = 256
@@ -131,10 +137,15 @@ class Source:
         if table := re.search(
             r'(?:[Tt]able (?:with name )?|relation )"?([\w.]+)"? does not exist', message
         ):
-            where = "database" if "://" in self.location else "folder"
+            if Path(self.location).is_dir():
+                kinds = "as csv or csv.gz with a first line of column names, or as parquet"
+                return (
+                    f"{self.location} holds no {table[1].upper()} ({kinds}) - name the folder "
+                    "that holds the hospital's tables"
+                )
             return (
-                f"{self.location} holds no {table[1].upper()} - name the {where} that holds the "
-                "hospital's tables (as csv, csv.gz or parquet, in a folder)"
+                f"{self.location} holds no {table[1].upper()} - name the database that holds the "
+                "hospital's tables"
             )
         column = re.search(r'[Cc]olumn "?(?:\w+\.)?(\w+)"?', message) or re.search(
             r'does not have a column named "(\w+)"', message
@@ -145,6 +156,16 @@ class Source:
                 "reads - complete the table, or describe your own with --schema DIR"
             )
         kind = type(getattr(error, "orig", error)).__name__
+        whole = str(getattr(error, "orig", ""))
+        # DuckDB 1.5 breaks down over a byte that is not UTF-8 where only some columns are read.
+        broken = kind in ("InternalException", "FatalException") or "unicode" in whole
+        if broken and (place := _first_line_not_utf8(Path(self.location))):
+            return f"{place} is not UTF-8 - mend that line; nothing was changed"
+        if line := re.search(r"CSV Error on Line: (\d+)", whole):
+            return (
+                f"{self.location}: line {line[1]} of a CSV file cannot be read "
+                f"({_csv_fault(whole)}) - mend that line; nothing was changed"
+            )
         if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
             return (
                 f"{self.location} could not be reached, or went away ({kind}) - check that it "
@@ -155,6 +176,31 @@ class Source:
             f"{self.location} could not be read as {self.schema} ({kind}) - check that its tables "
             "are whole"
         )
+
+
+def _first_line_not_utf8(folder: Path) -> str | None:
+    """The first line of a folder's CSV files that is not UTF-8: file and number, not text."""
+    for file in _tables(folder).values() if folder.is_dir() else ():
+        opened = gzip.open if file.suffix == ".gz" else open
+        if file.suffix == ".parquet":
+            continue
+        with opened(file, "rb") as stream:
+            for number, line in enumerate(stream, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError:
+                    return f"{file}, line {number},"
+    return None
+
+
+def _csv_fault(message: str) -> str:
+    """What is wrong with a line, from the words of DuckDB's message that quote no value."""
+    faults = {
+        "Maximum line size": "it is longer than 32 MB",
+        "unterminated quote": "a quote is not closed",
+        "Expected Number of Columns": "it has more or fewer columns than the first line",
+    }
+    return next((said for words, said in faults.items() if words in message), "it is no CSV")
 
 
 def without_password(url: str) -> str:
@@ -236,9 +282,11 @@ def _file_engine(file: Path, schema: str) -> sa.Engine:
 
 def _folder_engine(folder: Path) -> sa.Engine:
     """An engine over a folder: an in-memory DuckDB with one view for each file."""
+    readers = {name: _reader(file) for name, file in _tables(folder).items()}
     views = [
-        f'CREATE VIEW "{name}" AS SELECT * FROM {_reader(file)}'
-        for name, file in _tables(folder).items()
+        f'CREATE VIEW "{name}" AS SELECT * FROM {reader}'
+        for name, reader in readers.items()
+        if reader
     ]
     engine = sa.create_engine(
         "duckdb:///:memory:",
@@ -271,12 +319,31 @@ def _tables(folder: Path) -> dict[str, Path]:
     return tables
 
 
-def _reader(file: Path) -> str:
+def _reader(file: Path) -> str | None:
     path = quoted(file.resolve())
     if file.suffix == ".parquet":
         return f"read_parquet({path})"
+    header = _header(file)
+    if not header:
+        return None
     # All columns as text, and the dialect said, so that nothing is guessed from the first rows.
+    columns = ", ".join(f"{_text(name)}: 'VARCHAR'" for name in header)
     return (
-        f"read_csv({path}, all_varchar = true, header = true, delim = ',', quote = '\"', "
-        "escape = '\"', max_line_size = 33554432)"
+        f"read_csv({path}, auto_detect = false, columns = {{{columns}}}, header = true, "
+        "delim = ',', quote = '\"', escape = '\"', nullstr = '', max_line_size = 33554432)"
     )
+
+
+def _header(file: Path) -> list[str]:
+    """A CSV file's column names; none where it does not begin with a line of them."""
+    opened = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opened(file, "rt", encoding="utf-8-sig", errors="replace", newline="") as stream:
+            header = next(csv.reader(stream), [])
+    except (OSError, EOFError, csv.Error):
+        return []
+    return header if len({name.lower() for name in header}) == len(header) else []
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

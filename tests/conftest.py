@@ -83,9 +83,9 @@ class WordCounter:
 
         self.texts_seen += texts
         parts = [
-            (no, place // 4, text.split()[place : place + 4])
-            for no, text in enumerate(texts)
-            for place in range(0, len(text.split()), 4)
+            (no, place // 4, words[place : place + 4])
+            for no, words in enumerate(text.split() for text in texts)
+            for place in range(0, len(words), 4)
         ]
         vectors = [[1.0 + words.count(word) for word in self.COUNTED] for _, _, words in parts]
         return Windows(

@@ -81,7 +81,7 @@ def test_a_schema_of_ones_own(folder, tmp_path):
 def test_a_missing_table_is_named(folder):
     (folder / "ADMISSIONS.csv").unlink()
     with pytest.raises(
-        FeatureStoreError, match=r"holds no ADMISSIONS - name the folder .*\(as csv, csv.gz"
+        FeatureStoreError, match=r"holds no ADMISSIONS \(as csv .* - name the folder"
     ):
         Source(folder, "mimic3").check()
 
@@ -124,3 +124,70 @@ def test_an_error_of_the_database_never_quotes_a_note(folder, tmp_path):
         Source(folder, own).note_index()
     assert "ouch" not in str(refused.value)
     assert refused.value.__cause__ is None and refused.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b'3,7,7,,,,,,,"PHI_CANARY never closed\r\n', "a quote is not closed"),
+        (b"3,7,7,PHI_CANARY\r\n", "it has more or fewer columns than the first line"),
+        (b"3,7,7,,,,,,,text,PHI_CANARY\r\n", "it has more or fewer columns than the first line"),
+        (b'3,7,7,,,,,,,"PHI_CANARY' + b"w" * 40_000_000 + b'"\r\n', "it is longer than 32 MB"),
+    ],
+    ids=["an open quote", "too short", "too long", "huge"],
+)
+def test_a_line_that_cannot_be_read_is_named_and_never_quoted(folder, line, fault):
+    with (folder / "NOTEEVENTS.csv").open("ab") as stream:
+        stream.write(line)
+    with pytest.raises(
+        FeatureStoreError, match=r"line \d+ of a CSV file cannot be read"
+    ) as refused:
+        Source(folder, "mimic3").note_index()
+    assert f"({fault}) - mend that line; nothing was changed" in str(refused.value)
+    assert "PHI_CANARY" not in str(refused.value)
+
+
+def test_a_note_of_ten_megabytes_and_one_with_a_nul_byte_are_read(folder):
+    with (folder / "NOTEEVENTS.csv").open("ab") as stream:
+        stream.write(b'3,7,7,,,,,,,"' + b"long " * 2_000_000 + b'"\r\n4,7,7,,,,,,,"a\x00b"\r\n')
+    texts = dict(pair for pairs in Source(folder, "mimic3").texts(["3", "4"]) for pair in pairs)
+    assert len(texts["3"]) == 10_000_000
+    assert texts["4"] == "a\x00b"
+
+
+@pytest.mark.parametrize("name", ["ADMISSIONS", "NOTEEVENTS"])
+def test_an_empty_table_is_refused(folder, name, tmp_path):
+    file = folder / f"{name}.csv"
+    header = file.read_text().partition("\n")[0]
+    store = Store.create(tmp_path / "w.duckdb", folder, "mimic3")
+    file.write_text(header + "\n")
+    with pytest.raises(FeatureStoreError, match="holds no rows for mimic3"):
+        sync(store)
+    file.write_text("")
+    with pytest.raises(FeatureStoreError, match=f"holds no {name}"):
+        sync(store)
+
+
+def test_other_files_in_the_folder_are_no_hindrance(folder):
+    (folder / "scratch.csv").write_text("")
+    (folder / "twice.csv").write_text("a,A\n1,2\n")
+    (folder / "README.txt").write_text("hello")
+    assert len(Source(folder, "mimic3").admissions()) == 1
+
+
+@pytest.mark.parametrize("bad", [b"\xff\xfe", b"\xed\xa0\x80"], ids=["bytes", "lone surrogate"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_line_that_is_not_utf8_is_named_and_never_quoted(folder, bad, compressed, capfd):
+    file = folder / "NOTEEVENTS.csv"
+    data = file.read_bytes() + b'3,7,7,,,,,,,"PHI_CANARY ' + bad + b'"\r\n'
+    file.write_bytes(data)
+    if compressed:
+        (folder / "NOTEEVENTS.csv.gz").write_bytes(gzip.compress(data))
+        file.unlink()
+    with pytest.raises(FeatureStoreError) as refused:
+        Source(folder, "mimic3").note_index()
+    number = data.count(b"\n")
+    assert f", line {number}, is not UTF-8 - mend that line; nothing was changed" in str(
+        refused.value
+    )
+    assert "PHI_CANARY" not in str(refused.value) + "".join(capfd.readouterr())
