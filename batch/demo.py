@@ -69,18 +69,13 @@ SPECIAL = {
 }
 
 
-def small_bert(folder: Path, texts: Iterable[str], seed: int, vocabulary: int = 4_000) -> None:
-    """Write a random BERT of 2 layers x 128 with a WordPiece vocabulary learned from texts.
-
-    Its positions start at zero: with so few notes to learn from, which words stand there counts
-    before where they stand.
-    """
-    import torch
+def learn_word_pieces(texts: Iterable[str], vocabulary: int, lowercase: bool) -> Any:
+    """A BERT tokenizer, as transformers wraps it, with word pieces learned from texts."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    words.normalizer = normalizers.BertNormalizer(lowercase=True)
+    words.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     words.train_from_iterator(
         texts,
@@ -88,12 +83,27 @@ def small_bert(folder: Path, texts: Iterable[str], seed: int, vocabulary: int = 
             vocab_size=vocabulary, special_tokens=list(SPECIAL.values()), show_progress=False
         ),
     )
-    vocabulary_ids = words.get_vocab()
-    ends = [(piece, vocabulary_ids[piece]) for piece in ("[SEP]", "[CLS]")]
-    words.post_processor = processors.BertProcessing(*ends)
+    ids = words.get_vocab()
+    words.post_processor = processors.BertProcessing(
+        ("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"])
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=words, **SPECIAL)  # type: ignore[no-untyped-call]
+
+
+def small_bert(folder: Path, texts: Iterable[str], seed: int) -> None:
+    """Write a random BERT of 2 layers x 128 with 4,000 word pieces learned from texts.
+
+    Its positions start at zero: with so few notes to learn from, which words stand there counts
+    before where they stand.
+    """
+    import torch
+    from transformers import BertConfig, BertModel
+
+    quiet_transformers()
+    tokenizer = learn_word_pieces(texts, vocabulary=4_000, lowercase=True)
     torch.manual_seed(seed)
     shape = BertConfig(
-        vocab_size=words.get_vocab_size(),
+        vocab_size=len(tokenizer),
         hidden_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -101,12 +111,10 @@ def small_bert(folder: Path, texts: Iterable[str], seed: int, vocabulary: int = 
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    quiet_transformers()
     bert = BertModel(shape)
     torch.nn.init.zeros_(bert.embeddings.position_embeddings.weight)
     bert.save_pretrained(folder)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=words, **SPECIAL)  # type: ignore[no-untyped-call]
-    wrapped.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _training_texts(store: Store) -> Iterator[str]:

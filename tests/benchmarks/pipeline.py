@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from batch import OnnxEncoder, embed_pending
-from batch.demo import SPECIAL
+from batch.demo import learn_word_pieces
 from batch.shards import vectors_to_arrow
 from export.to_onnx import export, quiet_transformers
 from featurestore import Store, sync, write_hospital
@@ -89,8 +89,7 @@ def scores(admissions, dim=768):
 def embedding(folder, patients):
     """Source to commit, beside the plain transformers loop on the same texts, fp32."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertModel
 
     write_hospital(folder / "hospital", patients)
     store = Store.create(folder / "w.duckdb", folder / "hospital", "mimic3")
@@ -100,15 +99,7 @@ def embedding(folder, patients):
     ]
     texts = [text for notes in store.source().texts(note_ids) for _, text in notes]
 
-    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    words.normalizer = normalizers.BertNormalizer(lowercase=False)
-    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    words.train_from_iterator(
-        texts, trainers.WordPieceTrainer(special_tokens=list(SPECIAL.values()), show_progress=False)
-    )
-    ends = [(piece, words.get_vocab()[piece]) for piece in ("[SEP]", "[CLS]")]
-    words.post_processor = processors.BertProcessing(*ends)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **SPECIAL)
+    tokenizer = learn_word_pieces(texts, vocabulary=28_996, lowercase=False)
     torch.manual_seed(0)
     quiet_transformers()
     bert = BertModel(BertConfig(vocab_size=28_996)).eval()
