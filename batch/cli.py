@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from featurestore.cli import JSON, STORE, main, progress, say
+from featurestore.cli import CUTOFF, HORIZON, JSON, STORE, main, progress, say
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 SCORER = click.argument("scorer")
@@ -55,8 +55,8 @@ def promote_command(store: Path, encoder_id: str) -> None:
 @STORE
 @SCORER
 @click.option("--encoder", help="An encoder_id (default: the active one).")
-@click.option("--cutoff", default="72h", show_default=True, help="24h, 48h, 72h or discharge.")
-@click.option("--horizon-days", default=30, show_default=True)
+@CUTOFF
+@HORIZON
 @click.option(
     "--baseline/--no-baseline", default=True, help="Fit bag-of-words beside it, from the source."
 )
@@ -137,6 +137,11 @@ def score_command(store: Path, scorer: str, output: Path | None, as_json: bool) 
     if as_json:
         click.echo(json.dumps(facts))
         return
+    if facts["pending_notes"]:
+        say(
+            f"{facts['pending_notes']:,} ready notes have no vectors by its encoder yet - "
+            f'"featurestore embed {store} MODEL" makes them'
+        )
     where = f", and in {output}" if output else ""
     click.echo(
         f"{facts['scored']:,} admissions scored by {facts['scorer_id']}: "

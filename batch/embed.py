@@ -55,7 +55,7 @@ def embed_pending(
     with store.lock("embed"):
         _check_encoder(store, encoder)
         shards = Shards(store.staging / encoder.id)
-        pending = _pending(store, encoder)
+        pending = pending_notes(store, encoder.id)
         staged = shards.notes() & pending.items()
         todo = {note: text for note, text in pending.items() if (note, text) not in staged}
         if limit is not None:
@@ -75,6 +75,16 @@ def embed_pending(
     return counts
 
 
+def follow_sync(store: Store) -> None:
+    """Let vectors and means follow what the last sync changed; new text waits for an encoder."""
+    with store.lock("embed"):
+        if _is_out_of_date(store):
+            with store.change("embed") as change:
+                _drop_stale(change.con)
+                _follow_moved(change.con)
+                refresh_means(change.con)
+
+
 def _check_encoder(store: Store, encoder: Encoder) -> None:
     """Refuse vectors of another width before a note is read."""
     held = store.sql("SELECT dim FROM encoders LIMIT 1").fetchone()
@@ -86,8 +96,15 @@ def _check_encoder(store: Store, encoder: Encoder) -> None:
         )
 
 
-def _pending(store: Store, encoder: Encoder) -> dict[str, str]:
-    """The ready notes without a vector of their text as it is now: note_id to hash."""
+def pending_notes(store: Store, encoder_id: str) -> dict[str, str]:
+    """The ready notes without a vector of their text as it is now: note_id to hash.
+
+    Raises FeatureStoreError where the store was never synced.
+    """
+    if store.one("SELECT count(*) FROM notes") == (0,):
+        raise FeatureStoreError(
+            f'{store.path} holds no notes yet - "featurestore sync {store.path}" reads their index'
+        )
     return dict(
         store.sql(
             """
@@ -98,7 +115,7 @@ def _pending(store: Store, encoder: Encoder) -> dict[str, str]:
             WHERE n.status = 'ready'
             ORDER BY n.hadm_id, n.note_id
             """,
-            encoder=encoder.id,
+            encoder=encoder_id,
         ).fetchall()
     )
 

@@ -1,5 +1,6 @@
 """Texts to [CLS] vectors: an exported model under ONNX Runtime."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,8 +120,10 @@ def _session(file: Path, device: str, threads: int | None) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or _cores()
     wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+    onnxruntime.set_default_logger_severity(4)  # what goes wrong is said below, in one line
     if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
+        with contextlib.redirect_stdout(None):
+            onnxruntime.preload_dlls()
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=[wanted])
     except Exception as error:

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from batch.embed import follow_sync, pending_notes
 from featurestore.errors import FeatureStoreError
 from featurestore.files import private_file
 from featurestore.store import Store
@@ -14,7 +15,9 @@ def score(store: Store, scorer: str, output: str | Path | None = None) -> dict[s
     """Score every admission of the scorer's cutoff and add a run to the ledger; return its counts.
 
     `scorer` is a name (its newest version) or a scorer_id; `output` a .csv or .parquet file that
-    gets the scores too, private, the highest first. Raises FeatureStoreError.
+    gets the scores too, private, the highest first. Vectors and means follow the last sync
+    before; `pending_notes` counts the notes that wait for their first vectors. Raises
+    FeatureStoreError.
     """
     scorer_id = find_scorer(store, scorer)
     output = Path(output) if output else None
@@ -22,6 +25,9 @@ def score(store: Store, scorer: str, output: str | Path | None = None) -> dict[s
         raise FeatureStoreError(
             f"{output} cannot be written - name a .csv or .parquet file in a folder that is there"
         )
+    (encoder,) = store.one("SELECT encoder_id FROM scorers WHERE scorer_id = $s", s=scorer_id)
+    follow_sync(store)
+    pending = len(pending_notes(store, encoder))
     with store.change("score") as change:
         scored = change.con.execute(
             "INSERT INTO scores SELECT $scorer, hadm_id, $run, probability, prediction_time, $now "
@@ -31,7 +37,12 @@ def score(store: Store, scorer: str, output: str | Path | None = None) -> dict[s
         change.counts.update(scorer=scorer_id, scored=scored)
     if output:
         _write_scores(store, change.run_id, output)
-    return {"run_id": change.run_id, "scorer_id": scorer_id, "scored": scored}
+    return {
+        "run_id": change.run_id,
+        "scorer_id": scorer_id,
+        "scored": scored,
+        "pending_notes": pending,
+    }
 
 
 def find_scorer(store: Store, scorer: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from batch.embed import follow_sync
 from batch.evaluate import WORD_GRID, bag_of_words, choose_c, fit, metrics
 from batch.shards import arrow_to_vectors, vectors_to_arrow
 from featurestore.errors import FeatureStoreError
@@ -52,6 +53,7 @@ def train(
         )
     with store.lock("train"):
         encoder = find_encoder(store, encoder)
+        follow_sync(store)
         rows = training_set(store, encoder, cutoff, horizon_days)
         c, chosen_by = choose_c(rows.X, rows.y, rows.split, rows.subject_id)
         model = fit(rows.X[rows.split == "train"], rows.y[rows.split == "train"], c)

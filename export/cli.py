@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
-from featurestore.cli import JSON, STORE, Failure, main, progress
+from featurestore.cli import CUTOFF, HORIZON, JSON, STORE, Failure, main, progress
 
+POSITIVE = click.FloatRange(0, 1_000, min_open=True)
 CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path))
 
 
@@ -29,13 +30,19 @@ def needs_torch() -> None:
     required=True,
     help="What to start from: a folder, or a hub name such as emilyalsentzer/Bio_ClinicalBERT.",
 )
-@click.option("--cutoff", default="72h", show_default=True, help="24h, 48h, 72h or discharge.")
-@click.option("--horizon-days", default=30, show_default=True)
-@click.option("--epochs", default=3.0, show_default=True)
-@click.option("--batch-size", default=8, show_default=True)
-@click.option("--learning-rate", default=5e-5, show_default=True)
-@click.option("--max-tokens", default=512, show_default=True, help="Word pieces in a window.")
-@click.option("--seed", default=0, show_default=True)
+@CUTOFF
+@HORIZON
+@click.option("--epochs", type=POSITIVE, default=3.0, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--learning-rate", type=POSITIVE, default=5e-5, show_default=True)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(8),
+    default=512,
+    show_default=True,
+    help="Word pieces in a window.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def finetune_command(
     store: Path,
     checkpoint: Path,
@@ -74,9 +81,17 @@ def finetune_command(
 @click.argument("checkpoint")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--name", help="What the encoder is called (default: the checkpoint's name).")
-@click.option("--max-tokens", type=int, help="Word pieces in a window (default: the model's).")
-@click.option("--stride", default=0, show_default=True, help="Word pieces that windows share.")
-@click.option("--opset", default=20, show_default=True)
+@click.option(
+    "--max-tokens", type=click.IntRange(8), help="Word pieces in a window (default: the model's)."
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Word pieces that windows share.",
+)
+@click.option("--opset", type=click.IntRange(18, 23), default=20, show_default=True)
 @JSON
 def export_command(
     checkpoint: str,

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
@@ -47,9 +46,17 @@ def export(
         raise FeatureStoreError(f"{folder} exists already - give the model another folder")
     if cleaning not in CLEANINGS:
         raise FeatureStoreError(f"unknown cleaning {cleaning} - use one of {', '.join(CLEANINGS)}")
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise FeatureStoreError(f"{name!r} is no name for a model - use letters, digits, - . and _")
     name = name or re.sub(r"[^A-Za-z0-9._]+", "-", Path(str(checkpoint)).name).strip("-").lower()
     model, checkpoint_tokenizer = load_checkpoint(checkpoint, transformers.AutoModel)
-    max_tokens = max_tokens or int(model.config.max_position_embeddings)
+    limit = int(model.config.max_position_embeddings)
+    max_tokens = max_tokens or limit
+    if max_tokens > limit:
+        raise FeatureStoreError(
+            f"{checkpoint} has {limit} positions, windows of {max_tokens} do not fit - give "
+            f"--max-tokens {limit} or less"
+        )
     tokenizer = cut_windows(checkpoint_tokenizer.backend_tokenizer, max_tokens, stride)
     settings = {
         "cleaning": cleaning,
@@ -83,13 +90,15 @@ def load_checkpoint(checkpoint: str | Path, kind: Any, **settings: Any) -> tuple
     """
     import transformers
 
-    if os.sep in str(checkpoint) and not Path(checkpoint).exists() and str(checkpoint)[0] in "./~":
+    # A hub is asked only for what can be a hub's name: OWNER/NAME.
+    named_on_a_hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(checkpoint))
+    if not Path(checkpoint).is_dir() and not named_on_a_hub:
         raise FeatureStoreError(f"{checkpoint} does not exist - name a checkpoint's folder")
     quiet_transformers()
     try:
         model = kind.from_pretrained(str(checkpoint), trust_remote_code=False, **settings)
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(checkpoint), use_fast=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # safetensors, tokenizers and the hub each have their own
         raise FeatureStoreError(
             f"{checkpoint} could not be loaded as a checkpoint ({type(error).__name__}) - name a "
             "folder with config.json, weights and tokenizer; without a network, download it "
@@ -105,6 +114,7 @@ def quiet_transformers() -> None:
 
     chatter.set_verbosity_error()  # type: ignore[no-untyped-call]
     chatter.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def _case_as_its_vocabulary(tokenizer: Any) -> None:

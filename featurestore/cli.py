@@ -36,6 +36,16 @@ COMMANDS = {
     "info": ("featurestore.cli", "Show what a store holds."),
 }
 STORE = click.argument("store", type=click.Path(path_type=Path))
+HORIZON = click.option(
+    "--horizon-days", type=click.IntRange(1, 3650), default=30, show_default=True
+)
+CUTOFF = click.option(
+    "--cutoff",
+    type=click.Choice(["24h", "48h", "72h", "discharge"]),
+    default="72h",
+    show_default=True,
+    help="How much of the stay a prediction may see.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 
@@ -116,9 +126,17 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(what, total=None)
+
+    def advance(done: int, total: int) -> None:
+        bar.start()  # not before there is something to show
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
 
 
 def say(message: str) -> None:
@@ -177,12 +195,13 @@ def init_command(store: Path, source: str, schema: str, live: bool, group: str |
 
 @main.command("sync")
 @STORE
+@click.option("--force", is_flag=True, help="Though more than half of what was there is gone.")
 @JSON
-def sync_command(store: Path, as_json: bool) -> None:
+def sync_command(store: Path, force: bool, as_json: bool) -> None:
     """Bring admissions and the index of notes up to date."""
     from featurestore import Store, sync
 
-    counts = sync(Store(store))
+    counts = sync(Store(store), force)
     if as_json:
         click.echo(json.dumps(counts))
         return
@@ -199,7 +218,7 @@ def sync_command(store: Path, as_json: bool) -> None:
 
 @main.command("labels")
 @STORE
-@click.option("--horizon-days", default=30, show_default=True)
+@HORIZON
 @click.option(
     "--rule",
     type=click.Choice(["readmission", "clinicalbert"]),

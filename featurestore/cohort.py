@@ -29,6 +29,10 @@ def flow(store: Store, horizon_days: int = 30, rule: str = "readmission") -> dic
         """,
         horizon=horizon_days,
     ).fetchall()
+    if not rows:
+        raise FeatureStoreError(
+            f'{store.path} holds no admissions yet - "featurestore sync {store.path}" reads them'
+        )
     return {
         "rule": rule,
         "horizon_days": horizon_days,

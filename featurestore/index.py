@@ -98,13 +98,13 @@ _NOTES = """
 """
 
 
-def sync(store: Store) -> dict[str, Any]:
+def sync(store: Store, force: bool = False) -> dict[str, Any]:
     """Bring admissions and the index of notes up to date with the source; return the counts.
 
     New, changed and withdrawn rows are followed; where nothing changed, nothing is written. A
     live store is observed up to the moment at which the sync began. Raises FeatureStoreError,
     with nothing changed, where the source lacks a table or column, or an admission its numbers
-    or dates.
+    or dates, and, unless `force` is given, where more than half of what was there is gone.
     """
     started_at = datetime.now()
     with store.lock("sync"):
@@ -119,6 +119,14 @@ def sync(store: Store) -> dict[str, Any]:
                     "GROUP BY ALL ORDER BY ALL"
                 ).fetchall()
             )
+        for table, (_, gone) in differences.items():
+            held = store.one(f"SELECT count(*) FROM {table}")[0]
+            if len(gone) > max(10, held / 2) and not force:
+                raise FeatureStoreError(
+                    f"{len(gone):,} of {held:,} {table} are no longer in the source, which looks "
+                    "like half a download; nothing was changed - complete it, or say "
+                    "sync --force where they are really withdrawn"
+                )
         (live,) = store.one("SELECT live FROM settings")
         changed = any(len(rows) for difference in differences.values() for rows in difference)
         if changed or live:

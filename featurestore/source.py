@@ -166,6 +166,11 @@ class Source:
                 f"{self.location}: line {line[1]} of a CSV file cannot be read "
                 f"({_csv_fault(whole)}) - mend that line; nothing was changed"
             )
+        if kind in ("ParserException", "SyntaxError"):
+            return (
+                f"the SELECTs of schema {self.schema} have a mistake in their SQL - try them in "
+                "the database's own shell"
+            )
         if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
             return (
                 f"{self.location} could not be reached, or went away ({kind}) - check that it "

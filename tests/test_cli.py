@@ -183,6 +183,39 @@ def test_bad_input_is_one_line_and_exit_1(ward, tmp_path, monkeypatch, arguments
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["finetune", "WARD", "ck", "--base", "b", "--batch-size", "0"],
+        ["finetune", "WARD", "ck", "--base", "b", "--epochs", "0"],
+        ["finetune", "WARD", "ck", "--base", "b", "--learning-rate", "-1"],
+        ["finetune", "WARD", "ck", "--base", "b", "--cutoff", "5h"],
+        ["export", "ck", "model", "--max-tokens", "0"],
+        ["export", "ck", "model", "--opset", "999"],
+        ["labels", "WARD", "--horizon-days", "-1"],
+        ["train", "WARD", "x", "--cutoff", "71h"],
+        ["embed", "WARD", "model", "--limit", "-1"],
+    ],
+)
+def test_an_option_out_of_range_is_a_usage_error(ward, arguments):
+    result = run(*[ward if a == "WARD" else a for a in arguments], ok=False)
+    assert result.exit_code == 2
+
+
+def test_windows_longer_than_the_model_has_positions_are_refused(checkpoint, tmp_path):
+    result = run("export", checkpoint, tmp_path / "m", "--max-tokens", 1000, ok=False)
+    assert "has 512 positions, windows of 1000 do not fit" in result.stderr
+    result = run("export", "nowhere", tmp_path / "m", ok=False)
+    assert "nowhere does not exist - name a checkpoint's folder" in result.stderr
+
+
+def test_a_store_that_was_never_synced_says_so(ward, model, tmp_path):
+    run("init", tmp_path / "new.duckdb", "--source", tmp_path / "hospital", "--schema", "mimic3")
+    for command in (["labels"], ["embed"]):
+        arguments = [*command, tmp_path / "new.duckdb", *([model] if command == ["embed"] else [])]
+        assert '"featurestore sync' in run(*arguments, ok=False).stderr
+
+
 def test_a_second_job_exits_75_and_names_the_first(ward):
     with Store(ward).lock("nightly"):
         result = run("sync", ward, ok=False)
@@ -193,7 +226,7 @@ def test_a_second_job_exits_75_and_names_the_first(ward):
 def test_an_unforeseen_error_tells_the_place_and_no_value(ward, monkeypatch):
     import featurestore.index
 
-    def broken(store):
+    def broken(*_):
         raise KeyError("PHI_CANARY: lives alone")
 
     monkeypatch.setattr(featurestore.index, "sync", broken)

@@ -7,6 +7,7 @@ SELECT
     chartdate,
     charttime,
     storetime,
-    CAST(iserror AS VARCHAR) = '1' AS is_error,
+    -- A physician's flag: '1' in MIMIC-III, and whatever else says more than no.
+    coalesce(CAST(iserror AS VARCHAR), '') NOT IN ('', '0') AS is_error,
     text
 FROM noteevents

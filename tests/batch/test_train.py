@@ -177,6 +177,33 @@ def test_training_a_name_again_makes_its_next_version_and_score_takes_it(
     assert len(in_csv) == PATIENTS
 
 
+def test_scores_follow_a_sync_without_waiting_for_embed(hospital, counter_class, tmp_path):
+    stays = [
+        admission(n + back, n, day(20 * bool(back)), day(10 + 11 * bool(back)))
+        for n in range(1, 61)
+        for back in ([0, 1000] if n % 2 else [0])
+    ]
+    notes = [note(n, n, "pain pain" if n % 2 else "home", subject_id=n) for n in range(1, 61)]
+    notes += [note(100 + n, n, "alone", subject_id=n) for n in range(1, 61)]
+    folder = write_hospital(tmp_path / "hospital", stays, notes)
+    store = Store.create(tmp_path / "w.duckdb", folder, "mimic3")
+    sync(store)
+    embed_pending(store, counter_class())
+    train(store, "readmit", baseline=False)
+    score(store, "readmit")
+    before = dict(store.sql("SELECT hadm_id, probability FROM latest_scores").fetchall())
+    # The one note that made patient 1 a case is flagged, 2 is withdrawn, 3 gets another text.
+    notes[0] |= {"ISERROR": 1}
+    notes[2] |= {"TEXT": "home"}
+    write_hospital(folder, [row for row in stays if row["SUBJECT_ID"] != 2], notes)
+    sync(store)
+    assert score(store, "readmit")["pending_notes"] == 1
+    after = dict(store.sql("SELECT hadm_id, probability FROM latest_scores").fetchall())
+    assert after[1] < before[1] and after[3] < before[3]
+    assert after[5] == before[5]
+    assert 2 in before and 2 not in after
+
+
 def test_scorers_of_two_encoders_never_mix(hospital, counter_class, tmp_path):
     class Mirrored(counter_class):
         def encode(self, texts):

@@ -171,3 +171,23 @@ def test_an_admission_without_its_numbers_or_dates_stops_the_sync(synced, change
     assert str(refused.value).startswith(message)
     assert "nothing was changed" in str(refused.value)
     assert store.sql("FROM admissions ORDER BY 1").fetchall() == before
+
+
+def test_half_a_download_empties_no_store(synced):
+    stays = [admission(number) for number in range(1, 41)]
+    notes = [note(number, number, "text") for number in range(1, 41)]
+    synced(stays, notes)
+    with pytest.raises(FeatureStoreError, match="30 of 40 admissions are no longer in the source"):
+        synced(stays[:10], notes)
+    with pytest.raises(FeatureStoreError, match="25 of 40 notes are no longer in the source"):
+        synced(stays, notes[:15])
+    store, _ = synced(stays, notes)
+    assert store.one("SELECT count(*) FROM admissions") == (40,)
+    write_hospital(store.path.parent / "hospital", stays[:10], notes)
+    assert sync(store, force=True)["admissions"]["withdrawn"] == 30
+
+
+@pytest.mark.parametrize(("flag", "status"), [("0", "ready"), ("", "ready"), ("yes", "excluded")])
+def test_a_flag_that_is_not_no_is_taken_for_an_error(synced, flag, status):
+    store, _ = synced([admission(7)], [note(1, 7, "text", iserror=flag)])
+    assert store.one("SELECT status FROM notes") == (status,)
