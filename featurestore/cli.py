@@ -226,13 +226,31 @@ def sync_command(store: Path, force: bool, as_json: bool) -> None:
     show_default=True,
 )
 @click.option("--compare", is_flag=True, help="Show where the two rules disagree.")
+@click.option(
+    "--meds",
+    type=click.Path(path_type=Path),
+    help="Write the labels of the stays predicted at --cutoff as MEDS labels (.parquet).",
+)
+@CUTOFF
 @JSON
-def labels_command(store: Path, horizon_days: int, rule: str, compare: bool, as_json: bool) -> None:
+def labels_command(
+    store: Path,
+    horizon_days: int,
+    rule: str,
+    compare: bool,
+    meds: Path | None,
+    cutoff: str,
+    as_json: bool,
+) -> None:
     """Show who is labelled, and why the others are not."""
     from featurestore import Store
-    from featurestore.cohort import compare_rules, flow
+    from featurestore.cohort import compare_rules, flow, write_meds
 
     opened = Store(store)
+    if meds:
+        count = write_meds(opened, meds, cutoff, horizon_days, rule)
+        click.echo(f"{count:,} labels of stays predicted at {cutoff} in {meds}")
+        return
     if compare:
         differences = compare_rules(opened, horizon_days)
         click.echo(json.dumps(differences) if as_json else compare_table(differences))

@@ -93,6 +93,19 @@ def test_labels_show_where_the_rules_disagree(ward):
     ]
 
 
+def test_labels_as_meds(ward, tmp_path):
+    output = run("labels", ward, "--meds", tmp_path / "labels.parquet", "--cutoff", "24h").stdout
+    assert output == f"1 labels of stays predicted at 24h in {tmp_path / 'labels.parquet'}\n"
+    assert (tmp_path / "labels.parquet").is_file()
+
+
+def test_the_readme_names_no_option_that_is_not_there():
+    for line in re.findall(r"^\| `(featurestore .*?)` \|", README, re.M):
+        _, name, *_ = line.split()
+        for option in re.findall(r"(?:^|[ \[])(--?[a-z][a-z-]*)", line):
+            assert option in run(name, "--help").output, (name, option)
+
+
 def test_sql_in_three_formats(ward):
     query = "SELECT hadm_id, planned, dod FROM admissions ORDER BY hadm_id"
     assert run("sql", ward, query, "--format", "csv").stdout.splitlines() == [

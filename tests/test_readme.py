@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from featurestore import write_hospital
+from featurestore import Store, sync, write_hospital
 from featurestore.cli import main
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
@@ -58,6 +58,37 @@ def test_the_labels_it_shows_are_those_of_the_demo(tmp_path, monkeypatch):
         words = command.replace("demo/ward.duckdb", "demo.duckdb").split()
         assert words[:2] == ["$", "featurestore"]
         assert CliRunner().invoke(main, words[2:]).stdout == output
+
+
+def test_a_hospital_with_tables_of_its_own(tmp_path):
+    files = dict(re.match(r"-- (\S+)\n(.*)", block, re.S).groups() for block in blocks("sql"))
+    assert sorted(files) == ["our-hospital/admissions.sql", "our-hospital/notes.sql"]
+    (tmp_path / "our-hospital").mkdir()
+    for name, select in files.items():
+        (tmp_path / name).write_text(select)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "stays.csv").write_text(
+        "stay,patient,arrived,left_at,died_at,urgency,destination,died_on,born,sex,payer\n"
+        "7,1,2020-01-01 08:00,2020-01-05 12:00,,acute,HOME,,1950-06-01,F,public\n"
+        "8,1,2020-01-09 08:00,2020-01-10 12:00,,elective,HOME,,1950-06-01,F,public\n"
+    )
+    (tmp_path / "source" / "documents.csv").write_text(
+        "id,patient,stay,kind,written,signed,status,body\n"
+        "a,1,7,Nursing,2020-01-02 10:00,2020-01-02 11:00,final,lives alone\n"
+        "b,1,7,Nursing,2020-01-02 10:00,,withdrawn,wrong patient\n"
+    )
+    store = Store.create(tmp_path / "w.duckdb", tmp_path / "source", tmp_path / "our-hospital")
+    sync(store)
+    assert store.sql(
+        "SELECT hadm_id, label, reason FROM readmission_labels() ORDER BY 1"
+    ).fetchall() == [
+        (7, False, "planned return"),
+        (8, False, None),
+    ]
+    assert store.sql("SELECT note_id, status FROM notes ORDER BY 1").fetchall() == [
+        ("a", "ready"),
+        ("b", "excluded"),
+    ]
 
 
 def test_the_front_page_says_the_two_commands():
