@@ -14,7 +14,7 @@ from batch.embed import follow_sync
 from batch.evaluate import WORD_GRID, bag_of_words, choose_c, fit, metrics
 from batch.shards import arrow_to_vectors, vectors_to_arrow
 from featurestore.errors import FeatureStoreError
-from featurestore.store import CUTOFFS, Store
+from featurestore.store import Store, check_question
 
 LABEL_RULE = "readmission"
 
@@ -105,10 +105,7 @@ def train(
 
 def training_set(store: Store, encoder: str, cutoff: str, horizon_days: int) -> TrainingSet:
     """Read the labelled admissions of an encoder; raises FeatureStoreError where none can be."""
-    if cutoff not in CUTOFFS:
-        raise FeatureStoreError(f"unknown cutoff {cutoff} - use one of {', '.join(CUTOFFS)}")
-    if horizon_days < 1:
-        raise FeatureStoreError(f"a horizon of {horizon_days} days is none - give 1 or more")
+    check_question(cutoff, horizon_days)
     table = store.sql(
         "FROM training_set($encoder, cutoff := $cutoff, horizon_days := $horizon) ORDER BY hadm_id",
         encoder=encoder,

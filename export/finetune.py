@@ -13,7 +13,7 @@ import numpy.typing as npt
 from export.to_onnx import half_made, load_checkpoint
 from export.windows import Ids, clean, cut_windows, padded, windows
 from featurestore.errors import FeatureStoreError
-from featurestore.store import CUTOFFS, Store
+from featurestore.store import Store, check_question
 
 
 @dataclass
@@ -56,6 +56,7 @@ def finetune(
     import transformers
 
     checkpoint = Path(checkpoint)
+    check_question(cutoff, horizon_days)
     if checkpoint.exists():
         raise FeatureStoreError(f"{checkpoint} exists already - give the checkpoint another folder")
     transformers.set_seed(seed)
@@ -63,8 +64,6 @@ def finetune(
         base, transformers.AutoModelForSequenceClassification, num_labels=2
     )
     longest = min(max_tokens, int(model.config.max_position_embeddings))
-    if cutoff not in CUTOFFS:
-        raise FeatureStoreError(f"unknown cutoff {cutoff} - use one of {', '.join(CUTOFFS)}")
     cut = cut_windows(tokenizer.backend_tokenizer, longest, 0)
     train, valid = (
         labelled_windows(store, cut, split, cutoff, horizon_days) for split in ("train", "valid")

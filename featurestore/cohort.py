@@ -5,7 +5,7 @@ from typing import Any
 
 from featurestore.errors import FeatureStoreError
 from featurestore.files import private_file
-from featurestore.store import CUTOFFS, Store
+from featurestore.store import Store, check_question
 
 RULES = ("readmission", "clinicalbert")
 
@@ -19,7 +19,7 @@ def flow(store: Store, horizon_days: int = 30, rule: str = "readmission") -> dic
     Keys: admissions, excluded (reason to count), labelled, returned, not_returned, and of these
     planned_returns and died_within_horizon (after discharge, with no return before).
     """
-    _check(horizon_days)
+    check_question(horizon_days=horizon_days)
     rows = store.sql(
         f"""
         SELECT label, {_REASON} AS reason, count(*), count(*) FILTER (died_within_horizon)
@@ -48,7 +48,7 @@ def flow(store: Store, horizon_days: int = 30, rule: str = "readmission") -> dic
 
 def compare_rules(store: Store, horizon_days: int = 30) -> list[dict[str, Any]]:
     """Where the two rules disagree: what each says, and of how many admissions, most first."""
-    _check(horizon_days)
+    check_question(horizon_days=horizon_days)
     said = "coalesce(CASE label WHEN TRUE THEN 'returned' WHEN FALSE THEN 'did not return' END, "
     rows = store.sql(
         f"""
@@ -90,14 +90,12 @@ def write_meds(
     """
     import pyarrow.parquet as pq
 
-    _check(horizon_days)
+    check_question(cutoff, horizon_days)
     file = Path(file)
     if file.suffix != ".parquet" or not file.parent.is_dir():
         raise FeatureStoreError(
             f"{file} cannot be written - name a .parquet file in a folder that is there"
         )
-    if cutoff not in CUTOFFS:
-        raise FeatureStoreError(f"unknown cutoff {cutoff} - use one of {', '.join(CUTOFFS)}")
     rows = store.sql(
         f"""
         SELECT l.subject_id, p.prediction_time, l.label AS boolean_value
@@ -112,8 +110,3 @@ def write_meds(
     with private_file(file) as stream:
         pq.write_table(rows, stream)
     return len(rows)
-
-
-def _check(horizon_days: int) -> None:
-    if horizon_days < 1:
-        raise FeatureStoreError(f"a horizon of {horizon_days} days is none - give 1 or more")

@@ -320,6 +320,14 @@ def set_width(con: duckdb.DuckDBPyConnection, dim: int) -> None:
         con.execute((SQL / f"{name}.sql").read_text().replace("FLOAT[768]", f"FLOAT[{dim}]"))
 
 
+def check_question(cutoff: str = "72h", horizon_days: int = 30) -> None:
+    """Raise FeatureStoreError unless this is a cutoff and a horizon that labels can have."""
+    if cutoff not in CUTOFFS:
+        raise FeatureStoreError(f"unknown cutoff {cutoff} - use one of {', '.join(CUTOFFS)}")
+    if horizon_days < 1:
+        raise FeatureStoreError(f"a horizon of {horizon_days} days is none - give 1 or more")
+
+
 def _record_run(change: Change, command: str, started_at: datetime) -> None:
     versions = {"clinical-featurestore": __version__, "duckdb": duckdb.__version__}
     change.con.execute(
