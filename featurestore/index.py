@@ -11,6 +11,11 @@ from featurestore.store import KEYS, SQL, Change, Store, open_duckdb, quoted
 
 _NUMBERS = ("hadm_id", "subject_id")
 _TIMES = ("admittime", "dischtime", "deathtime", "dod", "dob")
+_FLAGS = ("died_in_hospital", "planned")
+
+# No hospital's date: MIMIC shifts births back to 1800 and stays forward to 2210, while a year 21
+# or 9999 is a slip of the pen or means "open".
+_ABSURD = "(year({}) NOT BETWEEN 1700 AND 2399)"
 
 _ADMISSIONS = """
     SELECT
@@ -50,10 +55,11 @@ _NOTES = """
             (chartdate IS NOT NULL AND TRY_CAST(chartdate AS TIMESTAMP) IS NULL)
             OR (charttime IS NOT NULL AND TRY_CAST(charttime AS TIMESTAMP) IS NULL)
             OR (storetime IS NOT NULL AND TRY_CAST(storetime AS TIMESTAMP) IS NULL) AS bad_date,
-            coalesce(CAST(is_error AS BOOLEAN), FALSE) AS is_error,
+            -- A flag that is not a plain no is one.
+            coalesce(TRY_CAST(is_error AS BOOLEAN), is_error IS NOT NULL) AS is_error,
             text_hash,
-            n_chars,
-            is_blank,
+            CAST(n_chars AS BIGINT) AS n_chars,
+            CAST(is_blank AS BOOLEAN) AS is_blank,
             count(DISTINCT text_hash) OVER (PARTITION BY note_id) AS n_texts
         FROM source_notes
         QUALIFY row_number() OVER (PARTITION BY note_id ORDER BY text_hash, hadm_id) = 1
@@ -80,6 +86,8 @@ _NOTES = """
                 WHEN a.hadm_id IS NULL THEN 'unknown admission'
                 WHEN n.subject_id <> a.subject_id THEN 'admission of another patient'
                 WHEN n.bad_date THEN 'unreadable date'
+                WHEN absurd(n.chartdate) OR absurd(n.charttime) OR absurd(n.storetime)
+                    THEN 'absurd date'
                 WHEN coalesce(n.storetime, n.charttime, n.chartdate) IS NULL THEN 'no date'
                 WHEN n.is_blank THEN 'empty text'
                 -- Found by an encoder in this very text.
@@ -158,24 +166,34 @@ def _load(
             "complete them in the source"
         )
     con.execute((SQL / "available_at.sql").read_text())
+    con.execute(f"CREATE MACRO absurd(t) AS coalesce({_ABSURD.format('t')}, FALSE)")
     con.execute(f"CREATE TABLE incoming_notes AS {_NOTES}")
 
 
 def _check_admissions(con: duckdb.DuckDBPyConnection) -> None:
-    for column in (*_NUMBERS, *_TIMES):
-        kind = "BIGINT" if column in _NUMBERS else "TIMESTAMP"
+    faults = []
+    for column in (*_NUMBERS, *_TIMES, *_FLAGS):
+        kind, what = "TIMESTAMP", "a date"
+        if column in _NUMBERS:
+            kind, what = "BIGINT", "a number"
+        elif column in _FLAGS:
+            kind, what = "BOOLEAN", "TRUE or FALSE"
+        value = f"TRY_CAST({column} AS {kind})"
         required = column in (*_NUMBERS, "admittime")
-        bad = f"TRY_CAST({column} AS {kind}) IS NULL"
-        if not required:
-            bad = f"{column} IS NOT NULL AND {bad}"
+        unread = f"{value} IS NULL" + ("" if required else f" AND {column} IS NOT NULL")
+        faults.append((unread, column, f"not {what}"))
+        if column in _TIMES:
+            advice = "before 1700 or after 2399 (a stay that has not ended has none)"
+            faults.append((_ABSURD.format(value), column, advice))
+    for condition, column, fault in faults:
         count, example = con.execute(
-            f"SELECT count(*), min(TRY_CAST(hadm_id AS BIGINT)) FROM source_admissions WHERE {bad}"
+            f"SELECT count(*), min(TRY_CAST(hadm_id AS BIGINT)) FROM source_admissions "
+            f"WHERE {condition}"
         ).fetchall()[0]
         if count:
-            what = "number" if kind == "BIGINT" else "date"
             where = f" (hadm_id {example})" if example is not None else ""
             raise FeatureStoreError(
-                f"{column.upper()} is not a {what} in {count} admissions{where} - correct it in "
+                f"{column.upper()} is {fault} in {count:,} admissions{where} - correct it in "
                 "the source; nothing was changed"
             )
     twice = con.execute(

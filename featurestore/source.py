@@ -4,6 +4,7 @@ Note text passes through memory only. An error of a database quotes the values t
 none is ever shown: each becomes a sentence that says what, where and what next.
 """
 
+import contextlib
 import csv
 import gzip
 import logging
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
 from featurestore.errors import FeatureStoreError
@@ -32,9 +34,17 @@ NOTE_COLUMNS = (
 logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 
 _BLANK = " \t\r\n\f\v"
-_ROWS_AT_ONCE = 20_000
 _TEXTS_AT_ONCE = 256
 
+# What a column of a schema's SELECT may hold; text may hold anything, and is judged at the sync.
+_NUMBER, _TIME, _FLAG = ("number", "text"), ("time", "text"), ("flag", "number", "text")
+_KINDS = {
+    **dict.fromkeys(("hadm_id", "subject_id"), _NUMBER),
+    **dict.fromkeys(("admittime", "dischtime", "deathtime", "dod", "dob"), _TIME),
+    **dict.fromkeys(("chartdate", "charttime", "storetime"), _TIME),
+    **dict.fromkeys(("died_in_hospital", "planned", "is_error"), _FLAG),
+    "text": ("text",),
+}
 
 # Where mimic-code's builds put the tables of a schema.
 _DATABASE_SCHEMAS = {"mimic3": ("mimiciii",), "mimic4": ("mimiciv_hosp", "mimiciv_note")}
@@ -57,16 +67,35 @@ class Source:
         self.location, self._engine = _open(str(location), self.schema)
 
     def check(self) -> None:
-        """Raise FeatureStoreError unless every table and canonical column is there."""
+        """Raise FeatureStoreError unless every table and canonical column is there, of its kind.
+
+        No row is read.
+        """
         for name, select, columns in (
             ("admissions", self._admissions, ADMISSION_COLUMNS),
             ("notes", self._notes, NOTE_COLUMNS),
         ):
-            for _ in self._rows(f"SELECT {', '.join(columns)} FROM ({select}) AS {name} LIMIT 0"):
-                pass
+            query = f"SELECT {', '.join(columns)} FROM ({select}) AS {name} LIMIT 0"
+            with (
+                self._connect() as connection,
+                connection.execute(sa.text(_escaped(query))) as result,
+            ):
+                driver: Any = connection.connection.driver_connection
+                types = [
+                    driver.adapters.types[column[1]].name
+                    if connection.dialect.name == "postgresql"
+                    else str(column[1])
+                    for column in result.cursor.description
+                ]
+                for column, type_name in zip(columns, types, strict=True):
+                    some = f"SELECT 1 FROM ({select}) AS {name} WHERE {column} IS NOT NULL LIMIT 1"
+                    # A bare NULL is an INTEGER to DuckDB.
+                    if type_name == "INTEGER" and not driver.execute(some).fetchall():
+                        continue
+                    self._check_kind(name, column, type_name)
 
     def admissions(self) -> pa.Table:
-        """Every admission, in ADMISSION_COLUMNS, with the source's own types."""
+        """Every admission, in ADMISSION_COLUMNS, with the source's own types or as text."""
         return self._table(
             f"SELECT {', '.join(ADMISSION_COLUMNS)} FROM ({self._admissions}) AS admissions"
         )
@@ -79,47 +108,68 @@ class Source:
                 {", ".join(NOTE_COLUMNS[:-1])},
                 md5(coalesce(text, '')) AS text_hash,
                 length(coalesce(text, '')) AS n_chars,
-                length(trim(coalesce(text, ''), :blank)) = 0 AS is_blank
+                -- Most texts show in their first letters that they are not blank.
+                ltrim(substr(coalesce(text, ''), 1, 64), '{_BLANK}') = ''
+                AND ltrim(coalesce(text, ''), '{_BLANK}') = '' AS is_blank
             FROM ({self._notes}) AS notes
-            """,
-            blank=_BLANK,
+            """
         )
 
     def texts(self, note_ids: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
         """The texts of some notes as (note_id, text), in lists, in one pass over the source."""
         query = f"""
             SELECT CAST(note_id AS VARCHAR) AS note_id, coalesce(text, '') AS text
-            FROM ({self._notes}) AS notes
+            FROM ({_escaped(self._notes)}) AS notes
             WHERE CAST(note_id AS VARCHAR) IN (SELECT unnest(CAST(:note_ids AS VARCHAR[])))
         """
         if note_ids:
-            for rows in self._rows(query, _TEXTS_AT_ONCE, note_ids=list(note_ids)):
-                yield [(row.note_id, row.text) for row in rows]
+            with self._connect() as connection:
+                streaming = connection.execution_options(stream_results=True)
+                with streaming.execute(sa.text(query), {"note_ids": list(note_ids)}) as result:
+                    for rows in result.partitions(_TEXTS_AT_ONCE):
+                        yield [(row.note_id, row.text) for row in rows]
 
-    def _table(self, query: str, **parameters: Any) -> pa.Table:
-        columns: Sequence[str] = ()
-        chunks = []
-        for rows in self._rows(query, _ROWS_AT_ONCE, **parameters):
-            columns = [name.lower() for name in rows[0]._fields]
-            arrays = [pa.array(values) for values in zip(*rows, strict=True)]
-            chunks.append(pa.table(arrays, names=columns))
-        if not chunks:
+    def _table(self, query: str) -> pa.Table:
+        """The answer as a table, by each database's fast way; PostgreSQL's values come as text."""
+        with self._connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            if connection.dialect.name == "postgresql":
+                with driver.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv, HEADER)") as copy:
+                    table = _text_table(b"".join(copy))
+            else:
+                # DuckDB uses all cores to make a table, and one to hand out an answer in order.
+                driver.execute(f"CREATE OR REPLACE TEMP TABLE answer AS {query}")
+                table = driver.execute("FROM answer").to_arrow_table()
+                driver.execute("DROP TABLE answer")
+        if not len(table):
             raise FeatureStoreError(
                 f"{self.location} holds no rows for {self.schema}'s admissions or notes - "
                 "is the download complete?"
             )
-        return pa.concat_tables(chunks, promote_options="permissive")
+        return table.rename_columns([name.lower() for name in table.column_names])
 
-    def _rows(
-        self, query: str, at_once: int = 1, **parameters: Any
-    ) -> Iterator[Sequence[sa.Row[Any]]]:
+    @contextlib.contextmanager
+    def _connect(self) -> Iterator[sa.Connection]:
+        """A connection whose errors say what, where and what next, and quote no value."""
         try:
             with self._engine.connect() as connection:
-                streaming = connection.execution_options(stream_results=True)
-                with streaming.execute(sa.text(query), parameters) as result:
-                    yield from result.partitions(at_once)
-        except sa.exc.SQLAlchemyError as error:
+                yield connection
+        except (sa.exc.SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
             raise FeatureStoreError(self._explain(error)) from None
+
+    def _check_kind(self, name: str, column: str, type_name: str) -> None:
+        kind = _kind(type_name)
+        if kind == "zoned time":
+            raise FeatureStoreError(
+                f"{column.upper()} of {name} has a time zone ({type_name}) - give the hospital's "
+                f"local time in {self.schema}, as {column} AT TIME ZONE 'Europe/Berlin'"
+            )
+        wanted = _KINDS.get(column, ("number", "time", "flag", "text"))
+        if kind not in wanted:
+            raise FeatureStoreError(
+                f"{column.upper()} of {name} is {type_name}, and should be a {wanted[0]} - CAST "
+                f"it in schema {self.schema}"
+            )
 
     def _select(self, name: str) -> str:
         folder = SQL / self.schema if (SQL / self.schema).is_dir() else Path(self.schema)
@@ -131,9 +181,13 @@ class Source:
             )
         return file.read_text().rstrip().rstrip(";")
 
-    def _explain(self, error: sa.exc.SQLAlchemyError) -> str:
+    def _explain(self, error: Exception) -> str:
         """What went wrong, from the names in a database's message; its values stay unsaid."""
-        message = str(getattr(error, "orig", "")).partition("\n")[0]
+        # SQLAlchemy's errors hold the driver's own; a driver that is used directly raises it.
+        driver_error = getattr(error, "orig", None) or error
+        whole = str(driver_error)
+        kind = type(driver_error).__name__
+        message = whole.partition("\n")[0]
         if table := re.search(
             r'(?:[Tt]able (?:with name )?|relation )"?([\w.]+)"? does not exist', message
         ):
@@ -155,8 +209,6 @@ class Source:
                 f"{self.location} has no column {column[1].upper()}, which schema {self.schema} "
                 "reads - complete the table, or describe your own with --schema DIR"
             )
-        kind = type(getattr(error, "orig", error)).__name__
-        whole = str(getattr(error, "orig", ""))
         # DuckDB 1.5 breaks down over a byte that is not UTF-8 where only some columns are read.
         broken = kind in ("InternalException", "FatalException") or "unicode" in whole
         if broken and (place := _first_line_not_utf8(Path(self.location))):
@@ -171,7 +223,9 @@ class Source:
                 f"the SELECTs of schema {self.schema} have a mistake in their SQL - try them in "
                 "the database's own shell"
             )
-        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+        if {"OperationalError", "InterfaceError"} & {
+            c.__name__ for c in type(driver_error).__mro__
+        }:
             return (
                 f"{self.location} could not be reached, or went away ({kind}) - check that it "
                 "runs and that FEATURESTORE_SOURCE holds its URL with the password; then run this "
@@ -181,6 +235,42 @@ class Source:
             f"{self.location} could not be read as {self.schema} ({kind}) - check that its tables "
             "are whole"
         )
+
+
+def _escaped(query: str) -> str:
+    """A query in which SQLAlchemy takes no colon for a parameter's."""
+    return query.replace(":", "\\:")
+
+
+def _text_table(csv_bytes: bytes) -> pa.Table:
+    """PostgreSQL's CSV, in which an empty text is quoted and a NULL is not, as text."""
+    names = csv_bytes.partition(b"\n")[0].decode().split(",")
+    return pa_csv.read_csv(
+        pa.BufferReader(csv_bytes),
+        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+
+
+def _kind(type_name: str) -> str:
+    """What a column of this type holds, from its name in DuckDB or PostgreSQL."""
+    name = type_name.lower()
+    if name in ("timestamptz", "timestamp with time zone"):
+        return "zoned time"
+    if name == "date" or name.startswith("timestamp"):
+        return "time"
+    if name.startswith("bool"):
+        return "flag"
+    if re.match(r"u?(tiny|small|big|huge)?int(eger)?\d*$|decimal|numeric|double|float|real", name):
+        return "number"
+    if re.search(r"char|text|enum|unknown|null|uuid|json|xml|citext", name):
+        return "text"
+    return "other"
 
 
 def _first_line_not_utf8(folder: Path) -> str | None:
@@ -248,19 +338,30 @@ def _open(location: str, schema: str) -> tuple[str, sa.Engine]:
 
 
 def _url_engine(url: str, schema: str) -> sa.Engine:
-    arguments: dict[str, Any] = {}
     parsed = sa.make_url(url)
-    if parsed.get_backend_name() == "postgresql" and "options" not in parsed.query:
-        path = ",".join(['"$user"', *_DATABASE_SCHEMAS.get(schema, ()), "public"])
-        arguments["options"] = f"-csearch_path={path} -cdefault_transaction_read_only=on"
+    if parsed.get_backend_name() != "postgresql":
+        raise FeatureStoreError(
+            f"{parsed.drivername} is neither PostgreSQL nor a DuckDB file - write the tables of "
+            "another database as Parquet or CSV into a folder, and name that"
+        )
+    path = ",".join(['"$user"', *_DATABASE_SCHEMAS.get(schema, ()), "public"])
+    options = {
+        "search_path": path,
+        "default_transaction_read_only": "on",
+        "datestyle": "ISO",
+        "parallel_tuple_cost": "0",  # or no second process would share in hashing the texts
+    }
+    arguments = {"options": " ".join(f"-c{name}={value}" for name, value in options.items())}
     try:
         return sa.create_engine(
-            url, hide_parameters=True, poolclass=sa.NullPool, connect_args=arguments
+            parsed.set(drivername="postgresql+psycopg"),
+            hide_parameters=True,
+            poolclass=sa.NullPool,
+            connect_args={} if "options" in parsed.query else arguments,
         )
-    except (ImportError, sa.exc.NoSuchModuleError):
+    except ImportError:
         raise FeatureStoreError(
-            f"no driver for {parsed.drivername} is installed - for PostgreSQL: "
-            'pip install "clinical-featurestore[postgres]" and postgresql+psycopg://...'
+            'no driver for PostgreSQL is installed - pip install "clinical-featurestore[postgres]"'
         ) from None
 
 

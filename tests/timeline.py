@@ -12,9 +12,9 @@ COLUMNS = (
 )
 
 
-def day(number, hour=12, minute=0):
+def day(number, hour=12, minute=0, second=0):
     """Noon, or another hour, of the n-th day of a patient's time."""
-    return datetime(2150, 1, 1, hour, minute) + timedelta(days=number)
+    return datetime(2150, 1, 1, hour, minute, second) + timedelta(days=number)
 
 
 def stay(

@@ -156,10 +156,10 @@ def test_a_stay_that_becomes_too_short_loses_its_mean(ward, counter):
     assert set(means(store, "24h")) == {7, 8}
 
 
-def test_the_answer_in_a_note_a_minute_late_changes_nothing(ward, counter):
+def test_the_answer_in_a_note_one_second_late_changes_nothing(ward, counter):
     embed_pending(ward(NOTES), counter())
     before = means(ward(NOTES), "72h")
-    store = ward([*NOTES, note(9, 7, "canary canary", day(3, 12, 1))])
+    store = ward([*NOTES, note(9, 7, "canary canary", day(3, 12, 0, 1))])
     embed_pending(store, counter())
     assert means(store, "72h") == before
     assert means(store, "discharge")[7][0] == 4

@@ -303,6 +303,35 @@ def test_without_an_outcome_in_validation_c_is_cross_validated_by_patient():
     assert chosen_by.startswith("cross-validation on training patients")
 
 
+def test_the_answer_planted_one_second_after_the_prediction_time_teaches_nothing(
+    counter_class, tmp_path
+):
+    dice = np.random.default_rng(0)
+    words = [" ".join(dice.choice(["home", "alone"], 4)) for _ in range(80)]
+    stays = [admission(n, n) for n in range(1, 81)]
+    stays += [admission(1000 + n, n, day(20), day(21)) for n in range(1, 81, 2)]
+    early = [note(n, n, words[n - 1], subject_id=n) for n in range(1, 81)]
+
+    def trained_with(name, *told_at):
+        answers = [
+            note(f"answer-{n}", n, "pain pain pain", at, subject_id=n)
+            for at in told_at
+            for n in range(1, 81, 2)
+        ]
+        folder = write_hospital(tmp_path / name, stays, early + answers)
+        store = Store.create(tmp_path / f"{name}.duckdb", folder, "mimic3")
+        sync(store)
+        embed_pending(store, counter_class())
+        facts = train(store, "readmit", baseline=False)
+        return facts["embeddings"]["auroc"], store.one("SELECT coef, intercept FROM scorers")
+
+    honest, late = trained_with("honest"), trained_with("late", day(3, 12, 0, 1))
+    in_time = trained_with("in_time", day(3))
+    assert late == honest
+    assert honest[0] < 0.8
+    assert in_time[0] == 1.0
+
+
 def test_the_leak_canary_a_split_by_patient_learns_nothing_from_identity():
     # Vectors that know the patient and nothing else: by row they predict, by patient they cannot.
     from batch.evaluate import fit

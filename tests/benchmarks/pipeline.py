@@ -1,6 +1,6 @@
 """Measure the main path against the budgets, side by side in one run; prints a Markdown table.
 
-`make bench` runs it (about five minutes on two cores). Model and notes are made here: a random
+`make bench` runs it (about seven minutes on two cores). Model and notes are made here: a random
 BERT of Bio_ClinicalBERT's shape, and notes of the synthetic hospital.
 """
 
@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -84,6 +85,75 @@ def scores(admissions, dim=768):
     row(f"scores of {admissions:,} admissions ({dim} wide)", f"{seconds:.2f} s", "3 s per 1 M")
     seconds, _ = timed(lambda: con.execute("FROM similar_admissions(7)").fetchall())
     row(f"the 10 nearest of {admissions:,} to one", f"{seconds:.2f} s", "2 s per 1 M")
+
+
+def index(folder, notes):
+    """A sync with nothing new, of a store that has so many notes: from Parquet and PostgreSQL."""
+    tables = {
+        "PATIENTS": f"""
+            SELECT CAST(i AS INT) AS SUBJECT_ID, 'F' AS GENDER, TIMESTAMP '2080-01-01' AS DOB,
+                CAST(NULL AS TIMESTAMP) AS DOD
+            FROM range({notes // 20}) AS t (i)""",
+        "ADMISSIONS": f"""
+            SELECT CAST(i AS INT) AS HADM_ID, CAST(i AS INT) AS SUBJECT_ID,
+                TIMESTAMP '2150-01-01' + to_hours(i % 1000) AS ADMITTIME,
+                TIMESTAMP '2150-01-08' + to_hours(i % 1000) AS DISCHTIME,
+                CAST(NULL AS TIMESTAMP) AS DEATHTIME, 'EMERGENCY' AS ADMISSION_TYPE,
+                'HOME' AS DISCHARGE_LOCATION, 'X' AS ETHNICITY, 'Y' AS INSURANCE,
+                0 AS HOSPITAL_EXPIRE_FLAG
+            FROM range({notes // 20}) AS t (i)""",
+        # 1.8 kB a note, as MIMIC-III's are on average; one in ten is a long one.
+        "NOTEEVENTS": f"""
+            SELECT CAST(i AS INT) AS ROW_ID, CAST(i // 20 AS INT) AS SUBJECT_ID,
+                CAST(i // 20 AS INT) AS HADM_ID, TIMESTAMP '2150-01-02' AS CHARTDATE,
+                TIMESTAMP '2150-01-02' + to_minutes(i % 5000) AS CHARTTIME,
+                TIMESTAMP '2150-01-02' + to_minutes(i % 5000) AS STORETIME,
+                'Nursing' AS CATEGORY, CAST(NULL AS VARCHAR) AS ISERROR,
+                list_aggregate(
+                    [
+                        md5(CAST(i * 300 + k AS VARCHAR))
+                        for k in range(CASE WHEN i % 10 = 0 THEN 270 ELSE 30 END)
+                    ],
+                    'string_agg', ' '
+                ) AS TEXT
+            FROM range({notes}) AS t (i)""",
+    }
+    import pgserver
+    import psycopg
+
+    server = pgserver.get_server(folder / "postgres")
+    files = folder / "parquet"
+    files.mkdir()
+    with duckdb.connect() as con, psycopg.connect(server.get_uri()) as postgres:
+        postgres.execute("CREATE SCHEMA mimiciii")
+        for table, query in tables.items():
+            con.execute(f"COPY ({query}) TO '{files / table}.parquet'")
+            columns = ", ".join(
+                f"{name} {kind.replace('VARCHAR', 'TEXT')}"
+                for name, kind, *_ in con.execute(f"DESCRIBE {query}").fetchall()
+            )
+            postgres.execute(f"CREATE TABLE mimiciii.{table} ({columns})")
+            rows = con.execute(query)
+            with postgres.cursor().copy(f"COPY mimiciii.{table} FROM STDIN") as copy:
+                while block := rows.fetchmany(10_000):
+                    for values in block:
+                        copy.write_row(values)
+    for where, location in (
+        ("Parquet", files),
+        ("PostgreSQL on the same cores", server.get_uri()),
+    ):
+        store = Store.create(folder / f"{where[:4]}.duckdb", location, "mimic3")
+        first, counts = timed(lambda store=store: sync(store))
+        again, after = timed(lambda store=store: sync(store))
+        assert counts["notes"]["new"] == notes
+        assert after["notes"]["total"] == notes
+        assert after["notes"]["new"] == after["notes"]["changed"] == 0
+        row(
+            f"index of {notes:,} notes compared with a store that has them all, {where}",
+            f"{again:.1f} s (first sync {first:.1f} s)",
+            "10 s",
+        )
+    server.cleanup()
 
 
 def embedding(folder, patients):
@@ -166,11 +236,14 @@ def embedding(folder, patients):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--admissions", type=int, default=1_000_000, help="to score")
+    parser.add_argument("--notes", type=int, default=1_000_000, help="to index")
     parser.add_argument("--patients", type=int, default=15, help="whose notes are embedded")
     chosen = parser.parse_args()
     print(f"{os.cpu_count()} cores\n\n| what | measured | budget |\n| --- | --- | --- |")
     labels(500_000)
     scores(chosen.admissions)
+    with tempfile.TemporaryDirectory() as folder:
+        index(Path(folder), chosen.notes)
     with tempfile.TemporaryDirectory() as folder:
         embedding(Path(folder), chosen.patients)
 

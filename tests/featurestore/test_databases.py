@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import re
 import shutil
 import tempfile
 import warnings
@@ -151,6 +152,50 @@ def test_a_text_asked_of_postgres_is_the_only_one_that_comes(postgres):
     assert answer[0] == str(wanted)
 
 
+def test_a_plain_postgresql_url_will_do(postgres):
+    assert Source(postgres.replace("+psycopg", ""), "mimic3").admissions().num_rows > 60
+
+
+def own_schema(folder, old="", new=""):
+    """mimic3's SELECTs as a hospital's own, over the tables of the schema mimiciii."""
+    shutil.copytree(SQL / "mimic3", folder)
+    for file in folder.iterdir():
+        text = re.sub(r"(FROM|JOIN) (?=[a-z])", r"\1 mimiciii.", file.read_text())
+        file.write_text(text.replace(old, new) if old else text)
+    return folder
+
+
+def test_no_value_and_an_empty_one_are_told_apart(postgres, tmp_path):
+    own = own_schema(tmp_path / "own", "a.insurance", "NULL AS insurance, '' AS ethnicity")
+    file = own / "admissions.sql"
+    file.write_text(file.read_text().replace("a.ethnicity,", ""))
+    rows = Source(postgres, own).admissions()
+    assert set(rows["ethnicity"].to_pylist()) == {""}
+    assert set(rows["insurance"].to_pylist()) == {None}
+
+
+def test_colons_and_percent_signs_in_a_schema_are_its_own(postgres, tmp_path):
+    odd = "    CASE WHEN category LIKE '%' THEN 'at :noon'::varchar END AS category"
+    source = Source(postgres, own_schema(tmp_path / "own", "    category", odd))
+    source.check()
+    index = source.note_index()
+    assert set(index["category"].to_pylist()) == {"at :noon"}
+    assert len(list(source.texts(index["note_id"].to_pylist()[:1]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("select", "said"),
+    [
+        ("now() AS charttime", r"CHARTTIME of notes has a time zone \(timestamptz\)"),
+        ("7 AS charttime", "CHARTTIME of notes is int4, and should be a time"),
+    ],
+)
+def test_a_column_of_postgres_of_another_kind_is_named(postgres, tmp_path, select, said):
+    own = own_schema(tmp_path / "own", "    charttime", f"    {select}")
+    with pytest.raises(FeatureStoreError, match=said):
+        Source(postgres, own).check()
+
+
 def test_nothing_is_written_to_a_database(postgres):
     engine = Source(postgres, "mimic3")._engine
     with engine.connect() as con, pytest.raises(sa.exc.InternalError, match="read-only"):
@@ -160,16 +205,9 @@ def test_nothing_is_written_to_a_database(postgres):
 def test_a_missing_table_and_column_of_postgres_are_named(postgres, tmp_path):
     with pytest.raises(FeatureStoreError, match="holds no DISCHARGE - name the database"):
         Source(postgres, "mimic4").note_index()
-    shutil.copytree(SQL / "mimic3", tmp_path / "own")
-    file = tmp_path / "own" / "admissions.sql"
-    file.write_text(
-        file.read_text()
-        .replace("FROM adm", "FROM mimiciii.adm")
-        .replace("JOIN pat", "JOIN mimiciii.pat")
-        .replace("a.insurance", "a.payer")
-    )
+    own = own_schema(tmp_path / "own", "a.insurance", "a.payer")
     with pytest.raises(FeatureStoreError, match=r"has no column PAYER, which schema .*own reads"):
-        Source(postgres, tmp_path / "own").check()
+        Source(postgres, own).check()
 
 
 @pytest.mark.parametrize(
@@ -234,9 +272,9 @@ def test_a_database_that_goes_away_in_the_middle_keeps_what_is_done(postgres, se
     assert again["resumed"] + again["embedded"] == again["pending"]
 
 
-def test_an_unknown_driver_says_what_to_install(tmp_path):
-    with pytest.raises(FeatureStoreError, match="no driver for nosuch is installed"):
-        Source("nosuch://host/db", "mimic3")
+def test_another_database_is_read_from_its_files(tmp_path):
+    with pytest.raises(FeatureStoreError, match=r"mssql is neither PostgreSQL nor .* as Parquet"):
+        Source("mssql://host/db", "mimic3")
     with pytest.raises(FeatureStoreError, match="is no URL that SQLAlchemy reads"):
         Source("://", "mimic3")
 

@@ -85,7 +85,7 @@ def test_a_note_counts_up_to_the_second_of_the_prediction():
     for note_id, at, status, reason in (
         ("before", day(1), "ready", None),
         ("on the second", day(3), "ready", None),
-        ("a minute late", day(3, 12, 1), "ready", None),
+        ("a second late", day(3, 12, 0, 1), "ready", None),
         ("flagged", day(1), "excluded", "flagged as an error"),
     ):
         con.execute(

@@ -191,3 +191,57 @@ def test_a_line_that_is_not_utf8_is_named_and_never_quoted(folder, bad, compress
         refused.value
     )
     assert "PHI_CANARY" not in str(refused.value) + "".join(capfd.readouterr())
+
+
+def own_schema(folder, old, new):
+    """mimic3's SELECTs with some words replaced."""
+    shutil.copytree(SQL / "mimic3", folder)
+    for file in folder.iterdir():
+        file.write_text(file.read_text().replace(old, new))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("a.admittime,", "42 AS admittime,", "ADMITTIME of admissions is INTEGER, and should be a"),
+        ("storetime,", "TIME '10:00' AS storetime,", "STORETIME of notes is TIME, and should be a"),
+        ("a.hadm_id,", "DATE '2150-01-01' AS hadm_id,", "HADM_ID of admissions is DATE, and"),
+        (
+            "= '1' AS died",
+            "AS x, DATE '2150-01-01' AS died",
+            "DIED_IN_HOSPITAL of admissions is DATE",
+        ),
+        ("    text\n", "    text::BLOB AS text\n", "TEXT of notes is BLOB, and should be a text"),
+        (
+            "    charttime,",
+            "    TIMESTAMPTZ '2150-01-01 00:00:00+00' AS charttime,",
+            "CHARTTIME of notes has a time zone .* give the hospital's local time in",
+        ),
+    ],
+)
+def test_a_column_of_another_kind_is_named_before_anything_is_read(
+    folder, tmp_path, old, new, message
+):
+    own = own_schema(tmp_path / "own", old, new)
+    with (folder / "NOTEEVENTS.csv").open("a") as stream:
+        stream.write("a line,that no reader,takes")
+    with pytest.raises(FeatureStoreError, match=message):
+        Store.create(tmp_path / "w.duckdb", folder, own)
+    assert not (tmp_path / "w.duckdb").exists()
+
+
+def test_colons_and_percent_signs_in_a_schema_are_its_own(folder, tmp_path):
+    clock = "CASE WHEN category LIKE 'N%' THEN 'at :noon'::VARCHAR END AS category"
+    own = own_schema(tmp_path / "own", "    category", f"    {clock}")
+    source = Source(folder, own)
+    source.check()
+    assert set(source.note_index()["category"].to_pylist()) == {"at :noon"}
+    assert list(source.texts(["2"])) == [[("2", "b")]]
+
+
+def test_a_flag_that_is_neither_true_nor_false_stops_the_sync(folder, tmp_path):
+    own = own_schema(tmp_path / "own", "a.admission_type = 'ELECTIVE' AS", "'maybe' AS")
+    store = Store.create(tmp_path / "w.duckdb", folder, own)
+    with pytest.raises(FeatureStoreError, match=r"PLANNED is not TRUE or FALSE .*hadm_id 7"):
+        sync(store)
