@@ -28,6 +28,18 @@ def refresh_means(con: duckdb.DuckDBPyConnection) -> None:
         "SELECT row_number() OVER (ORDER BY encoder_id, hadm_id, cutoff) - 1 AS row_no, * "
         f"FROM (FROM expected EXCEPT {STORED})"
     )
+    # Which notes each is made of, before vectors come in: left to plan it all as one, DuckDB once
+    # began by pairing every mean with every vector of its encoder.
+    members = " UNION ALL ".join(
+        f"""
+        SELECT m.row_no, m.encoder_id, k.note_id, k.text_hash
+        FROM missing_means AS m
+        INNER JOIN known_notes(cutoff := '{cutoff}') AS k ON m.hadm_id = k.hadm_id
+        WHERE m.cutoff = '{cutoff}'
+        """
+        for cutoff in CUTOFFS
+    )
+    con.execute(f"CREATE OR REPLACE TEMP TABLE members AS {members}")
     total = con.execute("SELECT count(*) FROM missing_means").fetchall()[0][0]
     for first in range(0, total, _AT_ONCE):
         last = min(first + _AT_ONCE, total)
@@ -52,26 +64,23 @@ def _means(con: duckdb.DuckDBPyConnection, first: int, last: int) -> npt.NDArray
     (width,) = con.execute("SELECT max(dim) FROM encoders").fetchall()[0]
     sums = np.zeros((last - first, width))  # (means, dim)
     counts = np.zeros((last - first, 1))
-    for cutoff in CUTOFFS:
-        windows = con.execute(
-            f"""
-            SELECT m.row_no - $first AS row_no, e.embedding
-            FROM missing_means AS m
-            INNER JOIN known_notes(cutoff := '{cutoff}') AS k ON m.hadm_id = k.hadm_id
-            INNER JOIN embeddings AS e
-                ON m.encoder_id = e.encoder_id
-                AND k.note_id = e.note_id
-                AND k.text_hash = e.text_hash
-            WHERE m.cutoff = '{cutoff}' AND m.row_no >= $first AND m.row_no < $last
-            """,
-            {"first": first, "last": last},
-        )
-        for batch in windows.to_arrow_reader(16_384):
-            rows = batch.column("row_no").to_numpy()
-            order = np.argsort(rows, kind="stable")
-            rows, starts = np.unique(rows[order], return_index=True)
-            vectors = arrow_to_vectors(batch.column("embedding")).astype(np.float64)[order]
-            sums[rows] += np.add.reduceat(vectors, starts)
-            counts[rows, 0] += np.diff(np.append(starts, len(order)))
+    windows = con.execute(
+        """
+        SELECT m.row_no - $first AS row_no, e.embedding
+        FROM (FROM members WHERE row_no >= $first AND row_no < $last) AS m
+        INNER JOIN embeddings AS e
+            ON m.note_id = e.note_id
+            AND m.text_hash = e.text_hash
+            AND m.encoder_id = e.encoder_id
+        """,
+        {"first": first, "last": last},
+    )
+    for batch in windows.to_arrow_reader(16_384):
+        rows = batch.column("row_no").to_numpy()
+        order = np.argsort(rows, kind="stable")
+        rows, starts = np.unique(rows[order], return_index=True)
+        vectors = arrow_to_vectors(batch.column("embedding")).astype(np.float64)[order]
+        sums[rows] += np.add.reduceat(vectors, starts)
+        counts[rows, 0] += np.diff(np.append(starts, len(order)))
     means: npt.NDArray[np.float32] = (sums / counts).astype(np.float32)
     return means
