@@ -17,6 +17,7 @@ from featurestore.errors import FeatureStoreError
 # Word pieces in one batch: enough to keep the cores busy, little enough to stay in their caches.
 _TOKENS_ON_CPU = 2_048
 _TOKENS_ON_CUDA = 65_536
+_LENGTHS_ON_CUDA = 64  # lengths are rounded up to its multiples, so that few shapes are planned
 
 
 @dataclass
@@ -47,8 +48,10 @@ class Encoder(Protocol):
 class OnnxEncoder:
     """A model folder, checked and loaded on a device.
 
-    `device` is cpu, cuda, or auto: cuda where the machine has an NVIDIA driver, else cpu. Raises
-    FeatureStoreError for a changed or wrong folder, and where CUDA was asked for and not got.
+    `device` is cpu, cuda, or auto: cuda where the machine has an NVIDIA driver, else cpu; int8
+    models are for CPUs and fp16 models for GPUs. `provider` is what ONNX Runtime really uses.
+    Raises FeatureStoreError for a changed or wrong folder, where CUDA was asked for and not got,
+    and where the model is for another device.
     """
 
     def __init__(self, folder: str | Path, device: str = "auto", threads: int | None = None):
@@ -57,10 +60,11 @@ class OnnxEncoder:
         self._tokenizer = load_tokenizer(
             self.folder / TOKENIZER, self.manifest["max_tokens"], self.manifest["stride"]
         )
-        self._session = _session(self.folder / MODEL, _device(device), threads)
+        device = _device(device, self.manifest["precision"], self.folder)
+        self._session = _session(self.folder / MODEL, device, threads)
         self.provider: str = self._session.get_providers()[0]
-        on_cuda = self.provider == "CUDAExecutionProvider"
-        self._budget = _TOKENS_ON_CUDA if on_cuda else _TOKENS_ON_CPU
+        self._on_cuda = self.provider == "CUDAExecutionProvider"
+        self._budget = _TOKENS_ON_CUDA if self._on_cuda else _TOKENS_ON_CPU
 
     @property
     def id(self) -> str:
@@ -85,10 +89,25 @@ class OnnxEncoder:
         unique = [np.frombuffer(ids, np.int32) for ids in seen]
         vectors = np.empty((len(unique), self.manifest["dim"]), np.float32)  # (unique, dim)
         for batch in batches([len(ids) for ids in unique], self._budget):
-            input_ids, attention_mask = padded([unique[no] for no in batch])
-            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-            vectors[batch] = self._session.run(["cls"], feed)[0]
+            vectors[batch] = self._run([unique[no] for no in batch])
         return vectors[places]
+
+    def _run(self, batch: list[Ids]) -> npt.NDArray[np.float32]:
+        """One pass of the model: (windows, dim)."""
+        if not self._on_cuda:
+            input_ids, attention_mask = padded(batch)
+            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+            cls: npt.NDArray[np.float32] = self._session.run(["cls"], feed)[0]
+            return cls
+        rows, tokens = fixed_shape(len(batch), len(batch[0]), self.manifest["max_tokens"])
+        input_ids, attention_mask = padded(batch, rows, tokens)
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("input_ids", input_ids)
+        binding.bind_cpu_input("attention_mask", attention_mask)
+        binding.bind_output("cls", "cpu")
+        self._session.run_with_iobinding(binding)
+        cls = binding.copy_outputs_to_cpu()[0]
+        return cls[: len(batch)]
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -106,10 +125,27 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return grouped
 
 
-def _device(device: str) -> str:
+def fixed_shape(windows: int, tokens: int, max_tokens: int) -> tuple[int, int]:
+    """The shape that a batch is filled up to on a GPU: few shapes, so that each is planned once."""
+    rows = 1 << (windows - 1).bit_length()
+    return rows, min(max_tokens, -(-tokens // _LENGTHS_ON_CUDA) * _LENGTHS_ON_CUDA)
+
+
+def _device(device: str, precision: str, folder: Path) -> str:
     if device == "auto":
         drivers = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
-        return "cuda" if any(driver.exists() for driver in drivers) else "cpu"
+        there = any(driver.exists() for driver in drivers)
+        device = "cuda" if there and precision != "int8" else "cpu"
+    if (device, precision) == ("cpu", "fp16"):
+        raise FeatureStoreError(
+            f"{folder} is an fp16 model, which a CPU computes many times slower - export the "
+            "checkpoint as fp32 or int8"
+        )
+    if (device, precision) == ("cuda", "int8"):
+        raise FeatureStoreError(
+            f"{folder} is an int8 model, which a GPU has no kernels for - export the checkpoint "
+            "as fp16 or fp32"
+        )
     return device
 
 
@@ -120,12 +156,14 @@ def _session(file: Path, device: str, threads: int | None) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or _cores()
     wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+    # TF32 would round fp32 models to ten bits.
+    provider = (wanted, {"use_tf32": "0"}) if device == "cuda" else wanted
     onnxruntime.set_default_logger_severity(4)  # what goes wrong is said below, in one line
     if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(None):
             onnxruntime.preload_dlls()
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=[wanted])
+        session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
     except Exception as error:
         raise FeatureStoreError(
             f"{file} could not be loaded on {device} ({type(error).__name__}) - "

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from featurestore.cli import CUTOFF, HORIZON, JSON, STORE, Failure, main, progress
+from featurestore.cli import CUTOFF, HORIZON, JSON, Failure, main, progress
 
 POSITIVE = click.FloatRange(0, 1_000, min_open=True)
-CHECKPOINT = click.argument("checkpoint", type=click.Path(path_type=Path))
+CSV = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def needs_torch() -> None:
@@ -23,13 +25,16 @@ def needs_torch() -> None:
 
 
 @main.command("finetune")
-@STORE
-@CHECKPOINT
+@click.argument(
+    "places", nargs=-1, metavar="[STORE] CHECKPOINT", type=click.Path(path_type=Path), required=True
+)
 @click.option(
     "--base",
     required=True,
     help="What to start from: a folder, or a hub name such as emilyalsentzer/Bio_ClinicalBERT.",
 )
+@click.option("--train-csv", type=CSV, help="In place of a STORE: columns ID, TEXT and Label.")
+@click.option("--val-csv", type=CSV, help="The same, to choose the best step by.")
 @CUTOFF
 @HORIZON
 @click.option("--epochs", type=POSITIVE, default=3.0, show_default=True)
@@ -42,39 +47,41 @@ def needs_torch() -> None:
     show_default=True,
     help="Word pieces in a window.",
 )
+@click.option("--balance", is_flag=True, help="Train on as many windows of each outcome.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.pass_context
 def finetune_command(
-    store: Path,
-    checkpoint: Path,
-    base: str,
-    cutoff: str,
-    horizon_days: int,
-    epochs: float,
-    batch_size: int,
-    learning_rate: float,
-    max_tokens: int,
-    seed: int,
+    ctx: click.Context,
+    /,
+    places: tuple[Path, ...],
+    train_csv: Path | None,
+    val_csv: Path | None,
+    **settings: Any,
 ) -> None:
-    """Fine-tune a BERT on the store's labelled notes."""
+    """Fine-tune a BERT on the store's labelled notes.
+
+    In place of a STORE, --train-csv and --val-csv take labelled notes as ClinicalBERT keeps them.
+    A run that was killed goes on from its newest step when it is started again.
+    """
+    files = [file for file in (train_csv, val_csv) if file is not None]
+    if len(files) == 1:
+        raise click.UsageError("--train-csv and --val-csv belong together - give both")
+    if len(places) != (1 if files else 2):
+        raise click.UsageError(
+            "give CHECKPOINT alone with --train-csv and --val-csv, else STORE and CHECKPOINT"
+        )
+    given = [ctx.get_parameter_source(name) for name in ("cutoff", "horizon_days")]
+    if files and ParameterSource.COMMANDLINE in given:
+        raise click.UsageError("the labels of --train-csv are made - leave out cutoff and horizon")
     needs_torch()
     from export.finetune import finetune
     from featurestore import Store
 
+    data = (files[0], files[1]) if files else Store(places[0])
     with progress("steps") as done:
-        facts = finetune(
-            Store(store),
-            checkpoint,
-            base,
-            cutoff,
-            horizon_days,
-            epochs,
-            batch_size,
-            learning_rate,
-            max_tokens,
-            seed,
-            done,
-        )
-    click.echo(json.dumps({key: facts[key] for key in ("windows", "positives", "steps", "valid")}))
+        facts = finetune(data, places[-1], **settings, progress=done)
+    shown = ("windows", "positives", "steps", "best_step", "valid")
+    click.echo(json.dumps({key: facts[key] for key in shown}))
 
 
 @main.command("export")
@@ -91,6 +98,13 @@ def finetune_command(
     show_default=True,
     help="Word pieces that windows share.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="int8 is for CPUs, fp16 for GPUs.",
+)
 @click.option("--opset", type=click.IntRange(18, 23), default=20, show_default=True)
 @JSON
 def export_command(
@@ -99,6 +113,7 @@ def export_command(
     name: str | None,
     max_tokens: int | None,
     stride: int,
+    precision: str,
     opset: int,
     as_json: bool,
 ) -> None:
@@ -106,7 +121,7 @@ def export_command(
     needs_torch()
     from export.to_onnx import export
 
-    facts = export(checkpoint, model, name, max_tokens, stride, opset=opset)
+    facts = export(checkpoint, model, name, max_tokens, stride, precision=precision, opset=opset)
     if as_json:
         click.echo(json.dumps(facts))
         return

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from featurestore.errors import FeatureStoreError
 MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
 MANIFEST = "encoder.json"
+CARD = "README.md"
 
 # All that decides a vector, beside the bytes of the model and of its tokenizer.
 SETTINGS = ("cleaning", "max_tokens", "stride", "pooling", "precision")
@@ -22,14 +24,13 @@ def sha256(file: Path) -> str:
 
 
 def write_manifest(folder: Path, name: str, settings: dict[str, Any], **facts: Any) -> str:
-    """Describe the folder's model in encoder.json and return its encoder id.
+    """Describe the folder's model in encoder.json and README.md, and return its encoder id.
 
     The id is the name and the first eight hex digits of the fingerprint: a SHA-256 over the
     hashes of model.onnx and tokenizer.json and over SETTINGS.
     """
     files = {file: sha256(folder / file) for file in (MODEL, TOKENIZER)}
-    decisive = [files[MODEL], files[TOKENIZER], *(f"{key}={settings[key]}" for key in SETTINGS)]
-    fingerprint = hashlib.sha256("\n".join(decisive).encode()).hexdigest()
+    fingerprint = _fingerprint(files, settings)
     encoder_id = f"{name}-{fingerprint[:8]}"
     manifest = {
         "encoder_id": encoder_id,
@@ -39,6 +40,8 @@ def write_manifest(folder: Path, name: str, settings: dict[str, Any], **facts: A
         "files": files,
         **facts,
     }
+    (folder / CARD).write_text(_card(manifest))
+    files[CARD] = sha256(folder / CARD)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return encoder_id
 
@@ -46,7 +49,8 @@ def write_manifest(folder: Path, name: str, settings: dict[str, Any], **facts: A
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The folder's encoder.json, once every byte of the folder was found to be as it says.
 
-    Raises FeatureStoreError for a folder that is no model folder, and for a changed file.
+    Raises FeatureStoreError for a folder that is no model folder, for a changed file, for a link,
+    and for a graph that would read other files.
     """
     if not (folder / MANIFEST).is_file():
         raise FeatureStoreError(
@@ -55,24 +59,79 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        files, decisive = manifest["files"], [manifest[key] for key in SETTINGS]
-        claimed = [files[MODEL], files[TOKENIZER]]
+        files = {file: manifest["files"][file] for file in (MODEL, TOKENIZER, CARD)}
+        fingerprint = _fingerprint(files, manifest)
     except (ValueError, KeyError, TypeError):
         raise FeatureStoreError(
             f"{folder / MANIFEST} is damaged - export the model again"
         ) from None
-    for file in (MODEL, TOKENIZER):
+    for file, digest in files.items():
+        if (folder / file).is_symlink():
+            raise FeatureStoreError(
+                f"{folder / file} is a link - copy the file itself into the folder"
+            )
         if not (folder / file).is_file():
             raise FeatureStoreError(f"{folder / file} is missing - export the model again")
-        if sha256(folder / file) != files[file]:
+        if sha256(folder / file) != digest:
             raise FeatureStoreError(
                 f"{folder / file} is not the file that was exported - export the model again"
             )
-    lines = [*claimed, *(f"{k}={v}" for k, v in zip(SETTINGS, decisive, strict=True))]
-    fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    if _refers_elsewhere(folder / MODEL):
+        raise FeatureStoreError(
+            f"{folder / MODEL} keeps weights in other files - export the model again"
+        )
     encoder_id = f"{manifest.get('name')}-{fingerprint[:8]}"
     if (manifest.get("fingerprint"), manifest.get("encoder_id")) != (fingerprint, encoder_id):
         raise FeatureStoreError(
             f"{folder / MANIFEST} was changed after the export - export the model again"
         )
     return manifest
+
+
+def _fingerprint(files: dict[str, str], settings: dict[str, Any]) -> str:
+    decisive = [files[MODEL], files[TOKENIZER], *(f"{key}={settings[key]}" for key in SETTINGS)]
+    return hashlib.sha256("\n".join(decisive).encode()).hexdigest()
+
+
+def _refers_elsewhere(model: Path) -> bool:
+    """Whether an ONNX file keeps tensors outside of itself: each such tensor says `location`."""
+    with model.open("rb") as stream:
+        if not model.stat().st_size:
+            return False
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(b"location") >= 0
+
+
+def _card(manifest: dict[str, Any]) -> str:
+    """The model card: what the vectors are, where they come from, how near to PyTorch they are."""
+    checkpoint, parity = manifest["checkpoint"], manifest["parity"]
+    tuned = checkpoint.get("finetune")
+    history = "as it is; whether it was fine-tuned is not known"
+    if tuned:
+        windows = (tuned.get("windows") or {}).get("train")
+        history = (
+            f"fine-tuned from {tuned.get('base')} on {windows} windows, label rule "
+            f"{tuned.get('label_rule')}, cutoff {tuned.get('cutoff')}, horizon "
+            f"{tuned.get('horizon_days')} days (all of it in encoder.json)"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    return f"""# {manifest["encoder_id"]}
+
+[CLS] of the last layer, {manifest["dim"]} numbers a window, as a graph for ONNX Runtime.
+
+| | |
+| --- | --- |
+| checkpoint | {checkpoint["name"]}, {history} |
+| family | {manifest["family"]}, {manifest["layers"]} layers |
+| windows | at most {manifest["max_tokens"]} word pieces, {manifest["stride"]} shared, \
+cleaning {manifest["cleaning"]} |
+| precision | {manifest["precision"]} |
+| against PyTorch | differs by at most {parity["max_abs_difference"]:.1e}, cosine at least \
+{parity["min_cosine"]:.7f}, on {parity["windows"]} windows |
+| made with | {versions}, opset {manifest["opset"]} |
+
+Use it with `featurestore embed STORE {manifest["name"]}`. Vectors of different encoders (ids) must
+not be mixed. Vectors of notes are patient data: text can be won back from them. A model that was
+trained on a patient's notes knows the patient: evaluate on others. It is for research and not a
+medical device.
+"""

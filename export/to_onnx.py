@@ -1,11 +1,12 @@
 """From a checkpoint to a model folder: the graph whose one output is [CLS] of the last layer."""
 
 import contextlib
+import fcntl
 import json
 import logging
+import os
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from export.model_folder import MODEL, TOKENIZER, sha256, write_manifest
-from export.windows import CLEANINGS, cut_windows, padded
+from export.windows import CLEANINGS, Ids, cut_windows, padded, windows
 from featurestore.errors import FeatureStoreError
 
-TOLERANCE = 1e-4  # largest absolute difference to PyTorch, fp32
+# What a graph may differ from PyTorch by: the largest absolute difference of a number, and the
+# smallest cosine of a vector.
+TOLERANCES: dict[str, dict[str, float | None]] = {
+    "fp32": {"max_abs_difference": 1e-4, "min_cosine": 0.99999},
+    "fp16": {"max_abs_difference": None, "min_cosine": 0.9999},
+    "int8": {"max_abs_difference": None, "min_cosine": 0.995},
+}
+PRECISIONS = tuple(TOLERANCES)
 _LENGTHS = (3, 4, 7, 16, 33, 64, 128, 200, 256, 384, 511, 512)
 
 
@@ -29,28 +37,40 @@ def export(
     max_tokens: int | None = None,
     stride: int = 0,
     cleaning: str = "deid-v1",
+    precision: str = "fp32",
     opset: int = 20,
 ) -> dict[str, Any]:
-    """Export a BERT checkpoint (a folder, or a hub name) for [CLS] extraction; return its parity.
+    """Export a checkpoint (a folder, or a hub name) for [CLS] extraction; return its parity.
 
-    The graph takes `input_ids` and `attention_mask` (windows, tokens) and gives `cls`
-    (windows, dim) float32: row 0 of the last layer's hidden states. It is compared with PyTorch
-    before the folder gets its name, so that there is a whole and proven folder or none.
-    `max_tokens` is the model's own limit where it is not given. Raises FeatureStoreError.
+    The checkpoint is a BERT, RoBERTa or DistilBERT, with or without a head. The graph takes
+    `input_ids` and `attention_mask` (windows, tokens), padded on the right, and gives `cls`
+    (windows, dim) float32: row 0 of the last layer's hidden states. `precision` is fp32, int8
+    (for CPUs: weights of 7 bits a channel, activations quantized as they come) or fp16 (for
+    GPUs: attention in fused nodes). It is compared with PyTorch before the folder gets its name,
+    so that there is a whole and proven folder or none. `max_tokens` is the model's own limit
+    where it is not given. Raises FeatureStoreError.
     """
     import torch
     import transformers
 
+    from export.cls_graph import Cls, even_out, position_limit
+
     folder = Path(folder)
     if folder.exists():
         raise FeatureStoreError(f"{folder} exists already - give the model another folder")
-    if cleaning not in CLEANINGS:
-        raise FeatureStoreError(f"unknown cleaning {cleaning} - use one of {', '.join(CLEANINGS)}")
+    for what, value, known in (
+        ("cleaning", cleaning, CLEANINGS),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in known:
+            raise FeatureStoreError(f"unknown {what} {value} - use one of {', '.join(known)}")
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise FeatureStoreError(f"{name!r} is no name for a model - use letters, digits, - . and _")
     name = name or re.sub(r"[^A-Za-z0-9._]+", "-", Path(str(checkpoint)).name).strip("-").lower()
     model, checkpoint_tokenizer = load_checkpoint(checkpoint, transformers.AutoModel)
-    limit = int(model.config.max_position_embeddings)
+    model.eval()
+    graph = Cls(model, fused=precision == "fp16").eval()
+    limit = position_limit(model.config)
     max_tokens = max_tokens or limit
     if max_tokens > limit:
         raise FeatureStoreError(
@@ -63,21 +83,25 @@ def export(
         "max_tokens": max_tokens,
         "stride": stride,
         "pooling": "cls",
-        "precision": "fp32",
+        "precision": precision,
     }
     with half_made(folder) as draft:
-        cls_model = _cls_model(model).eval()
-        _write_graph(cls_model, draft / MODEL, max_tokens, opset)
+        proof = _proof_windows(tokenizer, max_tokens)
+        if precision == "int8":
+            even_out(graph, (_tensors(batch) for batch in _text_windows(tokenizer)))
+        _write_graph(graph, draft / MODEL, max_tokens, opset, precision)
         tokenizer.save(str(draft / TOKENIZER))
-        parity = _compare(cls_model, draft / MODEL, model.config.vocab_size, max_tokens)
+        parity = _compare(model, draft / MODEL, proof, precision)
         encoder_id = write_manifest(
             draft,
             name,
             settings,
             dim=int(model.config.hidden_size),
             layers=int(model.config.num_hidden_layers),
-            checkpoint=_checkpoint_facts(checkpoint),
+            family=model.config.model_type,
+            checkpoint=_checkpoint_facts(checkpoint, model.config),
             parity=parity,
+            opset=opset,
             versions={"torch": torch.__version__, "transformers": transformers.__version__},
         )
     return {"encoder_id": encoder_id, **parity}
@@ -131,34 +155,18 @@ def _case_as_its_vocabulary(tokenizer: Any) -> None:
         tokenizer.normalizer = BertNormalizer(lowercase=False, strip_accents=False)
 
 
-def _cls_model(model: Any) -> Any:
+def _write_graph(graph: Any, file: Path, max_tokens: int, opset: int, precision: str) -> None:
+    import onnx
     import torch
-
-    class LastLayerCls(torch.nn.Module):
-        """[CLS] as the last layer leaves it, not as the embedding layer starts it."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = model
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-            cls: torch.Tensor = states.last_hidden_state[:, 0]  # (windows, dim)
-            return cls
-
-    return LastLayerCls()
-
-
-def _write_graph(cls_model: Any, file: Path, max_tokens: int, opset: int) -> None:
-    import torch
+    from onnxruntime import quantization
 
     ids = torch.ones((2, min(16, max_tokens)), dtype=torch.int64)
-    windows, tokens = torch.export.Dim("windows"), torch.export.Dim("tokens", max=max_tokens)
-    shape = {0: windows, 1: tokens}
-    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
+    rows, tokens = torch.export.Dim("windows"), torch.export.Dim("tokens", max=max_tokens)
+    shape = {0: rows, 1: tokens}
+    with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir", "root"):
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         torch.onnx.export(
-            cls_model,
+            graph,
             (ids, torch.ones_like(ids)),
             str(file),
             input_names=["input_ids", "attention_mask"],
@@ -169,57 +177,163 @@ def _write_graph(cls_model: Any, file: Path, max_tokens: int, opset: int) -> Non
             external_data=False,
             verbose=False,
         )
+        if precision == "int8":
+            wide = file.rename(file.with_suffix(".fp32"))
+            quantization.quantize_dynamic(
+                wide,
+                file,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                reduce_range=True,  # or CPUs without VNNI would saturate
+                weight_type=quantization.QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True},
+            )
+            wide.unlink()
+        written = onnx.load(file)
+        if precision == "fp16":
+            written = _half_precision(written, len(graph.layers))
+        onnx.save(_without_notes(written), file)
 
 
-def _compare(cls_model: Any, file: Path, vocabulary: int, max_tokens: int) -> dict[str, Any]:
-    """How far the graph is from PyTorch: windows of many lengths, alone and in mixed batches."""
+def _half_precision(graph: Any, layers: int) -> Any:
+    """The graph in fp16 with fp32 outputs; FeatureStoreError unless every layer is fused.
+
+    The last layer, of one row, needs no fused attention.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    fused = sum(node.op_type == "Attention" for node in graph.graph.node)
+    if fused != layers:
+        raise FeatureStoreError(
+            f"{fused} of {layers} layers have fused attention - please report the checkpoint's "
+            "kind; no folder was written"
+        )
+    return convert_float_to_float16(graph, keep_io_types=True)
+
+
+def _without_notes(written: Any) -> Any:
+    """The graph without what the exporter noted: it names files and lines of this machine."""
+    graphs = [written.graph, *written.functions]
+    for part in (written, *graphs):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del written.graph.value_info[:]
+    for part in graphs:
+        for node in part.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+    for tensor in (*written.graph.initializer, *written.graph.input, *written.graph.output):
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    return written
+
+
+def _text_windows(tokenizer: Any, notes: int = 16, seed: int = 1) -> list[list[Ids]]:
+    """Windows of so many invented notes, each a batch of its own."""
+    from featurestore.synth import invented_notes
+
+    cut = windows(tokenizer, invented_notes(notes, seed))
+    return [[window] for of_note in cut for window in of_note]
+
+
+def _proof_windows(tokenizer: Any, max_tokens: int) -> list[list[Ids]]:
+    """Batches of windows of text to compare on: of many lengths, alone and in mixed company."""
+    whole = [window for (window,) in _text_windows(tokenizer, 40, seed=0)]
+    first, last = whole[0][0], whole[0][-1]  # [CLS] and [SEP], or what the model has in their place
+    pieces = np.concatenate([window[1:-1] for window in whole])
+    dice = np.random.default_rng(0)
+
+    def window(length: int) -> Ids:
+        start = int(dice.integers(0, len(pieces) - length))
+        return np.concatenate([[first], pieces[start : start + length - 2], [last]]).astype(
+            np.int32
+        )
+
+    lengths = [length for length in _LENGTHS if length <= max_tokens]
+    text = [window(length) for length in lengths]
+    return [*([one] for one in text), text, [window(length) for length in lengths[::-2]]]
+
+
+def _tensors(batch: list[Ids]) -> tuple[Any, Any]:
+    import torch
+
+    input_ids, attention_mask = padded(batch)
+    return torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+
+
+def _compare(model: Any, file: Path, batches: list[list[Ids]], precision: str) -> dict[str, Any]:
+    """How far the graph is from what the checkpoint's own class computes in PyTorch."""
     import onnxruntime
     import torch
 
-    pieces = np.random.default_rng(0)
-    lengths = [length for length in _LENGTHS if length <= max_tokens]
-    drawn = [pieces.integers(0, vocabulary, length).astype(np.int32) for length in lengths]
-    batches = [[window] for window in drawn] + [drawn, drawn[::-2]]
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=_providers(precision))
     theirs, ours = [], []
     for batch in batches:
         input_ids, attention_mask = padded(batch)
+        # RoBERTa finds positions by its padding id.
+        filled = np.where(attention_mask == 1, input_ids, model.config.pad_token_id or 0)
         with torch.no_grad():
-            cls = cls_model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
-        theirs.append(cls.numpy())
+            states = model(torch.from_numpy(filled), torch.from_numpy(attention_mask))
+        theirs.append(states.last_hidden_state[:, 0].numpy())
         feed = {"input_ids": input_ids, "attention_mask": attention_mask}
         ours.append(session.run(["cls"], feed)[0])
-    return judge_parity(np.concatenate(theirs), np.concatenate(ours))
+    parity = judge_parity(np.concatenate(theirs), np.concatenate(ours), precision)
+    return {**parity, "provider": session.get_providers()[0]}
+
+
+def _providers(precision: str) -> list[str]:
+    """Where a graph is proven: fp16 on a GPU if there is one, else on the CPU."""
+    import onnxruntime
+
+    cuda = "CUDAExecutionProvider"
+    if precision == "fp16" and Path("/proc/driver/nvidia/version").exists():
+        with contextlib.redirect_stdout(None):
+            onnxruntime.preload_dlls()
+        if cuda in onnxruntime.get_available_providers():
+            return [cuda, "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
 
 
 def judge_parity(
-    pytorch: npt.NDArray[np.float32], graph: npt.NDArray[np.float32]
+    pytorch: npt.NDArray[np.float32], graph: npt.NDArray[np.float32], precision: str = "fp32"
 ) -> dict[str, Any]:
     """The largest difference and smallest cosine of vectors (windows, dim) of the same windows.
 
-    Raises FeatureStoreError beyond TOLERANCE, and where the vectors do not depend on the window:
+    Raises FeatureStoreError beyond TOLERANCES, and where the vectors do not depend on the window:
     [CLS] of the embedding layer, say, is the same for every note.
     """
     difference = float(np.abs(pytorch - graph).max())
     norms = np.linalg.norm(pytorch, axis=1) * np.linalg.norm(graph, axis=1)
     cosine = float(((pytorch * graph).sum(axis=1) / norms).min())
-    if not difference <= TOLERANCE:
+    allowed = TOLERANCES[precision]
+    largest, smallest = allowed["max_abs_difference"], allowed["min_cosine"]
+    assert smallest is not None
+    if largest is not None and not difference <= largest:
         raise FeatureStoreError(
-            f"the graph differs from PyTorch by {difference:.1e} where {TOLERANCE:.0e} is allowed "
+            f"the graph differs from PyTorch by {difference:.1e} where {largest:.0e} is allowed "
             "- please report the checkpoint's kind; no folder was written"
+        )
+    if not cosine >= smallest:
+        raise FeatureStoreError(
+            f"the {precision} graph has a cosine of {cosine:.5f} to PyTorch where {smallest} is "
+            "asked - export the checkpoint as fp32; no folder was written"
         )
     if graph.std(axis=0).max() < 1e-6:
         raise FeatureStoreError(
             "the graph gives every window the same vector, as the embedding layer's [CLS] does - "
             "export the last layer of a trained model; no folder was written"
         )
-    return {"max_abs_difference": difference, "min_cosine": cosine}
+    return {"max_abs_difference": difference, "min_cosine": cosine, "windows": len(graph)}
 
 
-def _checkpoint_facts(checkpoint: str | Path) -> dict[str, Any]:
+def _checkpoint_facts(checkpoint: str | Path, config: Any) -> dict[str, Any]:
     folder = Path(checkpoint)
+    if not folder.is_dir():
+        return {"name": str(checkpoint), "revision": getattr(config, "_commit_hash", None)}
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
-    facts: dict[str, Any] = {"name": folder.name}
+    facts: dict[str, Any] = {"name": folder.resolve().name}
     facts["files"] = {file.name: sha256(file) for file in weights}
     if (folder / "finetune.json").is_file():
         facts["finetune"] = json.loads((folder / "finetune.json").read_text())
@@ -228,14 +342,30 @@ def _checkpoint_facts(checkpoint: str | Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def half_made(folder: Path) -> Iterator[Path]:
-    """A folder under another name, which becomes `folder` when the block ends well."""
-    if not folder.resolve().parent.is_dir():
-        folder.resolve().parent.mkdir(parents=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.resolve().parent))
+    """A private folder under another name, which becomes `folder` when the block ends well.
+
+    What a killed job left there is cleared first. Raises FeatureStoreError while another writes.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.half")
+    draft.mkdir(mode=0o700, exist_ok=True)
+    draft.chmod(0o700)
+    descriptor = os.open(draft, os.O_RDONLY)
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise FeatureStoreError(
+            f"{folder} is being written by another job - wait until it has finished"
+        ) from None
+    try:
+        for left in draft.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield draft
         draft.rename(folder)
     finally:
+        os.close(descriptor)
         shutil.rmtree(draft, ignore_errors=True)
 
 

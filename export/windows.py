@@ -28,7 +28,11 @@ def load_tokenizer(file: Path, max_tokens: int, stride: int) -> Tokenizer:
 
     A tokenizer.json can carry a truncation and padding of its own: both are replaced.
     """
-    return cut_windows(Tokenizer.from_file(str(file)), max_tokens, stride)
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception:  # the Rust library has no class of its own for it
+        raise FeatureStoreError(f"{file} is no tokenizer - export the model again") from None
+    return cut_windows(tokenizer, max_tokens, stride)
 
 
 def cut_windows(tokenizer: Tokenizer, max_tokens: int, stride: int) -> Tokenizer:
@@ -58,11 +62,18 @@ def windows(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[Ids]]:
     return cut
 
 
-def padded(batch: Sequence[Ids]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Ids and attention mask of some windows, filled up with zeros to the longest of them."""
-    longest = max(len(ids) for ids in batch)
-    input_ids = np.zeros((len(batch), longest), np.int64)  # (windows, tokens)
+def padded(
+    batch: Sequence[Ids], rows: int = 0, tokens: int = 0
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Ids and attention mask of some windows, filled up with zeros to the longest of them.
+
+    Up to `rows` windows and `tokens` word pieces where that is more; an added window reads its
+    first word piece only.
+    """
+    longest = max(tokens, *(len(ids) for ids in batch))
+    input_ids = np.zeros((max(rows, len(batch)), longest), np.int64)  # (windows, tokens)
     attention_mask = np.zeros_like(input_ids)
+    attention_mask[len(batch) :, 0] = 1
     for row, ids in enumerate(batch):
         input_ids[row, : len(ids)] = ids
         attention_mask[row, : len(ids)] = 1

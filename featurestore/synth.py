@@ -554,6 +554,18 @@ def write_hospital(
     return {what: tables[f"{name}.csv"].rows for what, name in names.items()}
 
 
+def invented_notes(count: int, seed: int = 0) -> list[str]:
+    """So many notes of the invented hospital, of many kinds and lengths."""
+    notes: list[str] = []
+    number = 0
+    while len(notes) < count:
+        number += 1
+        patient = new_patient(seed, number)
+        for stay in stays_of(patient, seed, 1.0):
+            notes += [str(cells[-1]) for cells in note_cells(patient, stay, seed, 6.0)]
+    return notes[:count]
+
+
 def write_patient(
     tables: Mapping[str, Table], patient: Patient, seed: int, signal: float, notes_per_stay: float
 ) -> None:

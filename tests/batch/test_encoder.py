@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from batch.encoder import OnnxEncoder, batches
+from batch.encoder import OnnxEncoder, batches, fixed_shape
 from featurestore.errors import FeatureStoreError
+from tests.pytorch import cls_by_pytorch
 
 
 @pytest.fixture(scope="module")
@@ -15,31 +16,11 @@ def encoder(model):
     return OnnxEncoder(model, device="cpu")
 
 
-def by_pytorch(checkpoint, text, max_tokens=64):
-    """last_hidden_state[:, 0] of each window, with transformers alone: its tokenizer, its model."""
-    import torch
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    model = transformers.AutoModel.from_pretrained(checkpoint).eval()
-    cut = tokenizer(
-        text,
-        truncation=True,
-        max_length=max_tokens,
-        return_overflowing_tokens=True,
-        padding=True,
-        return_tensors="pt",
-    )
-    with torch.no_grad():
-        states = model(input_ids=cut["input_ids"], attention_mask=cut["attention_mask"])
-    return states.last_hidden_state[:, 0].numpy()
-
-
 @pytest.mark.parametrize("words", [1, 30, 62, 63, 200, 700])
 def test_vectors_are_those_of_pytorch(encoder, checkpoint, write_prose, words):
     text = write_prose(words)
     ours = encoder.encode([text])
-    assert ours.vectors == pytest.approx(by_pytorch(checkpoint, text), abs=1e-5)
+    assert ours.vectors == pytest.approx(cls_by_pytorch(checkpoint, text), abs=1e-5)
     assert ours.window_no.tolist() == list(range(len(ours.vectors)))
 
 
@@ -48,7 +29,7 @@ def test_a_note_has_the_same_vectors_alone_and_in_a_mixed_batch(encoder, checkpo
     ours = encoder.encode(texts)
     for no, text in enumerate(texts):
         assert ours.vectors[ours.text_no == no] == pytest.approx(
-            by_pytorch(checkpoint, text), abs=1e-5
+            cls_by_pytorch(checkpoint, text), abs=1e-5
         )
 
 
@@ -74,6 +55,25 @@ def test_every_window_is_in_one_batch_within_the_budget(budget):
     for batch in grouped:
         padded = max(lengths[no] for no in batch) * len(batch)
         assert padded <= budget or len(batch) == 1
+
+
+def test_a_gpu_is_given_few_shapes():
+    assert fixed_shape(1, 3, 512) == (1, 64)
+    assert fixed_shape(5, 65, 512) == (8, 128)
+    assert fixed_shape(128, 512, 512) == (128, 512)
+    assert fixed_shape(3, 130, 150) == (4, 150)
+
+
+def test_vectors_by_the_way_of_a_gpu_are_the_same(model, checkpoint, write_prose):
+    # The fixed shapes and the bound inputs of CUDA, walked on the CPU.
+    encoder = OnnxEncoder(model, device="cpu")
+    encoder._on_cuda = True
+    texts = [write_prose(words, seed) for seed, words in enumerate((3, 150, 40, 1))]
+    ours = encoder.encode(texts)
+    for no, text in enumerate(texts):
+        assert ours.vectors[ours.text_no == no] == pytest.approx(
+            cls_by_pytorch(checkpoint, text), abs=1e-5
+        )
 
 
 def test_cuda_that_is_asked_for_and_not_got_is_an_error(model):

