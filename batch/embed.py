@@ -71,6 +71,8 @@ def embed_pending(
                 counts["windows"] = _insert(change.con, encoder, shards)
                 refresh_means(change.con)
                 change.counts.update(counts)
+                if provider := getattr(encoder, "provider", None):
+                    change.counts["provider"] = provider  # what it really ran on
             shards.clear()
     return counts
 

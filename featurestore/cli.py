@@ -372,5 +372,7 @@ def info_command(store: Path, as_json: bool) -> None:
             continue
         click.echo(f"{what}{'' if fact else ': none yet'}")
         for row in fact:
-            told = [f"{name} {value}" for name, value in row.items() if name != "counts"]
+            counts = json.loads(row.pop("counts", "{}"))
+            row |= {name: value for name, value in counts.items() if isinstance(value, int | str)}
+            told = [f"{name} {value}" for name, value in row.items() if value != 0]
             click.echo("  " + "  ".join(told))

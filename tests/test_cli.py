@@ -150,6 +150,7 @@ def test_the_way_from_embed_to_scores(ward, model, tmp_path, write_prose):
     result = run("embed", ward, model, "--device", "cpu", "--json")
     assert json.loads(result.stdout)["embedded"] == 80
     assert "on CPUExecutionProvider" in result.stderr
+    assert "embedded 80  windows 80  provider CPUExecutionProvider" in run("info", ward).stdout
     assert "0 embedded" in run("embed", ward, model).stdout
     output = run("train", ward, "readmit").stdout
     assert output.startswith("readmit-v1  C = ")
