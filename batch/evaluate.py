@@ -28,9 +28,12 @@ def fit(X: Any, y: npt.NDArray[np.bool_], c: float) -> Any:
     if scipy.sparse.issparse(X):
         words = LogisticRegression(C=c, solver="liblinear", random_state=0)
         return Pipeline([("regression", words)]).fit(X, y)
-    regression = LogisticRegression(C=c, max_iter=5_000)
-    steps = [("scale", StandardScaler()), ("regression", regression)]
-    return Pipeline(steps).fit(X.astype(np.float64), y)
+    X = X.astype(np.float64)
+    scaler = StandardScaler().fit(X)
+    # A column that is the same up to rounding says nothing, and is not to be blown up.
+    scaler.scale_[scaler.scale_ < 1e-6 * scaler.scale_.max()] = 1
+    regression = LogisticRegression(C=c, max_iter=5_000).fit(scaler.transform(X), y)
+    return Pipeline([("scale", scaler), ("regression", regression)])
 
 
 def choose_c(

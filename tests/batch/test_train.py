@@ -303,6 +303,20 @@ def test_without_an_outcome_in_validation_c_is_cross_validated_by_patient():
     assert chosen_by.startswith("cross-validation on training patients")
 
 
+def test_a_column_that_hardly_moves_is_not_blown_up():
+    # all-MiniLM-L6-v2 has two that are 1e-33 for every window: standardised, mere noise would get
+    # coefficients that no float32 holds.
+    from batch.evaluate import fit
+
+    dice = np.random.default_rng(0)
+    X = dice.standard_normal((200, 3)).astype(np.float32)
+    y = X[:, 0] + dice.standard_normal(200) > 0
+    X[:, 2] *= 1e-33
+    model = fit(X, y, 1.0)
+    assert model.named_steps["scale"].scale_[2] == 1
+    assert fit(X[:, :2], y, 1.0).predict_proba(X[:, :2]) == pytest.approx(model.predict_proba(X))
+
+
 def test_the_answer_planted_one_second_after_the_prediction_time_teaches_nothing(
     counter_class, tmp_path
 ):
