@@ -18,6 +18,7 @@ check: $(INSTALLED)  ## lint, types, SQL
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.pipeline
+	$(BIN)/python -m tests.benchmarks.peers
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

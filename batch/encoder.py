@@ -15,7 +15,7 @@ from export.windows import Ids, clean, load_tokenizer, padded, windows
 from featurestore.errors import FeatureStoreError
 
 # Word pieces in one batch: enough to keep the cores busy, little enough to stay in their caches.
-_TOKENS_ON_CPU = 2_048
+_TOKENS_ON_CPU = 1_024
 _TOKENS_ON_CUDA = 65_536
 _LENGTHS_ON_CUDA = 64  # lengths are rounded up to its multiples, so that few shapes are planned
 
