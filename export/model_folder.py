@@ -127,7 +127,8 @@ def _card(manifest: dict[str, Any]) -> str:
 cleaning {manifest["cleaning"]} |
 | precision | {manifest["precision"]} |
 | against PyTorch | differs by at most {parity["max_abs_difference"]:.1e}, cosine at least \
-{parity["min_cosine"]:.7f}, on {parity["windows"]} windows |
+{parity["min_cosine"]:.7f} ({parity["min_cosine_centred"]:.4f} less the mean vector), on \
+{parity["windows"]} windows |
 | made with | {versions}, opset {manifest["opset"]} |
 
 Use it with `featurestore embed STORE {manifest["name"]}`. Vectors of different encoders (ids) must

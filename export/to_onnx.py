@@ -301,12 +301,13 @@ def judge_parity(
 ) -> dict[str, Any]:
     """The largest difference and smallest cosine of vectors (windows, dim) of the same windows.
 
-    Raises FeatureStoreError beyond TOLERANCES, and where the vectors do not depend on the window:
-    [CLS] of the embedding layer, say, is the same for every note.
+    The vectors of a model can be so alike that any two have a cosine near 1: `min_cosine_centred`
+    is the smallest once the mean of all windows is taken off, and says what is left of the
+    differences between notes. Raises FeatureStoreError beyond TOLERANCES, and where the vectors do
+    not depend on the window: [CLS] of the embedding layer, say, is the same for every note.
     """
     difference = float(np.abs(pytorch - graph).max())
-    norms = np.linalg.norm(pytorch, axis=1) * np.linalg.norm(graph, axis=1)
-    cosine = float(((pytorch * graph).sum(axis=1) / norms).min())
+    cosine, middle = _smallest_cosine(pytorch, graph), pytorch.mean(axis=0)
     allowed = TOLERANCES[precision]
     largest, smallest = allowed["max_abs_difference"], allowed["min_cosine"]
     assert smallest is not None
@@ -325,7 +326,17 @@ def judge_parity(
             "the graph gives every window the same vector, as the embedding layer's [CLS] does - "
             "export the last layer of a trained model; no folder was written"
         )
-    return {"max_abs_difference": difference, "min_cosine": cosine, "windows": len(graph)}
+    return {
+        "max_abs_difference": difference,
+        "min_cosine": cosine,
+        "min_cosine_centred": _smallest_cosine(pytorch - middle, graph - middle),
+        "windows": len(graph),
+    }
+
+
+def _smallest_cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / norms).min())
 
 
 def _checkpoint_facts(checkpoint: str | Path, config: Any) -> dict[str, Any]:

@@ -147,6 +147,15 @@ def test_the_embedding_layers_cls_is_refused():
         judge_parity(same, same)
 
 
+def test_a_cosine_near_one_is_not_taken_for_likeness():
+    # All vectors point almost the same way; the small part that differs is reversed.
+    dice = np.random.default_rng(0)
+    apart = dice.standard_normal((14, 8)).astype(np.float32) / 100
+    parity = judge_parity(10 + apart, 10 - apart, "int8")
+    assert parity["min_cosine"] > 0.9999
+    assert parity["min_cosine_centred"] < -0.9
+
+
 def test_a_graph_that_differs_from_pytorch_is_refused():
     vectors = np.random.default_rng(0).standard_normal((14, 8)).astype(np.float32)
     with pytest.raises(FeatureStoreError, match=r"differs from PyTorch by 2.0e-04"):
