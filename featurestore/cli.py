@@ -373,6 +373,5 @@ def info_command(store: Path, as_json: bool) -> None:
         click.echo(f"{what}{'' if fact else ': none yet'}")
         for row in fact:
             counts = json.loads(row.pop("counts", "{}"))
-            row |= {name: value for name, value in counts.items() if isinstance(value, int | str)}
-            told = [f"{name} {value}" for name, value in row.items() if value != 0]
-            click.echo("  " + "  ".join(told))
+            row |= {name: n for name, n in counts.items() if isinstance(n, int | str) and n != 0}
+            click.echo("  " + "  ".join(f"{name} {value}" for name, value in row.items()))

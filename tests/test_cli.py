@@ -164,6 +164,11 @@ def test_the_way_from_embed_to_scores(ward, model, tmp_path, write_prose):
     assert int(first[0]) % 2 == 1 and float(first[1]) > 0.5
     (encoder,) = [row["encoder"] for row in Store(ward).facts()["encoders"]]
     assert "is the active encoder" in run("promote", ward, encoder).stdout
+    with Store(ward).change("test") as change:
+        change.con.execute("UPDATE encoders SET active = FALSE")
+    assert re.search(
+        rf"^  encoder {encoder}  dim 128  .*active False", run("info", ward).stdout, re.M
+    )
 
 
 def test_synth_writes_a_hospital(tmp_path):
