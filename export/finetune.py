@@ -13,10 +13,11 @@ import numpy.typing as npt
 from export.labelled import LabelledWindows, csv_windows, labelled_windows
 from export.model_folder import sha256
 from export.to_onnx import load_checkpoint
-from export.unfinished import fsync, newest_step, read_json, unfinished, write_json
+from export.unfinished import newest_step, read_json, unfinished, write_json
 from export.windows import cut_windows, padded
 from featurestore import __version__
 from featurestore.errors import FeatureStoreError
+from featurestore.files import fsync
 from featurestore.store import Store, check_question
 
 EVERY = 500  # steps between two evaluations

@@ -1,12 +1,9 @@
 """From a checkpoint to a model folder: the graph whose one output is [CLS] of the last layer."""
 
 import contextlib
-import fcntl
 import json
 import logging
-import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.model_folder import MODEL, TOKENIZER, sha256, write_manifest
+from export.unfinished import half_made
 from export.windows import CLEANINGS, Ids, cut_windows, padded, windows
 from featurestore.errors import FeatureStoreError
 
@@ -88,7 +86,8 @@ def export(
     with half_made(folder) as draft:
         proof = _proof_windows(tokenizer, max_tokens)
         if precision == "int8":
-            even_out(graph, (_tensors(batch) for batch in _text_windows(tokenizer)))
+            text = _text_windows(tokenizer, 16, seed=1)
+            even_out(graph, (_tensors(padded([window])) for window in text))
         _write_graph(graph, draft / MODEL, max_tokens, opset, precision)
         tokenizer.save(str(draft / TOKENIZER))
         parity = _compare(model, draft / MODEL, proof, precision)
@@ -228,17 +227,16 @@ def _without_notes(written: Any) -> Any:
     return written
 
 
-def _text_windows(tokenizer: Any, notes: int = 16, seed: int = 1) -> list[list[Ids]]:
-    """Windows of so many invented notes, each a batch of its own."""
+def _text_windows(tokenizer: Any, notes: int, seed: int) -> list[Ids]:
+    """The windows of so many invented notes."""
     from featurestore.synth import invented_notes
 
-    cut = windows(tokenizer, invented_notes(notes, seed))
-    return [[window] for of_note in cut for window in of_note]
+    return [window for cut in windows(tokenizer, invented_notes(notes, seed)) for window in cut]
 
 
 def _proof_windows(tokenizer: Any, max_tokens: int) -> list[list[Ids]]:
     """Batches of windows of text to compare on: of many lengths, alone and in mixed company."""
-    whole = [window for (window,) in _text_windows(tokenizer, 40, seed=0)]
+    whole = _text_windows(tokenizer, 40, seed=0)
     first, last = whole[0][0], whole[0][-1]  # [CLS] and [SEP], or what the model has in their place
     pieces = np.concatenate([window[1:-1] for window in whole])
     dice = np.random.default_rng(0)
@@ -254,11 +252,10 @@ def _proof_windows(tokenizer: Any, max_tokens: int) -> list[list[Ids]]:
     return [*([one] for one in text), text, [window(length) for length in lengths[::-2]]]
 
 
-def _tensors(batch: list[Ids]) -> tuple[Any, Any]:
+def _tensors(arrays: tuple[Any, Any]) -> tuple[Any, Any]:
     import torch
 
-    input_ids, attention_mask = padded(batch)
-    return torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+    return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
 
 
 def _compare(model: Any, file: Path, batches: list[list[Ids]], precision: str) -> dict[str, Any]:
@@ -275,7 +272,7 @@ def _compare(model: Any, file: Path, batches: list[list[Ids]], precision: str) -
         # RoBERTa finds positions by its padding id.
         filled = np.where(attention_mask == 1, input_ids, model.config.pad_token_id or 0)
         with torch.no_grad():
-            states = model(torch.from_numpy(filled), torch.from_numpy(attention_mask))
+            states = model(*_tensors((filled, attention_mask)))
         theirs.append(states.last_hidden_state[:, 0].numpy())
         feed = {"input_ids": input_ids, "attention_mask": attention_mask}
         ours.append(session.run(["cls"], feed)[0])
@@ -349,35 +346,6 @@ def _checkpoint_facts(checkpoint: str | Path, config: Any) -> dict[str, Any]:
     if (folder / "finetune.json").is_file():
         facts["finetune"] = json.loads((folder / "finetune.json").read_text())
     return facts
-
-
-@contextlib.contextmanager
-def half_made(folder: Path) -> Iterator[Path]:
-    """A private folder under another name, which becomes `folder` when the block ends well.
-
-    What a killed job left there is cleared first. Raises FeatureStoreError while another writes.
-    """
-    folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.half")
-    draft.mkdir(mode=0o700, exist_ok=True)
-    draft.chmod(0o700)
-    descriptor = os.open(draft, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise FeatureStoreError(
-            f"{folder} is being written by another job - wait until it has finished"
-        ) from None
-    try:
-        for left in draft.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield draft
-        draft.rename(folder)
-    finally:
-        os.close(descriptor)
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Where a checkpoint is made: a private folder, and the newest whole step of a killed run."""
+"""Where a model is made: a private folder under another name, which a killed run leaves behind."""
 
 import contextlib
 import fcntl
@@ -10,6 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import FeatureStoreError, StoreBusyError
+from featurestore.files import clear, fsync
+
+
+@contextlib.contextmanager
+def half_made(folder: Path) -> Iterator[Path]:
+    """A private folder under another name, which becomes `folder` when the block ends well.
+
+    What a killed job left there is cleared first. Raises StoreBusyError while another writes.
+    """
+    folder = folder.resolve()
+    with _held(
+        folder.with_name(f".{folder.name}.half"),
+        f"{folder} is being written by another job - wait until it has finished",
+    ) as (draft, _):
+        try:
+            draft.chmod(0o700)
+            clear(draft)
+            yield draft
+            draft.rename(folder)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -19,9 +41,30 @@ def unfinished(checkpoint: Path) -> Iterator[Path]:
     Its steps are read back as torch writes them, so nobody else may have written there: the folder
     must be ours and private.
     """
-    parent = checkpoint.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = parent / f".{checkpoint.name}.unfinished"
+    with _held(
+        checkpoint.resolve().parent / f".{checkpoint.name}.unfinished",
+        f"{checkpoint} is being made by another featurestore finetune - wait until it has "
+        "finished, or name another checkpoint",
+    ) as (folder, opened):
+        if opened.st_uid != os.getuid() or opened.st_mode & 0o077:
+            raise FeatureStoreError(
+                f"{folder} is not private to you (0700), so that others may have changed what "
+                "would be loaded from it - remove it"
+            )
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # where nothing was begun
+
+
+@contextlib.contextmanager
+def _held(folder: Path, busy: str) -> Iterator[tuple[Path, os.stat_result]]:
+    """A folder, made where it is not there, that this process alone holds, and what it is.
+
+    Raises FeatureStoreError where it is no folder, and StoreBusyError where another holds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     try:
@@ -30,11 +73,6 @@ def unfinished(checkpoint: Path) -> Iterator[Path]:
         raise FeatureStoreError(f"{folder} is no folder - remove it") from None
     try:
         opened = os.fstat(descriptor)
-        if opened.st_uid != os.getuid() or opened.st_mode & 0o077:
-            raise FeatureStoreError(
-                f"{folder} is not private to you (0700), so that others may have changed what "
-                "would be loaded from it - remove it"
-            )
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The other one may have finished, and the folder have its name, since it was opened.
@@ -42,15 +80,8 @@ def unfinished(checkpoint: Path) -> Iterator[Path]:
         except (BlockingIOError, FileNotFoundError):
             ours = False
         if not ours:
-            raise StoreBusyError(
-                f"{checkpoint} is being made by another featurestore finetune - wait until it has "
-                "finished, or name another checkpoint"
-            )
-        try:
-            yield folder
-        finally:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # where nothing was begun
+            raise StoreBusyError(busy)
+        yield folder, opened
     finally:
         os.close(descriptor)
 
@@ -59,8 +90,7 @@ def newest_step(folder: Path, plan: dict[str, Any]) -> Path | None:
     """The newest whole step of this very run; what is half there, or another run's, is removed."""
     steps = folder / "steps"
     if read_json(steps / "plan.json") != plan:
-        for left in folder.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        clear(folder)
         steps.mkdir()
         write_json(steps / "plan.json", plan)
     whole = {}
@@ -89,11 +119,3 @@ def write_json(file: Path, facts: dict[str, Any]) -> None:
     draft.write_text(json.dumps(facts, indent=2) + "\n")
     fsync(draft)
     draft.replace(file)
-
-
-def fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,6 +16,7 @@ import duckdb
 
 from featurestore import __version__
 from featurestore.errors import FeatureStoreError, StoreBusyError
+from featurestore.files import fsync
 
 if TYPE_CHECKING:
     from featurestore.source import Source
@@ -283,9 +284,9 @@ class Store:
         """Make the draft the store, durably and at once for every reader that opens it next."""
         if draft.with_name(draft.name + ".wal").exists():
             raise FeatureStoreError(f"{draft} was not written out - run the command again")
-        _fsync(draft)
+        fsync(draft)
         draft.replace(self.path)
-        _fsync(self.path.resolve().parent)
+        fsync(self.path.resolve().parent)
 
     def _check_tables(self) -> None:
         rows = self.connect().execute(
@@ -368,11 +369,3 @@ def _group_id(group: str | None) -> int | None:
 def quoted(path: Path) -> str:
     """A path as a string of SQL."""
     return "'" + str(path).replace("'", "''") + "'"
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

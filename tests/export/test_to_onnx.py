@@ -8,7 +8,8 @@ import pytest
 
 from batch.encoder import OnnxEncoder
 from export.model_folder import SETTINGS, read_manifest, sha256, write_manifest
-from export.to_onnx import export, half_made, judge_parity, load_checkpoint
+from export.to_onnx import export, judge_parity, load_checkpoint
+from export.unfinished import half_made
 from featurestore.errors import FeatureStoreError
 
 
