@@ -1,6 +1,5 @@
 """Pending notes to shards to one commit: every ready note gets one vector a window, once."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -12,7 +11,7 @@ from batch.encoder import Encoder, Windows
 from batch.means import EXPECTED, STORED, refresh_means
 from batch.shards import Shards
 from featurestore.errors import FeatureStoreError
-from featurestore.source import Source
+from featurestore.source import Source, text_hash
 from featurestore.store import Store, set_width
 
 # Texts are taken up to this many characters at a time, about 200 full windows: enough to find
@@ -136,11 +135,7 @@ def _embed_texts(
     done = 0
     for notes in _look_ahead(source, list(todo)):
         # The index says which text to expect: a newer one waits for the next sync.
-        current = [
-            (note, text)
-            for note, text in notes
-            if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() == todo[note]
-        ]
+        current = [(note, text) for note, text in notes if text_hash(text) == todo[note]]
         counts["changed since sync"] += len(notes) - len(current)
         note_ids = [note for note, _ in current]
         windows = encoder.encode([text for _, text in current])

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from export.windows import Ids, clean, windows
 from featurestore.errors import FeatureStoreError
+from featurestore.source import text_hash
 from featurestore.store import Store
 
 _LABELS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
@@ -60,7 +61,7 @@ def labelled_windows(
         (note_id, *known[note_id][1:], text)
         for notes in store.source().texts(list(known))
         for note_id, text in notes
-        if _md5(text) == known[note_id][0]
+        if text_hash(text) == known[note_id][0]
     )
     return _cut(found, tokenizer)
 
@@ -107,7 +108,7 @@ def _cut(notes: Iterable[tuple[str, int, int, str]], tokenizer: Any) -> Labelled
     def add() -> None:
         cut = windows(tokenizer, [clean(text, "deid-v1") for *_, text in batch])
         for (note, hadm_id, label, text), ids in zip(batch, cut, strict=True):
-            rows.append((note, _md5(text), hadm_id, label, ids))
+            rows.append((note, text_hash(text), hadm_id, label, ids))
         batch.clear()
 
     for note in notes:
@@ -154,7 +155,3 @@ def _csv_rows(file: Path, wanted: tuple[str, ...]) -> Iterator[tuple[int, list[s
         except (csv.Error, UnicodeDecodeError) as error:
             fault = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else "is no CSV"
             raise FeatureStoreError(f"{file}, line {line} or after {fault} - mend it") from None
-
-
-def _md5(text: str) -> str:
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()

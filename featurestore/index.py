@@ -15,7 +15,7 @@ _FLAGS = ("died_in_hospital", "planned")
 
 # No hospital's date: MIMIC shifts births back to 1800 and stays forward to 2210, while a year 21
 # or 9999 is a slip of the pen or means "open".
-_ABSURD = "(year({}) NOT BETWEEN 1700 AND 2399)"
+_ABSURD = "CREATE MACRO absurd(t) AS coalesce(year(t) NOT BETWEEN 1700 AND 2399, FALSE)"
 
 _ADMISSIONS = """
     SELECT
@@ -155,6 +155,7 @@ def _load(
     con.register("source_notes", notes)
     con.execute(f"ATTACH {quoted(store.path)} AS store (READ_ONLY)")
     con.execute("CREATE VIEW notes AS FROM store.notes")
+    con.execute(_ABSURD)
     _check_admissions(con)
     con.execute(f"CREATE TABLE incoming_admissions AS {_ADMISSIONS}")
     (nameless,) = con.execute("SELECT count(*) FROM source_notes WHERE note_id IS NULL").fetchall()[
@@ -166,7 +167,6 @@ def _load(
             "complete them in the source"
         )
     con.execute((SQL / "available_at.sql").read_text())
-    con.execute(f"CREATE MACRO absurd(t) AS coalesce({_ABSURD.format('t')}, FALSE)")
     con.execute(f"CREATE TABLE incoming_notes AS {_NOTES}")
 
 
@@ -184,7 +184,7 @@ def _check_admissions(con: duckdb.DuckDBPyConnection) -> None:
         faults.append((unread, column, f"not {what}"))
         if column in _TIMES:
             advice = "before 1700 or after 2399 (a stay that has not ended has none)"
-            faults.append((_ABSURD.format(value), column, advice))
+            faults.append((f"absurd({value})", column, advice))
     for condition, column, fault in faults:
         count, example = con.execute(
             f"SELECT count(*), min(TRY_CAST(hadm_id AS BIGINT)) FROM source_admissions "

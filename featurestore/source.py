@@ -7,6 +7,7 @@ none is ever shown: each becomes a sentence that says what, where and what next.
 import contextlib
 import csv
 import gzip
+import hashlib
 import logging
 import os
 import re
@@ -237,6 +238,11 @@ class Source:
         )
 
 
+def text_hash(text: str) -> str:
+    """The MD5 of a note's text as the databases compute it, in hex: it finds what changed."""
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
 def _escaped(query: str) -> str:
     """A query in which SQLAlchemy takes no colon for a parameter's."""
     return query.replace(":", "\\:")
@@ -244,7 +250,7 @@ def _escaped(query: str) -> str:
 
 def _text_table(csv_bytes: bytes) -> pa.Table:
     """PostgreSQL's CSV, in which an empty text is quoted and a NULL is not, as text."""
-    names = csv_bytes.partition(b"\n")[0].decode().split(",")
+    names = csv_bytes[: csv_bytes.index(b"\n")].decode().split(",")
     return pa_csv.read_csv(
         pa.BufferReader(csv_bytes),
         parse_options=pa_csv.ParseOptions(newlines_in_values=True),
