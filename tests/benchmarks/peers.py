@@ -20,12 +20,13 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+
+from tests.benchmarks.common import random_bert, timed
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTES = ROOT.parent / "shared" / "data" / "mimic-iii-demo" / "NOTEEVENTS.csv"
@@ -127,12 +128,6 @@ def sgemm():
     return 2 * 2048 * 768 * 3072 / min(timed(lambda: a @ b)[0] for _ in range(30)) / 1e9
 
 
-def timed(work):
-    started = time.perf_counter()
-    answer = work()
-    return time.perf_counter() - started, answer
-
-
 def in_process(python, name, folder):
     """The answer of a fresh process of this file, on all cores and without a network."""
     pinned = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # would make the peak look low
@@ -176,21 +171,13 @@ def read_notes(folder):
 def make_models(folder, texts):
     """The checkpoint, ours in two precisions, and the whole graph for FastEmbed."""
     import torch
-    from transformers import BertConfig, BertModel
 
-    from batch.demo import learn_word_pieces
-    from export.to_onnx import export, quiet_transformers
+    from export.to_onnx import export
 
-    quiet_transformers()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # the exporter's own chatter
-    tokenizer = learn_word_pieces(texts, vocabulary=28_996, lowercase=False)
-    tokenizer.model_max_length = 512
-    torch.manual_seed(0)
-    bert = BertModel(BertConfig(vocab_size=28_996)).eval()
-    bert.save_pretrained(folder / "bert")
-    for name in ("bert", "full"):
-        tokenizer.save_pretrained(folder / name)
+    bert, tokenizer = random_bert(folder / "bert", texts)
+    tokenizer.save_pretrained(folder / "full")
     for precision in ("fp32", "int8"):
         export(folder / "bert", folder / precision, cleaning="none", precision=precision)
     bert.pooler = None  # so the last hidden state is all that comes out

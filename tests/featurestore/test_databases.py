@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import re
 import shutil
 import tempfile
 import warnings
@@ -17,8 +16,8 @@ from featurestore import Store, sync, write_hospital
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
 from featurestore.source import Source, without_password
-from featurestore.store import SQL
 from tests.conftest import WordCounter
+from tests.hospital import own_schema
 
 TABLES = ("PATIENTS", "ADMISSIONS", "NOTEEVENTS")
 
@@ -156,17 +155,10 @@ def test_a_plain_postgresql_url_will_do(postgres):
     assert Source(postgres.replace("+psycopg", ""), "mimic3").admissions().num_rows > 60
 
 
-def own_schema(folder, old="", new=""):
-    """mimic3's SELECTs as a hospital's own, over the tables of the schema mimiciii."""
-    shutil.copytree(SQL / "mimic3", folder)
-    for file in folder.iterdir():
-        text = re.sub(r"(FROM|JOIN) (?=[a-z])", r"\1 mimiciii.", file.read_text())
-        file.write_text(text.replace(old, new) if old else text)
-    return folder
-
-
 def test_no_value_and_an_empty_one_are_told_apart(postgres, tmp_path):
-    own = own_schema(tmp_path / "own", "a.insurance", "NULL AS insurance, '' AS ethnicity")
+    own = own_schema(
+        tmp_path / "own", "a.insurance", "NULL AS insurance, '' AS ethnicity", tables_in="mimiciii."
+    )
     file = own / "admissions.sql"
     file.write_text(file.read_text().replace("a.ethnicity,", ""))
     rows = Source(postgres, own).admissions()
@@ -176,7 +168,9 @@ def test_no_value_and_an_empty_one_are_told_apart(postgres, tmp_path):
 
 def test_colons_and_percent_signs_in_a_schema_are_its_own(postgres, tmp_path):
     odd = "    CASE WHEN category LIKE '%' THEN 'at :noon'::varchar END AS category"
-    source = Source(postgres, own_schema(tmp_path / "own", "    category", odd))
+    source = Source(
+        postgres, own_schema(tmp_path / "own", "    category", odd, tables_in="mimiciii.")
+    )
     source.check()
     index = source.note_index()
     assert set(index["category"].to_pylist()) == {"at :noon"}
@@ -191,7 +185,7 @@ def test_colons_and_percent_signs_in_a_schema_are_its_own(postgres, tmp_path):
     ],
 )
 def test_a_column_of_postgres_of_another_kind_is_named(postgres, tmp_path, select, said):
-    own = own_schema(tmp_path / "own", "    charttime", f"    {select}")
+    own = own_schema(tmp_path / "own", "    charttime", f"    {select}", tables_in="mimiciii.")
     with pytest.raises(FeatureStoreError, match=said):
         Source(postgres, own).check()
 
@@ -205,7 +199,7 @@ def test_nothing_is_written_to_a_database(postgres):
 def test_a_missing_table_and_column_of_postgres_are_named(postgres, tmp_path):
     with pytest.raises(FeatureStoreError, match="holds no DISCHARGE - name the database"):
         Source(postgres, "mimic4").note_index()
-    own = own_schema(tmp_path / "own", "a.insurance", "a.payer")
+    own = own_schema(tmp_path / "own", "a.insurance", "a.payer", tables_in="mimiciii.")
     with pytest.raises(FeatureStoreError, match=r"has no column PAYER, which schema .*own reads"):
         Source(postgres, own).check()
 

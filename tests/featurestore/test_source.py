@@ -11,7 +11,7 @@ from featurestore import Store, sync
 from featurestore.errors import FeatureStoreError
 from featurestore.source import Source
 from featurestore.store import SQL
-from tests.hospital import admission, note, write_hospital
+from tests.hospital import admission, note, own_schema, write_hospital
 
 
 @pytest.fixture
@@ -191,14 +191,6 @@ def test_a_line_that_is_not_utf8_is_named_and_never_quoted(folder, bad, compress
         refused.value
     )
     assert "PHI_CANARY" not in str(refused.value) + "".join(capfd.readouterr())
-
-
-def own_schema(folder, old, new):
-    """mimic3's SELECTs with some words replaced."""
-    shutil.copytree(SQL / "mimic3", folder)
-    for file in folder.iterdir():
-        file.write_text(file.read_text().replace(old, new))
-    return folder
 
 
 @pytest.mark.parametrize(
