@@ -1,28 +1,39 @@
-"""The commands of the jobs: embed, promote, train, scorers, score, demo."""
+"""The commands of the jobs: embed, nightly, promote, drop-encoder, train, scorers, score,
+demo."""
 
 import json
 import shutil
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from featurestore.cli import CUTOFF, HORIZON, JSON, STORE, main, progress, say
+from featurestore.cli import CUTOFF, HORIZON, JSON, SINCE, STORE, main, progress, say
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 SCORER = click.argument("scorer")
+DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
 
 
 @main.command("embed")
 @STORE
 @MODEL
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
+@DEVICE
 @click.option("--limit", type=click.IntRange(min=0), help="Embed at most so many notes now.")
+@click.option("--category", multiple=True, help="Only notes of this category; may be repeated.")
 @JSON
-def embed_command(store: Path, model: Path, device: str, limit: int | None, as_json: bool) -> None:
+def embed_command(
+    store: Path,
+    model: Path,
+    device: str,
+    limit: int | None,
+    category: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Embed every note that is new or changed."""
     from batch import OnnxEncoder, embed_pending
     from featurestore import Store
@@ -31,12 +42,59 @@ def embed_command(store: Path, model: Path, device: str, limit: int | None, as_j
     encoder = OnnxEncoder(model, device)
     say(f"{encoder.id} on {encoder.provider}")
     with progress("notes") as done:
-        counts = embed_pending(opened, encoder, limit, done)
+        counts = embed_pending(
+            opened, encoder, limit, lambda pace: done(pace.notes, pace.of, pace), category
+        )
     if as_json:
         click.echo(json.dumps(counts))
         return
     told = {what: n for what, n in counts.items() if n or what in ("pending", "embedded")}
     click.echo(", ".join(f"{count:,} {what}" for what, count in told.items()))
+
+
+@main.command("nightly")
+@STORE
+@MODEL
+@SCORER
+@DEVICE
+@click.option("--force", is_flag=True, help="Commit though tonight is unlike the last nights.")
+@SINCE
+def nightly_command(
+    store: Path, model: Path, scorer: str, device: str, force: bool, since: datetime | None
+) -> None:
+    """Sync, embed, score and check the night, in one commit.
+
+    One JSON line on stdout. Exit status 75 where another job has the store.
+    """
+    from batch import OnnxEncoder, nightly
+    from featurestore import Store
+
+    opened = Store(store)
+    with opened.lock("nightly"):  # a second job need not load a model to be told
+        encoder = OnnxEncoder(model, device)
+        with progress("notes") as done:
+            facts = nightly(
+                opened,
+                encoder,
+                scorer,
+                force,
+                since.date() if since else None,
+                lambda pace: done(pace.notes, pace.of, pace),
+            )
+    click.echo(json.dumps(facts))
+
+
+@main.command("drop-encoder")
+@STORE
+@click.argument("encoder_id")
+@click.option("--force", is_flag=True, help="Though scorers were trained on it.")
+def drop_encoder_command(store: Path, encoder_id: str, force: bool) -> None:
+    """Remove an encoder and its vectors."""
+    from batch import drop_encoder
+    from featurestore import Store
+
+    windows = drop_encoder(Store(store), encoder_id, force)
+    click.echo(f"{encoder_id} and its {windows:,} windows are no longer in {store}")
 
 
 @main.command("promote")

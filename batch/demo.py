@@ -13,7 +13,7 @@ from export.to_onnx import quiet_transformers
 from featurestore import Store, sync, write_hospital
 from featurestore.errors import FeatureStoreError
 
-Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+Bar = Callable[[str], AbstractContextManager[Callable[..., None]]]
 
 
 def demo(
@@ -43,7 +43,8 @@ def demo(
     export(folder / "checkpoint", folder / "model", "demo-bert", RECIPE["max_tokens"])
     say("5/7  every note embedded")
     with bar("notes") as done:
-        embed_pending(store, OnnxEncoder(folder / "model"), progress=done)
+        encoder = OnnxEncoder(folder / "model")
+        embed_pending(store, encoder, progress=lambda pace: done(pace.notes, pace.of, pace))
     say("6/7  a scorer trained, bag-of-words beside it")
     trained = train(store, "readmit-72h")
     say("7/7  every admission scored")

@@ -1,22 +1,32 @@
 """Pending notes to shards to one commit: every ready note gets one vector a window, once."""
 
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
-from batch.encoder import Encoder, Windows
-from batch.means import EXPECTED, STORED, refresh_means
-from batch.shards import Shards
+from batch.encoder import Encoder, Windows, encode
+from batch.health import Night
+from batch.means import means_are_stale, refresh_means
+from batch.shards import Shards, arrow_to_vectors
+from export.windows import Ids
+from featurestore import steps
 from featurestore.errors import FeatureStoreError
+from featurestore.index import Difference
 from featurestore.source import Source, text_hash
-from featurestore.store import Store, set_width
+from featurestore.store import Change, Store, open_duckdb, set_width
 
-# Texts are taken up to this many characters at a time, about 200 full windows: enough to find
-# like lengths, little enough to lose when a run is killed.
-_LOOK_AHEAD = 500_000
+# Texts are taken, sorted by length and staged up to so many characters at a time: enough to find
+# like lengths, little enough to lose when a run is killed. About 200 full windows on a CPU.
+_CHARACTERS = 500  # a word piece of the encoder's budget
+_MOST_CHARACTERS = 4_000_000
+_NOTES_AT_ONCE = 500_000  # their names and hashes are held in memory
 
 _STALE = """
     SELECT DISTINCT e.note_id, e.text_hash
@@ -36,53 +46,74 @@ _MOVED = """
 """
 
 
+@dataclass
+class Pace:
+    """How far a run has come, and how fast."""
+
+    of: int  # notes to read
+    notes: int = 0
+    windows: int = 0
+    tokens: int = 0  # word pieces that the model saw, without padding
+    padding: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def __str__(self) -> str:
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        return (
+            f"{self.windows / seconds:,.1f} windows/s, {self.tokens / seconds:,.0f} tokens/s, "
+            f"{self.padding / max(self.tokens + self.padding, 1):.1%} padding"
+        )
+
+
+Progress = Callable[[Pace], None]
+
+
+@dataclass
+class Staged:
+    """Finished windows that wait for a commit, and what became of the notes."""
+
+    shards: Shards
+    counts: dict[str, int]
+    wordless: list[str]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self.wordless or self.counts["embedded"] or self.counts["resumed"])
+
+
 def embed_pending(
     store: Store,
     encoder: Encoder,
     limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    categories: Sequence[str] = (),
 ) -> dict[str, int]:
     """Embed every note that is new or whose text changed; return the counts.
 
-    Finished windows are staged as they are done, so a run that is killed loses at most one batch,
-    and one commit at the end takes them over. Vectors of notes that were edited, flagged or
-    withdrawn go, those of moved notes move along, and the means of their admissions follow.
-    Where nothing is pending nothing is written. `limit` is the most notes to embed now;
-    `progress` is called with the notes done and to do. Raises FeatureStoreError.
+    Finished windows are staged as they are done, so a run that is killed loses only the few notes
+    at hand, and one commit at the end takes them over. Vectors of notes that were edited, flagged
+    or withdrawn go, those of moved notes move along, and the means of their admissions follow.
+    Where nothing is pending nothing is written. `limit` is the most notes to embed now,
+    `categories` which ones (all, if none is named); `progress` is called after every pass of the
+    model. Raises FeatureStoreError.
     """
     started_at = datetime.now()
     with store.lock("embed"):
-        _check_encoder(store, encoder)
-        shards = Shards(store.staging / encoder.id)
-        pending = pending_notes(store, encoder.id)
-        staged = shards.notes() & pending.items()
-        todo = {note: text for note, text in pending.items() if (note, text) not in staged}
-        if limit is not None:
-            todo = dict(list(todo.items())[: max(0, limit - len(staged))])
-        counts = {"pending": len(pending), "resumed": len(staged)}
-        wordless = _embed_texts(store.source(), encoder, todo, shards, counts, progress)
-        if shards.files() or wordless or _is_out_of_date(store):
+        staged = stage(store, encoder, limit, progress, categories)
+        if staged or is_out_of_date(store):
             with store.change("embed", started_at) as change:
-                _register(change.con, encoder)
-                _exclude_wordless(change.con, wordless)
-                _drop_stale(change.con)
-                _follow_moved(change.con)
-                counts["windows"] = _insert(change.con, encoder, shards)
-                refresh_means(change.con)
-                change.counts.update(counts)
-                if provider := getattr(encoder, "provider", None):
-                    change.counts["provider"] = provider  # what it really ran on
-            shards.clear()
-    return counts
+                take_over(change, encoder, staged)
+                change.counts.update(staged.counts, provider=encoder.provider)
+        staged.shards.clear()
+    return staged.counts
 
 
 def follow_sync(store: Store) -> None:
     """Let vectors and means follow what the last sync changed; new text waits for an encoder."""
     with store.lock("embed"):
-        if _is_out_of_date(store):
+        if is_out_of_date(store):
             with store.change("embed") as change:
-                _drop_stale(change.con)
-                _follow_moved(change.con)
+                _follow(change.con)
                 refresh_means(change.con)
 
 
@@ -97,89 +128,218 @@ def _check_encoder(store: Store, encoder: Encoder) -> None:
         )
 
 
-def pending_notes(store: Store, encoder_id: str) -> dict[str, str]:
-    """The ready notes without a vector of their text as it is now: note_id to hash.
+def pending_notes(store: Store, encoder_id: str, difference: Difference | None = None) -> pa.Table:
+    """The ready notes without a vector of their text as it is now: note_id, text_hash, category.
 
-    Raises FeatureStoreError where the store was never synced.
+    `difference` is what the next version's index will follow. Raises FeatureStoreError where the
+    store was never synced.
     """
-    if store.one("SELECT count(*) FROM notes") == (0,):
+    con = store.connect()
+    notes = "notes"
+    if difference is not None:
+        con.register("changed_notes", difference.rows["notes"])
+        con.register("gone_notes", difference.gone["notes"])
+        notes = """(
+            FROM notes
+            ANTI JOIN (
+                SELECT note_id FROM changed_notes UNION ALL SELECT note_id FROM gone_notes
+            ) USING (note_id)
+            UNION ALL FROM changed_notes
+        )"""
+    elif store.one("SELECT count(*) FROM notes") == (0,):
         raise FeatureStoreError(
             f'{store.path} holds no notes yet - "featurestore sync {store.path}" reads their index'
         )
-    return dict(
-        store.sql(
-            """
-            SELECT n.note_id, n.text_hash
-            FROM notes AS n
-            ANTI JOIN (SELECT note_id, text_hash FROM embeddings WHERE encoder_id = $encoder) AS e
-                USING (note_id, text_hash)
-            WHERE n.status = 'ready'
-            ORDER BY n.hadm_id, n.note_id
-            """,
-            encoder=encoder_id,
-        ).fetchall()
-    )
+    pending = con.execute(
+        f"""
+        SELECT n.note_id, n.text_hash, n.category
+        FROM {notes} AS n
+        ANTI JOIN (
+            SELECT note_id, text_hash FROM embeddings WHERE encoder_id = $encoder AND window_no = 0
+        ) AS e USING (note_id, text_hash)
+        WHERE n.status = 'ready'
+        ORDER BY n.hadm_id, n.note_id
+        """,
+        {"encoder": encoder_id},
+    ).to_arrow_table()
+    if difference is not None:
+        con.unregister("changed_notes")
+        con.unregister("gone_notes")
+    return pending
 
 
-def _embed_texts(
-    source: Source,
+def stage(
+    store: Store,
     encoder: Encoder,
-    todo: dict[str, str],
-    shards: Shards,
-    counts: dict[str, int],
-    progress: Callable[[int, int], None] | None,
-) -> list[str]:
-    """Embed the notes of `todo` into shards; return those in which no word was found."""
-    counts.update({"embedded": 0, "no words": 0, "changed since sync": 0})
+    limit: int | None = None,
+    progress: Progress | None = None,
+    categories: Sequence[str] = (),
+    difference: Difference | None = None,
+) -> Staged:
+    """Embed what is pending into shards beside the store, and go on from those that are there.
+
+    Reading and tokenizing run ahead of the model in a thread of their own, shards are written
+    behind it in another. The store is not changed.
+    """
+    _check_encoder(store, encoder)
+    shards = Shards(store.staging / encoder.id)
+    pending = pending_notes(store, encoder.id, difference)
+    todo, resumed = _split(pending, shards.notes(), categories)
+    if limit is not None:
+        todo = todo.slice(0, max(0, limit - resumed))
+    counts = {"pending": len(pending), "resumed": resumed, "embedded": 0, "no words": 0}
+    counts |= {"changed since sync": 0, "windows": 0}
     wordless: list[str] = []
-    done = 0
-    for notes in _look_ahead(source, list(todo)):
-        # The index says which text to expect: a newer one waits for the next sync.
-        current = [(note, text) for note, text in notes if text_hash(text) == todo[note]]
-        counts["changed since sync"] += len(notes) - len(current)
-        note_ids = [note for note, _ in current]
-        windows = encoder.encode([text for _, text in current])
-        check_vectors(encoder, windows)
-        found = set(windows.text_no.tolist())
-        wordless += [note for no, note in enumerate(note_ids) if no not in found]
-        if found:
-            shards.write(note_ids, [todo[note] for note in note_ids], windows)
-        counts["embedded"] += len(found)
-        done += len(notes)
+    pace = Pace(len(todo))
+
+    def passed(tokens: int, padding: int) -> None:
+        pace.tokens += tokens
+        pace.padding += padding
         if progress:
-            progress(done, len(todo))
+            progress(pace)
+
+    written: Future[None] | None = None
+    with store.writing(), ThreadPoolExecutor(1) as writer:
+        for notes in _ahead(_tokenized(store.source(), encoder, todo)):
+            steps.step("encode")
+            windows = encode(encoder, notes.cut, passed)
+            check_vectors(encoder, windows)
+            if written:
+                written.result()
+            if len(windows.text_no):
+                written = writer.submit(shards.write, notes.note_ids, notes.hashes, windows)
+            empty = [no for no, cut in zip(notes.note_ids, notes.cut, strict=True) if not cut]
+            wordless += empty
+            counts["embedded"] += len(notes.note_ids) - len(empty)
+            counts["changed since sync"] += notes.read - len(notes.note_ids)
+            pace.notes += notes.read
+            pace.windows += len(windows.text_no)
+            if progress:
+                progress(pace)
+        if written:
+            written.result()
     counts["no words"] = len(wordless)
-    counts["withdrawn since sync"] = len(todo) - done
-    return wordless
+    counts["withdrawn since sync"] = len(todo) - pace.notes
+    counts["waiting"] = len(pending) - resumed - counts["embedded"] - len(wordless)
+    return Staged(shards, counts, wordless)
 
 
-def _look_ahead(source: Source, note_ids: list[str]) -> Iterator[list[tuple[str, str]]]:
-    """The texts of some notes, each note once, in lists of up to _LOOK_AHEAD characters."""
+def _split(pending: pa.Table, staged: pa.Table, categories: Sequence[str]) -> tuple[pa.Table, int]:
+    """What is still to do of the pending notes, and how many are staged already."""
+    with open_duckdb() as con:
+        con.register("pending", pending)
+        con.register("staged", staged)
+        todo = con.execute(
+            """
+            SELECT p.note_id, p.text_hash
+            FROM (SELECT row_number() OVER () AS place, * FROM pending) AS p
+            ANTI JOIN staged AS s USING (note_id, text_hash)
+            WHERE len($categories) = 0 OR p.category IN (SELECT unnest($categories))
+            ORDER BY p.place
+            """,
+            {"categories": list(categories)},
+        ).to_arrow_table()
+        both = "SELECT count(*) FROM pending SEMI JOIN staged USING (note_id, text_hash)"
+        return todo, con.execute(both).fetchall()[0][0]
+
+
+@dataclass
+class _Notes:
+    """Some notes, ready for the model."""
+
+    note_ids: list[str]
+    hashes: list[str]
+    cut: list[list[Ids]]
+    read: int  # how many were read; those whose text is not the index's any more wait for a sync
+
+
+def _tokenized(source: Source, encoder: Encoder, todo: pa.Table) -> Iterator[_Notes]:
+    """The notes to do, in one pass over the source for many of them, each note once."""
+    characters = min(_CHARACTERS * encoder.budget, _MOST_CHARACTERS)
+    for first in range(0, len(todo), _NOTES_AT_ONCE):
+        some = todo.slice(first, _NOTES_AT_ONCE)
+        hash_of = dict(zip(*(some[c].to_pylist() for c in ("note_id", "text_hash")), strict=True))
+        for notes in _look_ahead(source, list(hash_of), characters):
+            current = [(note, text) for note, text in notes if text_hash(text) == hash_of[note]]
+            cut = encoder.tokenize([text for _, text in current])
+            ids = [note for note, _ in current]
+            yield _Notes(ids, [hash_of[note] for note in ids], cut, len(notes))
+
+
+def _ahead(items: Iterator[_Notes]) -> Iterator[_Notes]:
+    """The same items, each made in another thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = reader.submit(next, items, None)
+            yield item
+
+
+def _look_ahead(
+    source: Source, note_ids: list[str], characters: int
+) -> Iterator[list[tuple[str, str]]]:
+    """The texts of some notes, each note once, in lists of up to so many characters."""
     taken: set[str] = set()
     held: list[tuple[str, str]] = []
-    characters = 0
+    length = 0
+    steps.step("read")
     for notes in source.texts(note_ids):
         for note, text in notes:
             if note in taken:
                 continue
             taken.add(note)
             held.append((note, text))
-            characters += len(text)
-            if characters >= _LOOK_AHEAD:
+            length += len(text)
+            if length >= characters:
                 yield held
-                held, characters = [], 0
+                held, length = [], 0
+        steps.step("read")
     if held:
         yield held
 
 
-def check_vectors(encoder: Encoder, windows: Windows) -> None:
-    """Refuse vectors that no note should get: not finite, of a wrong width, or all the same."""
-    dim = encoder.manifest["dim"]
-    if windows.vectors.shape != (len(windows.text_no), dim):
+def take_over(change: Change, encoder: Encoder, staged: Staged) -> Night:
+    """Bring the staged windows into the next version, and let all else follow the index.
+
+    Returns what tonight's vectors are like. Raises FeatureStoreError unless every note of the
+    index is accounted for.
+    """
+    con = change.con
+    _register(con, encoder)
+    _exclude_wordless(con, staged.wordless)
+    _follow(con)
+    night = _insert(con, encoder, staged.shards)
+    staged.counts["windows"] = night.windows
+    _account(con, encoder, staged.counts)
+    refresh_means(con)
+    return night
+
+
+def _account(con: duckdb.DuckDBPyConnection, encoder: Encoder, counts: dict[str, int]) -> None:
+    """Notes of the index = embedded + unchanged + excluded + waiting, or nothing is committed."""
+    notes, excluded, embedded = con.execute(
+        """
+        SELECT
+            count(*),
+            count(*) FILTER (WHERE status = 'excluded'),
+            count(*) FILTER (WHERE status = 'ready' AND (note_id, text_hash) IN (
+                SELECT (note_id, text_hash) FROM embeddings WHERE encoder_id = $1 AND window_no = 0
+            ))
+        FROM notes
+        """,
+        [encoder.id],
+    ).fetchall()[0]
+    if notes != embedded + excluded + counts["waiting"]:
         raise FeatureStoreError(
-            f"{encoder.id} made vectors of shape {windows.vectors.shape} where "
-            f"{(len(windows.text_no), dim)} was expected - export the model again"
+            f"of {notes:,} notes {embedded:,} would be embedded, {excluded:,} excluded and "
+            f"{counts['waiting']:,} wait, which is not all of them; nothing was changed - please "
+            "report this"
         )
+    counts["unchanged"] = embedded - counts["embedded"] - counts["resumed"]
+
+
+def check_vectors(encoder: Encoder, windows: Windows) -> None:
+    """Refuse vectors that no note should get: not finite, or the same for all."""
     if not np.isfinite(windows.vectors).all():
         raise FeatureStoreError(
             f"{encoder.id} made vectors with NaN or infinity; nothing was stored - export it in "
@@ -193,15 +353,13 @@ def check_vectors(encoder: Encoder, windows: Windows) -> None:
         )
 
 
-def _is_out_of_date(store: Store) -> bool:
+def is_out_of_date(store: Store) -> bool:
     """Whether vectors or means have to follow what the last sync changed."""
-    queries = (
-        _STALE,
-        _MOVED,
-        f"FROM ({EXPECTED}) EXCEPT {STORED}",
-        f"{STORED} EXCEPT FROM ({EXPECTED})",
-    )
-    return any(store.one(f"SELECT count(*) FROM ({query})")[0] for query in queries)
+    con = store.connect()
+    for query in (_STALE, _MOVED):
+        if con.execute(f"SELECT count(*) FROM ({query})").fetchall()[0][0]:
+            return True
+    return means_are_stale(con)
 
 
 def _register(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
@@ -235,22 +393,20 @@ def _exclude_wordless(con: duckdb.DuckDBPyConnection, wordless: list[str]) -> No
     )
 
 
-def _drop_stale(con: duckdb.DuckDBPyConnection) -> None:
+def _follow(con: duckdb.DuckDBPyConnection) -> None:
+    """Drop the vectors of notes that were edited, flagged or withdrawn; move the moved ones."""
     con.execute(
         "DELETE FROM embeddings WHERE (note_id, text_hash) IN "
         f"(SELECT (note_id, text_hash) FROM ({_STALE}))"
     )
-
-
-def _follow_moved(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(
         "UPDATE embeddings SET hadm_id = m.hadm_id, available_at = m.available_at "
         f"FROM ({_MOVED}) AS m WHERE embeddings.note_id = m.note_id"
     )
 
 
-def _insert(con: duckdb.DuckDBPyConnection, encoder: Encoder, shards: Shards) -> int:
-    """Take the shards over, but for what is there already; return how many windows came."""
+def _insert(con: duckdb.DuckDBPyConnection, encoder: Encoder, shards: Shards) -> Night:
+    """Take the shards over, but for what is there already."""
     con.execute("PRAGMA force_compression = 'uncompressed'")  # floats gain nothing, and cost time
     con.execute(
         "CREATE OR REPLACE TEMP TABLE wanted AS SELECT n.* FROM notes AS n "
@@ -258,20 +414,24 @@ def _insert(con: duckdb.DuckDBPyConnection, encoder: Encoder, shards: Shards) ->
         "WHERE n.status = 'ready'",
         [encoder.id],
     )
-    inserted = 0
+    night = Night(encoder.id, encoder.manifest["dim"])
     for shard in shards.tables():
+        steps.step("insert")
         con.register("shard", shard)
-        inserted += con.execute(
+        rows = con.execute(
             """
-            INSERT INTO embeddings
             SELECT
-                $1, w.hadm_id, s.note_id, s.window_no, s.n_tokens, w.available_at, s.text_hash,
-                s.embedding
+                w.category, $1 AS encoder_id, w.hadm_id, s.note_id, s.window_no, s.n_tokens,
+                w.available_at, s.text_hash, hash(s.embedding) AS vector_hash, s.embedding
             FROM shard AS s
             INNER JOIN wanted AS w USING (note_id, text_hash)
             ORDER BY w.hadm_id, s.note_id, s.window_no
             """,
             [encoder.id],
-        ).fetchall()[0][0]
+        ).to_arrow_table()
+        con.register("rows", rows)
+        con.execute("INSERT INTO embeddings SELECT * EXCLUDE (category) FROM rows")
         con.unregister("shard")
-    return inserted
+        con.unregister("rows")
+        night.add(rows["category"], rows["window_no"], arrow_to_vectors(rows["embedding"]))
+    return night

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,7 +42,23 @@ class Encoder(Protocol):
     @property
     def manifest(self) -> dict[str, Any]: ...
 
-    def encode(self, texts: Sequence[str]) -> Windows: ...
+    @property
+    def provider(self) -> str:
+        """What it really runs on."""
+        ...
+
+    @property
+    def budget(self) -> int:
+        """How many word pieces one pass takes, padding included."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[Ids]]:
+        """The windows of each text; none for a text without a word piece."""
+        ...
+
+    def run(self, batch: list[Ids]) -> npt.NDArray[np.float32]:
+        """One pass of the model, the longest window first: (windows, dim)."""
+        ...
 
 
 class OnnxEncoder:
@@ -57,14 +73,14 @@ class OnnxEncoder:
     def __init__(self, folder: str | Path, device: str = "auto", threads: int | None = None):
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        self._tokenizer = load_tokenizer(
+        self._cutter = load_tokenizer(
             self.folder / TOKENIZER, self.manifest["max_tokens"], self.manifest["stride"]
         )
         device = _device(device, self.manifest["precision"], self.folder)
         self._session = _session(self.folder / MODEL, device, threads)
         self.provider: str = self._session.get_providers()[0]
         self._on_cuda = self.provider == "CUDAExecutionProvider"
-        self._budget = _TOKENS_ON_CUDA if self._on_cuda else _TOKENS_ON_CPU
+        self.budget = _TOKENS_ON_CUDA if self._on_cuda else _TOKENS_ON_CPU
 
     @property
     def id(self) -> str:
@@ -73,27 +89,14 @@ class OnnxEncoder:
 
     def encode(self, texts: Sequence[str]) -> Windows:
         """The [CLS] vector of every window of every text, order kept."""
-        cut = windows(self._tokenizer, [clean(text, self.manifest["cleaning"]) for text in texts])
-        flat = [ids for parts in cut for ids in parts]
-        return Windows(
-            text_no=np.repeat(np.arange(len(cut), dtype=np.int32), [len(parts) for parts in cut]),
-            window_no=np.array([no for parts in cut for no in range(len(parts))], np.int32),
-            n_tokens=np.array([len(ids) for ids in flat], np.int32),
-            vectors=self._vectors(flat),
-        )
+        return encode(self, self.tokenize(texts))
 
-    def _vectors(self, flat: list[Ids]) -> npt.NDArray[np.float32]:
-        # Text that is copied forward gives the same windows again: the model sees each once.
-        seen: dict[bytes, int] = {}
-        places = [seen.setdefault(ids.tobytes(), len(seen)) for ids in flat]
-        unique = [np.frombuffer(ids, np.int32) for ids in seen]
-        vectors = np.empty((len(unique), self.manifest["dim"]), np.float32)  # (unique, dim)
-        for batch in batches([len(ids) for ids in unique], self._budget):
-            vectors[batch] = self._run([unique[no] for no in batch])
-        return vectors[places]
+    def tokenize(self, texts: Sequence[str]) -> list[list[Ids]]:
+        """The windows of each text, in the Rust tokenizer's own threads."""
+        return windows(self._cutter, [clean(text, self.manifest["cleaning"]) for text in texts])
 
-    def _run(self, batch: list[Ids]) -> npt.NDArray[np.float32]:
-        """One pass of the model: (windows, dim)."""
+    def run(self, batch: list[Ids]) -> npt.NDArray[np.float32]:
+        """One pass of the model, the longest window first: (windows, dim)."""
         if not self._on_cuda:
             input_ids, attention_mask = padded(batch)
             feed = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -108,6 +111,38 @@ class OnnxEncoder:
         self._session.run_with_iobinding(binding)
         cls = binding.copy_outputs_to_cpu()[0]
         return cls[: len(batch)]
+
+
+def encode(
+    encoder: Encoder, cut: list[list[Ids]], passed: Callable[[int, int], None] | None = None
+) -> Windows:
+    """The vectors of the windows of some texts, order kept.
+
+    `passed` is told of every pass how many word pieces it took, and how many were padding.
+    """
+    flat = [ids for parts in cut for ids in parts]
+    # Text that is copied forward gives the same windows again: the model sees each once.
+    seen: dict[bytes, int] = {}
+    places = [seen.setdefault(ids.tobytes(), len(seen)) for ids in flat]
+    unique = [np.frombuffer(ids, np.int32) for ids in seen]
+    vectors = np.empty((len(unique), encoder.manifest["dim"]), np.float32)  # (unique, dim)
+    for batch in batches([len(ids) for ids in unique], encoder.budget):
+        of_batch = encoder.run([unique[no] for no in batch])
+        if of_batch.shape != (len(batch), vectors.shape[1]):
+            raise FeatureStoreError(
+                f"{encoder.id} made vectors of shape {of_batch.shape} where "
+                f"{(len(batch), vectors.shape[1])} was expected - export the model again"
+            )
+        vectors[batch] = of_batch
+        if passed:
+            tokens = sum(len(unique[no]) for no in batch)
+            passed(tokens, len(batch) * len(unique[batch[0]]) - tokens)
+    return Windows(
+        text_no=np.repeat(np.arange(len(cut), dtype=np.int32), [len(parts) for parts in cut]),
+        window_no=np.array([no for parts in cut for no in range(len(parts))], np.int32),
+        n_tokens=np.array([len(ids) for ids in flat], np.int32),
+        vectors=vectors[places],
+    )
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -9,8 +9,7 @@ from batch.shards import arrow_to_vectors, vectors_to_arrow
 from featurestore.store import CUTOFFS
 
 _AT_ONCE = 32_768
-EXPECTED = " UNION ALL ".join(f"FROM admission_windows(cutoff := '{c}')" for c in CUTOFFS)
-STORED = """
+_STORED = """
     SELECT encoder_id, hadm_id, cutoff, prediction_time, n_notes, n_windows, windows_hash
     FROM admission_embeddings
 """
@@ -18,28 +17,35 @@ STORED = """
 
 def refresh_means(con: duckdb.DuckDBPyConnection) -> None:
     """Bring admission_embeddings in line with the windows that count; only what differs moves."""
-    con.execute(f"CREATE OR REPLACE TEMP TABLE expected AS {EXPECTED}")
+    # One cutoff after the other: a join over all notes and windows each is enough to hold.
+    con.execute(f"CREATE OR REPLACE TEMP TABLE expected AS {_STORED} LIMIT 0")
+    for cutoff in CUTOFFS:
+        con.execute(f"INSERT INTO expected FROM admission_windows(cutoff := '{cutoff}')")
     con.execute(
         "DELETE FROM admission_embeddings WHERE (encoder_id, hadm_id, cutoff) IN "
-        f"(SELECT (encoder_id, hadm_id, cutoff) FROM ({STORED} EXCEPT FROM expected))"
+        f"(SELECT (encoder_id, hadm_id, cutoff) FROM ({_STORED} EXCEPT FROM expected))"
     )
     con.execute(
         "CREATE OR REPLACE TEMP TABLE missing_means AS "
         "SELECT row_number() OVER (ORDER BY encoder_id, hadm_id, cutoff) - 1 AS row_no, * "
-        f"FROM (FROM expected EXCEPT {STORED})"
+        f"FROM (FROM expected EXCEPT {_STORED})"
     )
     # Which notes each is made of, before vectors come in: left to plan it all as one, DuckDB once
     # began by pairing every mean with every vector of its encoder.
-    members = " UNION ALL ".join(
-        f"""
-        SELECT m.row_no, m.encoder_id, k.note_id, k.text_hash
-        FROM missing_means AS m
-        INNER JOIN known_notes(cutoff := '{cutoff}') AS k ON m.hadm_id = k.hadm_id
-        WHERE m.cutoff = '{cutoff}'
-        """
-        for cutoff in CUTOFFS
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE members "
+        "(row_no BIGINT, encoder_id VARCHAR, note_id VARCHAR, text_hash VARCHAR)"
     )
-    con.execute(f"CREATE OR REPLACE TEMP TABLE members AS {members}")
+    for cutoff in CUTOFFS:
+        con.execute(
+            f"""
+            INSERT INTO members
+            SELECT m.row_no, m.encoder_id, k.note_id, k.text_hash
+            FROM missing_means AS m
+            INNER JOIN known_notes(cutoff := '{cutoff}') AS k ON m.hadm_id = k.hadm_id
+            WHERE m.cutoff = '{cutoff}'
+            """
+        )
     total = con.execute("SELECT count(*) FROM missing_means").fetchall()[0][0]
     for first in range(0, total, _AT_ONCE):
         last = min(first + _AT_ONCE, total)
@@ -53,10 +59,26 @@ def refresh_means(con: duckdb.DuckDBPyConnection) -> None:
             ),
         )
         con.execute(
-            "INSERT INTO admission_embeddings SELECT m.* EXCLUDE (row_no), v.embedding "
+            "INSERT INTO admission_embeddings "
+            "SELECT m.* EXCLUDE (row_no), hash(v.embedding), v.embedding "
             "FROM missing_means AS m INNER JOIN means AS v USING (row_no) ORDER BY row_no"
         )
         con.unregister("means")
+
+
+def means_are_stale(con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether admission_embeddings is not what the windows that count now would give."""
+    for cutoff in CUTOFFS:
+        both = [
+            con.execute(f"SELECT count(*), sum(hash(t)) FROM ({query}) AS t").fetchall()
+            for query in (
+                f"FROM admission_windows(cutoff := '{cutoff}')",
+                f"{_STORED} WHERE cutoff = '{cutoff}'",
+            )
+        ]
+        if both[0] != both[1]:
+            return True
+    return False
 
 
 def _means(con: duckdb.DuckDBPyConnection, first: int, last: int) -> npt.NDArray[np.float32]:

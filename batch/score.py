@@ -8,7 +8,13 @@ from typing import Any
 from batch.embed import follow_sync, pending_notes
 from featurestore.errors import FeatureStoreError
 from featurestore.files import private_file
-from featurestore.store import Store
+from featurestore.store import Change, Store
+
+_DUE = """
+    FROM score_admissions($scorer)
+    ANTI JOIN (FROM latest_scores WHERE scorer_id = $scorer)
+        USING (hadm_id, prediction_time, probability)
+"""
 
 
 def score(store: Store, scorer: str, output: str | Path | None = None) -> dict[str, Any]:
@@ -29,11 +35,7 @@ def score(store: Store, scorer: str, output: str | Path | None = None) -> dict[s
     follow_sync(store)
     pending = len(pending_notes(store, encoder))
     with store.change("score") as change:
-        scored = change.con.execute(
-            "INSERT INTO scores SELECT $scorer, hadm_id, $run, probability, prediction_time, $now "
-            "FROM score_admissions($scorer) ORDER BY hadm_id",
-            {"scorer": scorer_id, "run": change.run_id, "now": datetime.now()},
-        ).fetchall()[0][0]
+        scored = add_scores(change, scorer_id)
         change.counts.update(scorer=scorer_id, scored=scored)
     if output:
         _write_scores(store, change.run_id, output)
@@ -43,6 +45,23 @@ def score(store: Store, scorer: str, output: str | Path | None = None) -> dict[s
         "scored": scored,
         "pending_notes": pending,
     }
+
+
+def add_scores(change: Change, scorer_id: str, only_due: bool = False) -> int:
+    """Add a scorer's scores to the ledger, all or those that are due; return how many."""
+    scores = _DUE if only_due else "FROM score_admissions($scorer)"
+    scored: int = change.con.execute(
+        "INSERT INTO scores SELECT $scorer, hadm_id, $run, probability, prediction_time, $now "
+        f"FROM ({scores}) ORDER BY hadm_id",
+        {"scorer": scorer_id, "run": change.run_id, "now": datetime.now()},
+    ).fetchall()[0][0]
+    return scored
+
+
+def scores_due(store: Store, scorer_id: str) -> int:
+    """How many admissions have no score by this scorer, or would get another than their last."""
+    due: int = store.one(f"SELECT count(*) FROM ({_DUE})", scorer=scorer_id)[0]
+    return due
 
 
 def find_scorer(store: Store, scorer: str) -> str:

@@ -10,8 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch.encoder import Windows
+from featurestore import steps
 from featurestore.errors import FeatureStoreError
 from featurestore.files import private_file
+
+_WINDOWS_AT_ONCE = 8_192
 
 
 class Shards:
@@ -19,6 +22,7 @@ class Shards:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._next = max((int(file.stem) for file in self.files()), default=-1) + 1
 
     def files(self) -> list[Path]:
         """The whole shards, in the order they were written."""
@@ -27,7 +31,7 @@ class Shards:
     def write(self, note_ids: list[str], hashes: list[str], windows: Windows) -> None:
         """Write a shard, durably: it is there whole or not at all."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = self.folder / f"{len(self.files()):06d}.parquet"
+        file = self.folder / f"{self._next:06d}.parquet"
         table = pa.table(
             {
                 "note_id": pa.array(note_ids, pa.string()).take(pa.array(windows.text_no)),
@@ -37,21 +41,28 @@ class Shards:
                 "embedding": vectors_to_arrow(windows.vectors),
             }
         )
+        steps.step("shard")
         with private_file(file) as stream:
             pq.write_table(table, stream, compression="none", write_page_checksum=True)
+        self._next += 1
 
     def tables(self) -> Iterator[pa.Table]:
-        """Each shard's windows."""
+        """The windows of some shards at a time: a commit's cost is by the window, not the shard."""
+        held: list[pa.Table] = []
         for file in self.files():
-            yield self._read(file)
+            held.append(self._read(file))
+            if sum(map(len, held)) >= _WINDOWS_AT_ONCE:
+                yield pa.concat_tables(held)
+                held = []
+        if held:
+            yield pa.concat_tables(held)
 
-    def notes(self) -> set[tuple[str, str]]:
-        """The notes that were finished, each with the hash of its text."""
-        found: set[tuple[str, str]] = set()
-        for file in self.files():
-            rows = self._read(file, ["note_id", "text_hash"])
-            found.update(zip(*(rows.column(no).to_pylist() for no in (0, 1)), strict=True))
-        return found
+    def notes(self) -> pa.Table:
+        """The notes that were finished: note_id and text_hash."""
+        columns = ["note_id", "text_hash"]
+        empty = pa.schema([(column, pa.string()) for column in columns]).empty_table()
+        parts = (self._read(file, columns) for file in self.files())
+        return pa.concat_tables([empty, *(part.group_by(columns).aggregate([]) for part in parts)])
 
     def _read(self, file: Path, columns: list[str] | None = None) -> pa.Table:
         try:
@@ -63,6 +74,7 @@ class Shards:
 
     def clear(self) -> None:
         """Remove the shards, once they are committed."""
+        steps.step("clean")
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
             self.folder.parent.rmdir()

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from batch.embed import follow_sync
 from batch.evaluate import WORD_GRID, bag_of_words, choose_c, fit, metrics
+from batch.promote import find_encoder
 from batch.shards import arrow_to_vectors, vectors_to_arrow
 from featurestore.errors import FeatureStoreError
 from featurestore.store import Store, check_question
@@ -126,30 +127,6 @@ def training_set(store: Store, encoder: str, cutoff: str, horizon_days: int) -> 
             f"labelled stays at {cutoff} - embed more notes, or choose another cutoff or horizon"
         )
     return rows
-
-
-def find_encoder(store: Store, encoder: str | None) -> str:
-    """The encoder of that id, or the active one."""
-    known: dict[str, bool] = dict(store.sql("SELECT encoder_id, active FROM encoders").fetchall())
-    if not known:
-        raise FeatureStoreError(
-            f'{store.path} holds no embeddings - "featurestore embed {store.path} MODEL" makes them'
-        )
-    if encoder is None:
-        return next(encoder_id for encoder_id, active in known.items() if active)
-    if encoder not in known:
-        raise FeatureStoreError(
-            f"{store.path} holds no encoder {encoder} - it has {', '.join(sorted(known))}"
-        )
-    return encoder
-
-
-def promote(store: Store, encoder: str) -> None:
-    """Make an encoder of the store the active one; scorers stay with their own."""
-    encoder = find_encoder(store, encoder)
-    with store.change("promote") as change:
-        change.con.execute("UPDATE encoders SET active = (encoder_id = $1)", [encoder])
-        change.counts["active"] = encoder
 
 
 def _counts(values: npt.NDArray[np.str_]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from export.labelled import LabelledWindows, csv_windows, labelled_windows
 from export.model_folder import sha256
 from export.to_onnx import load_checkpoint
 from export.unfinished import newest_step, read_json, unfinished, write_json
-from export.windows import cut_windows, padded
+from export.windows import Cutter, cut_windows, padded
 from featurestore import __version__
 from featurestore.errors import FeatureStoreError
 from featurestore.files import fsync
@@ -106,7 +106,6 @@ def finetune(
         facts = read_json(folder / "finetune.json")
         if facts is None or any(facts.get(key) != value for key, value in plan.items()):
             facts = _train(model, train, valid, folder, plan, progress)
-            cut.no_truncation()
             tokenizer.save_pretrained(folder)
             for file in folder.iterdir():
                 fsync(file)
@@ -153,7 +152,7 @@ def _auroc(label: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]) -
 
 
 def _examples(
-    data: Store | tuple[Path, Path], cut: Any, cutoff: str, horizon_days: int
+    data: Store | tuple[Path, Path], cut: Cutter, cutoff: str, horizon_days: int
 ) -> tuple[LabelledWindows, LabelledWindows, dict[str, Any]]:
     """What to fit to, what to choose the step by, and where both come from."""
     if isinstance(data, Store):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.windows import Ids, clean, windows
+from export.windows import Cutter, Ids, clean, windows
 from featurestore.errors import FeatureStoreError
 from featurestore.source import text_hash
 from featurestore.store import Store
@@ -39,7 +39,7 @@ class LabelledWindows:
 
 
 def labelled_windows(
-    store: Store, tokenizer: Any, split: str, cutoff: str, horizon_days: int
+    store: Store, cutter: Cutter, split: str, cutoff: str, horizon_days: int
 ) -> LabelledWindows:
     """The windows of the notes that a prediction may see, for the patients of one split.
 
@@ -63,10 +63,10 @@ def labelled_windows(
         for note_id, text in notes
         if text_hash(text) == known[note_id][0]
     )
-    return _cut(found, tokenizer)
+    return _cut(found, cutter)
 
 
-def csv_windows(file: Path, tokenizer: Any) -> LabelledWindows:
+def csv_windows(file: Path, cutter: Cutter) -> LabelledWindows:
     """The windows of a CSV file with columns ID, TEXT and Label, in any case and order.
 
     Raises FeatureStoreError, which names the line and quotes nothing, where one cannot be used.
@@ -91,7 +91,7 @@ def csv_windows(file: Path, tokenizer: Any) -> LabelledWindows:
                 )
             yield f"{line:012d}", hadm_id, outcome, text
 
-    found = _cut(checked(), tokenizer)
+    found = _cut(checked(), cutter)
     if len(set(found.label.tolist())) < 2:
         raise FeatureStoreError(
             f"{file}: Label has fewer than two values in its {found.notes} lines with text - "
@@ -100,13 +100,13 @@ def csv_windows(file: Path, tokenizer: Any) -> LabelledWindows:
     return found
 
 
-def _cut(notes: Iterable[tuple[str, int, int, str]], tokenizer: Any) -> LabelledWindows:
+def _cut(notes: Iterable[tuple[str, int, int, str]], cutter: Cutter) -> LabelledWindows:
     """Windows of (note, admission, label, text), in the order of the notes' names."""
     rows: list[tuple[str, str, int, int, list[Ids]]] = []
     batch: list[tuple[str, int, int, str]] = []
 
     def add() -> None:
-        cut = windows(tokenizer, [clean(text, "deid-v1") for *_, text in batch])
+        cut = windows(cutter, [clean(text, "deid-v1") for *_, text in batch])
         for (note, hadm_id, label, text), ids in zip(batch, cut, strict=True):
             rows.append((note, text_hash(text), hadm_id, label, ids))
         batch.clear()

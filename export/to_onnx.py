@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from export.model_folder import MODEL, TOKENIZER, sha256, write_manifest
 from export.unfinished import half_made
-from export.windows import CLEANINGS, Ids, cut_windows, padded, windows
+from export.windows import CLEANINGS, Cutter, Ids, cut_windows, padded, windows
 from featurestore.errors import FeatureStoreError
 
 # What a graph may differ from PyTorch by: the largest absolute difference of a number, and the
@@ -75,7 +75,7 @@ def export(
             f"{checkpoint} has {limit} positions, windows of {max_tokens} do not fit - give "
             f"--max-tokens {limit} or less"
         )
-    tokenizer = cut_windows(checkpoint_tokenizer.backend_tokenizer, max_tokens, stride)
+    cutter = cut_windows(checkpoint_tokenizer.backend_tokenizer, max_tokens, stride)
     settings = {
         "cleaning": cleaning,
         "max_tokens": max_tokens,
@@ -84,12 +84,12 @@ def export(
         "precision": precision,
     }
     with half_made(folder) as draft:
-        proof = _proof_windows(tokenizer, max_tokens)
+        proof = _proof_windows(cutter)
         if precision == "int8":
-            text = _text_windows(tokenizer, 16, seed=1)
+            text = _text_windows(cutter, 16, seed=1)
             even_out(graph, (_tensors(padded([window])) for window in text))
         _write_graph(graph, draft / MODEL, max_tokens, opset, precision)
-        tokenizer.save(str(draft / TOKENIZER))
+        cutter.tokenizer.save(str(draft / TOKENIZER))
         parity = _compare(model, draft / MODEL, proof, precision)
         encoder_id = write_manifest(
             draft,
@@ -227,16 +227,16 @@ def _without_notes(written: Any) -> Any:
     return written
 
 
-def _text_windows(tokenizer: Any, notes: int, seed: int) -> list[Ids]:
+def _text_windows(cutter: Cutter, notes: int, seed: int) -> list[Ids]:
     """The windows of so many invented notes."""
     from featurestore.synth import invented_notes
 
-    return [window for cut in windows(tokenizer, invented_notes(notes, seed)) for window in cut]
+    return [window for cut in windows(cutter, invented_notes(notes, seed)) for window in cut]
 
 
-def _proof_windows(tokenizer: Any, max_tokens: int) -> list[list[Ids]]:
+def _proof_windows(cutter: Cutter) -> list[list[Ids]]:
     """Batches of windows of text to compare on: of many lengths, alone and in mixed company."""
-    whole = _text_windows(tokenizer, 40, seed=0)
+    whole = _text_windows(cutter, 40, seed=0)
     first, last = whole[0][0], whole[0][-1]  # [CLS] and [SEP], or what the model has in their place
     pieces = np.concatenate([window[1:-1] for window in whole])
     dice = np.random.default_rng(0)
@@ -247,7 +247,7 @@ def _proof_windows(tokenizer: Any, max_tokens: int) -> list[list[Ids]]:
             np.int32
         )
 
-    lengths = [length for length in _LENGTHS if length <= max_tokens]
+    lengths = [length for length in _LENGTHS if length <= cutter.max_tokens]
     text = [window(length) for length in lengths]
     return [*([one] for one in text), text, [window(length) for length in lengths[::-2]]]
 

@@ -5,8 +5,10 @@ import csv
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,17 @@ COMMANDS = {
     "finetune": ("export.cli", "Fine-tune a BERT on the store's labelled notes."),
     "export": ("export.cli", "Export a checkpoint to ONNX for [CLS] extraction."),
     "embed": ("batch.cli", "Embed every note that is new or changed."),
+    "nightly": ("batch.cli", "Sync, embed, score and check the night, in one commit."),
     "promote": ("batch.cli", "Make an encoder the active one."),
+    "drop-encoder": ("batch.cli", "Remove an encoder and its vectors."),
     "train": ("batch.cli", "Fit a scorer on the admission embeddings."),
     "scorers": ("batch.cli", "List the scorers."),
     "score": ("batch.cli", "Score every admission in SQL."),
     "sql": ("featurestore.cli", "Ask the store in SQL, read-only."),
     "info": ("featurestore.cli", "Show what a store holds."),
+    "verify": ("featurestore.cli", "Compare a store with the manifest of its last commit."),
 }
+_LINE_EVERY = 60.0  # seconds
 STORE = click.argument("store", type=click.Path(path_type=Path))
 HORIZON = click.option(
     "--horizon-days", type=click.IntRange(1, 3650), default=30, show_default=True
@@ -45,6 +51,11 @@ CUTOFF = click.option(
     default="72h",
     show_default=True,
     help="How much of the stay a prediction may see.",
+)
+SINCE = click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Look only at notes of that day and later; withdrawn ones wait for a whole sync.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
@@ -69,7 +80,7 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         module = import_module(COMMANDS[name][0])
-        command: click.Command = getattr(module, f"{name}_command")
+        command: click.Command = getattr(module, f"{name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -106,8 +117,11 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; the block is given a function to tell done and to do."""
+def progress(what: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr, or a line a minute where that is no terminal.
+
+    The block is given a function to tell done and to do, and perhaps how fast it goes.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -118,6 +132,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn,
     )
 
+    console = Console(stderr=True)
     columns = (
         TextColumn(f"{what:<12}"),
         BarColumn(),
@@ -125,13 +140,21 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[pace]}"),
     )
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task(what, total=None)
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    task = bar.add_task(what, total=None, pace="")
+    begun = said = time.monotonic()
 
-    def advance(done: int, total: int) -> None:
+    def advance(done: int, total: int, pace: object = "") -> None:
+        nonlocal said
         bar.start()  # not before there is something to show
-        bar.update(task, completed=done, total=total)
+        bar.update(task, completed=done, total=total, pace=str(pace))
+        now = time.monotonic()
+        if not console.is_terminal and now - said >= _LINE_EVERY:
+            said = now
+            left = (now - begun) * (total - done) / done / 60 if done else 0.0
+            say(f"{what}: {done:,} of {total:,}, {left:,.0f} min left {pace}".rstrip())
 
     try:
         yield advance
@@ -196,12 +219,13 @@ def init_command(store: Path, source: str, schema: str, live: bool, group: str |
 @main.command("sync")
 @STORE
 @click.option("--force", is_flag=True, help="Though more than half of what was there is gone.")
+@SINCE
 @JSON
-def sync_command(store: Path, force: bool, as_json: bool) -> None:
+def sync_command(store: Path, force: bool, since: datetime | None, as_json: bool) -> None:
     """Bring admissions and the index of notes up to date."""
     from featurestore import Store, sync
 
-    counts = sync(Store(store), force)
+    counts = sync(Store(store), force, since.date() if since else None)
     if as_json:
         click.echo(json.dumps(counts))
         return
@@ -375,3 +399,18 @@ def info_command(store: Path, as_json: bool) -> None:
             counts = json.loads(row.pop("counts", "{}"))
             row |= {name: n for name, n in counts.items() if isinstance(n, int | str) and n != 0}
             click.echo("  " + "  ".join(f"{name} {value}" for name, value in row.items()))
+
+
+@main.command("verify")
+@STORE
+def verify_command(store: Path) -> None:
+    """Compare a store with the manifest of its last commit.
+
+    Exit status 1 where something is not as it was written.
+    """
+    from featurestore import Store
+
+    found = Store(store).verify()
+    click.echo("\n".join(f"- {finding}" for finding in found) or "as it was written")
+    if found:
+        raise click.exceptions.Exit(1)

@@ -1,6 +1,7 @@
 """The index of the hospital's admissions and notes, brought up to date."""
 
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 import duckdb
@@ -81,7 +82,11 @@ _NOTES = """
             n.n_chars,
             CASE
                 WHEN n.is_error THEN 'flagged as an error'
-                WHEN n.n_texts > 1 THEN 'several texts under one note_id'
+                WHEN
+                    n.n_texts > 1
+                    -- Of a partial scan the other texts may lie before it.
+                    OR (asked.partly AND old.reason = 'several texts under one note_id')
+                    THEN 'several texts under one note_id'
                 WHEN n.hadm_id IS NULL THEN 'no admission'
                 WHEN a.hadm_id IS NULL THEN 'unknown admission'
                 WHEN n.subject_id <> a.subject_id THEN 'admission of another patient'
@@ -96,6 +101,7 @@ _NOTES = """
         FROM typed AS n
         LEFT JOIN incoming_admissions AS a ON n.hadm_id = a.hadm_id
         LEFT JOIN notes AS old ON n.note_id = old.note_id
+        CROSS JOIN asked
     )
 
     SELECT
@@ -106,51 +112,93 @@ _NOTES = """
 """
 
 
-def sync(store: Store, force: bool = False) -> dict[str, Any]:
+@dataclass
+class Difference:
+    """What the source has that the store has not, and what it has no longer, by table."""
+
+    counts: dict[str, Any]
+    rows: dict[str, pa.Table]  # new or changed, whole
+    gone: dict[str, pa.Table]  # their keys
+    observed_until: datetime | None  # of a live hospital
+
+    def __bool__(self) -> bool:
+        """Whether the store has anything to follow."""
+        found = any(map(len, (*self.rows.values(), *self.gone.values())))
+        return found or self.observed_until is not None
+
+
+def sync(store: Store, force: bool = False, since: date | None = None) -> dict[str, Any]:
     """Bring admissions and the index of notes up to date with the source; return the counts.
 
     New, changed and withdrawn rows are followed; where nothing changed, nothing is written. A
-    live store is observed up to the moment at which the sync began. Raises FeatureStoreError,
-    with nothing changed, where the source lacks a table or column, or an admission its numbers
-    or dates, and, unless `force` is given, where more than half of what was there is gone.
+    live store is observed up to the moment at which the sync began. With `since`, only notes
+    dated that day or later are looked at, and those that were withdrawn wait for a whole sync.
+    Raises FeatureStoreError, with nothing changed, where the source lacks a table or column, or
+    an admission its numbers or dates, and, unless `force` is given, where more than half of what
+    was there is gone.
     """
     started_at = datetime.now()
     with store.lock("sync"):
-        source = store.source()
-        with open_duckdb() as con:
-            _load(con, store, source.admissions(), source.note_index())
-            differences = {table: _difference(con, table) for table in ("admissions", "notes")}
-            counts = {table: _count(con, table, *differences[table]) for table in differences}
-            counts["notes"]["excluded"] = dict(
-                con.execute(
-                    "SELECT reason, count(*) FROM incoming_notes WHERE status = 'excluded' "
-                    "GROUP BY ALL ORDER BY ALL"
-                ).fetchall()
-            )
-        for table, (_, gone) in differences.items():
-            held = store.one(f"SELECT count(*) FROM {table}")[0]
-            if len(gone) > max(10, held / 2) and not force:
-                raise FeatureStoreError(
-                    f"{len(gone):,} of {held:,} {table} are no longer in the source, which looks "
-                    "like half a download; nothing was changed - complete it, or say "
-                    "sync --force where they are really withdrawn"
-                )
-        (live,) = store.one("SELECT live FROM settings")
-        changed = any(len(rows) for difference in differences.values() for rows in difference)
-        if changed or live:
+        difference = compare(store, force, since)
+        if difference:
             with store.change("sync", started_at) as change:
-                for table, (rows, gone) in differences.items():
-                    _apply(change, table, rows, gone)
-                if live:
-                    change.con.execute("UPDATE settings SET observed_until = $1", [started_at])
-                change.counts.update(counts)
-    return counts
+                follow(change, difference)
+                change.counts.update(difference.counts)
+    return difference.counts
+
+
+def compare(store: Store, force: bool = False, since: date | None = None) -> Difference:
+    """What `sync` would follow, found by one pass over the source; nothing is changed."""
+    started_at = datetime.now()
+    source = store.source()
+    tables = ("admissions", "notes")
+    with open_duckdb() as con:
+        _load(con, store, source.admissions(), source.note_index(since), since)
+        differences = {table: _difference(con, table) for table in tables}
+        if since:
+            _, gone = differences["notes"]
+            differences["notes"] = (differences["notes"][0], gone.slice(0, 0))
+        counts = {table: _count(con, table, *differences[table]) for table in tables}
+        counts["notes"]["excluded"] = dict(
+            con.execute(
+                "SELECT reason, count(*) FROM incoming_notes WHERE status = 'excluded' "
+                "GROUP BY ALL ORDER BY ALL"
+            ).fetchall()
+        )
+    for table, (_, gone) in differences.items():
+        held = store.one(f"SELECT count(*) FROM {table}")[0]
+        if len(gone) > max(10, held / 2) and not force:
+            raise FeatureStoreError(
+                f"{len(gone):,} of {held:,} {table} are no longer in the source, which looks "
+                "like half a download; nothing was changed - complete it, or say "
+                "sync --force where they are really withdrawn"
+            )
+    (live,) = store.one("SELECT live FROM settings")
+    return Difference(
+        counts,
+        {table: rows for table, (rows, _) in differences.items()},
+        {table: gone for table, (_, gone) in differences.items()},
+        started_at if live else None,
+    )
+
+
+def follow(change: Change, difference: Difference) -> None:
+    """Bring the next version of the store in line with the source."""
+    for table, rows in difference.rows.items():
+        _apply(change, table, rows, difference.gone[table])
+    if difference.observed_until:
+        change.con.execute("UPDATE settings SET observed_until = $1", [difference.observed_until])
 
 
 def _load(
-    con: duckdb.DuckDBPyConnection, store: Store, admissions: pa.Table, notes: pa.Table
+    con: duckdb.DuckDBPyConnection,
+    store: Store,
+    admissions: pa.Table,
+    notes: pa.Table,
+    since: date | None,
 ) -> None:
     """Make incoming_admissions and incoming_notes, beside the store's own as they are now."""
+    con.execute("CREATE VIEW asked AS SELECT " + ("TRUE" if since else "FALSE") + " AS partly")
     con.register("source_admissions", admissions)
     con.register("source_notes", notes)
     con.execute(f"ATTACH {quoted(store.path)} AS store (READ_ONLY)")

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,14 @@ class Source:
             f"SELECT {', '.join(ADMISSION_COLUMNS)} FROM ({self._admissions}) AS admissions"
         )
 
-    def note_index(self) -> pa.Table:
-        """Every note but its text: its MD5, length and whether it is blank are taken in place."""
+    def note_index(self, since: date | None = None) -> pa.Table:
+        """Every note but its text: its MD5, length and whether it is blank are taken in place.
+
+        With `since`, only notes stored (else charted) that day or later, or without a time.
+        """
+        times = ", ".join(f"CAST({t} AS VARCHAR)" for t in ("storetime", "charttime", "chartdate"))
+        # As text, which every database writes alike and which a bad date does not stop.
+        some = f"WHERE coalesce({times}, '{since}') >= '{since}'" if since else ""
         return self._table(
             f"""
             SELECT
@@ -113,7 +120,9 @@ class Source:
                 ltrim(substr(coalesce(text, ''), 1, 64), '{_BLANK}') = ''
                 AND ltrim(coalesce(text, ''), '{_BLANK}') = '' AS is_blank
             FROM ({self._notes}) AS notes
-            """
+            {some}
+            """,
+            may_be_empty=since is not None,
         )
 
     def texts(self, note_ids: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
@@ -130,7 +139,7 @@ class Source:
                     for rows in result.partitions(_TEXTS_AT_ONCE):
                         yield [(row.note_id, row.text) for row in rows]
 
-    def _table(self, query: str) -> pa.Table:
+    def _table(self, query: str, may_be_empty: bool = False) -> pa.Table:
         """The answer as a table, by each database's fast way; PostgreSQL's values come as text."""
         with self._connect() as connection:
             driver: Any = connection.connection.driver_connection
@@ -142,7 +151,7 @@ class Source:
                 driver.execute(f"CREATE OR REPLACE TEMP TABLE answer AS {query}")
                 table = driver.execute("FROM answer").to_arrow_table()
                 driver.execute("DROP TABLE answer")
-        if not len(table):
+        if not len(table) and not may_be_empty:
             raise FeatureStoreError(
                 f"{self.location} holds no rows for {self.schema}'s admissions or notes - "
                 "is the download complete?"

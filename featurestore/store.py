@@ -1,11 +1,11 @@
 """The store: one DuckDB file, read at any time, changed only by replacing it with a new version."""
 
 import contextlib
+import errno
 import fcntl
 import grp
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from featurestore import __version__
+from featurestore import __version__, steps
 from featurestore.errors import FeatureStoreError, StoreBusyError
-from featurestore.files import fsync
+from featurestore.files import copy, fsync
 
 if TYPE_CHECKING:
     from featurestore.source import Source
@@ -25,7 +25,7 @@ SQL = Path(__file__).resolve().parent.parent / "sql"
 
 TABLES = (
     *("settings", "admissions", "notes", "encoders", "embeddings", "admission_embeddings"),
-    *("scorers", "scorer_rows", "scores", "runs"),
+    *("scorers", "scorer_rows", "scores", "runs", "nights", "manifest"),
 )
 # Views and macros; each after those that it is made of.
 RULES = (
@@ -33,7 +33,9 @@ RULES = (
     *("prediction_times", "known_notes", "admission_windows", "training_set", "score_admissions"),
     *("latest_scores", "similar_admissions"),
 )
-VECTORS = ("embeddings", "admission_embeddings", "scorers")
+# A vector's hash is a column beside it.
+_HASHED = ("embeddings", "admission_embeddings")
+VECTORS = ("embeddings", "admission_embeddings", "scorers", "nights")
 CUTOFFS = ("24h", "48h", "72h", "discharge")
 
 KEYS = {
@@ -45,7 +47,13 @@ KEYS = {
     "scorers": "scorer_id",
     "scorer_rows": "(scorer_id, hadm_id)",
     "runs": "run_id",
+    "nights": "(run_id, encoder_id, category)",
+    "manifest": "table_name",
 }
+
+_COMMIT_MEMORY = "600MB"
+_GAVE_OUT = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 DUCKDB = {
     "autoinstall_known_extensions": "false",
@@ -107,7 +115,7 @@ class Store:
         store = cls.__new__(cls)
         store.path, store._reader, store._version_read, store._locked = path, None, None, False
         with store.lock("init"), store._draft() as draft:
-            with contextlib.closing(store._open_draft(draft)) as con:
+            with contextlib.closing(open_duckdb(draft)) as con:
                 make_objects(con, TABLES + RULES)
                 con.execute(
                     "INSERT INTO settings VALUES ($source, $schema, $live, NULL)",
@@ -242,23 +250,82 @@ class Store:
         goes wrong before the rename leaves the old version as it was.
         """
         started_at = started_at or datetime.now()
-        with self.lock(command), self._draft() as draft:
+        with self.lock(command), self._draft() as draft, self.writing():
+            steps.step("copy")
             draft.touch(mode=0o600)
-            shutil.copyfile(self.path, draft)
+            copy(self.path, draft)
             with contextlib.closing(self._open_draft(draft)) as con:
                 con.execute("BEGIN")
-                make_objects(con, RULES)  # a store that an older version made gets today's
+                _renew(con)
                 (last_run,) = con.execute("SELECT coalesce(max(run_id), 0) FROM runs").fetchall()[0]
                 change = Change(con, last_run + 1)
                 yield change
                 _record_run(change, command, started_at)
                 _check_keys(con)
+                _write_manifest(con, change.run_id)
+                steps.step("checkpoint")
                 con.execute("COMMIT")
                 con.execute("CHECKPOINT")
+            _check_written(draft, change.run_id)
             old = self.path.stat()
             os.chown(draft, -1, old.st_gid)
             draft.chmod(old.st_mode & 0o777)
             self._publish(draft)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """What a disk or memory that gives out comes to: one sentence."""
+        try:
+            yield
+        except (OSError, *_GAVE_OUT) as error:
+            if isinstance(error, OSError) and error.errno not in _DISK:
+                raise
+            what = "memory" if isinstance(error, duckdb.OutOfMemoryException) else "disk space"
+            number = getattr(error, "errno", None)
+            kind = os.strerror(number) if number else type(error).__name__
+            raise FeatureStoreError(
+                f"{self.path} could not be changed ({kind}); the old version stays, and what was "
+                f"embedded is kept - see that there is enough {what} beside it, then run this again"
+            ) from None
+
+    def verify(self) -> list[str]:
+        """What is wrong with the newest version, a sentence each; none where it is whole.
+
+        Counts, keys and the hash of every row are compared with the manifest of the last commit,
+        every vector with the hash that it was written with, and every note has to be accounted
+        for.
+        """
+        con = self.connect()
+        found = [
+            f"{table} holds {rows - keys} rows twice (by {KEYS[table]})"
+            for table, rows, keys in _keys(con)
+            if rows != keys
+        ]
+        written = {
+            row[0]: row[1:]
+            for row in con.execute(
+                "SELECT table_name, n_rows, content_hash, duckdb_version FROM manifest"
+            ).fetchall()
+        }
+        for table, rows, content_hash in _contents(con):
+            if table not in written:
+                found.append(f"{table} is not in the manifest")
+            elif rows != written[table][0]:
+                found.append(f"{table} has {rows:,} rows, its manifest says {written[table][0]:,}")
+            elif (content_hash, duckdb.__version__) != written[table][1:]:
+                found.append(
+                    f"{table} is not as it was written"
+                    if duckdb.__version__ == written[table][2]
+                    else f"{table} was written by DuckDB {written[table][2]}, whose hashes "
+                    f"{duckdb.__version__} cannot compare"
+                )
+        for table in ("embeddings", "admission_embeddings"):
+            (spoilt,) = self.one(
+                f"SELECT count(*) FROM {table} WHERE hash(embedding) <> vector_hash"
+            )
+            if spoilt:
+                found.append(f"{table} holds {spoilt:,} vectors that are not as they were written")
+        return found
 
     @contextlib.contextmanager
     def _draft(self) -> Iterator[Path]:
@@ -277,14 +344,16 @@ class Store:
                 self.staging.rmdir()  # where no shards wait in it
 
     def _open_draft(self, draft: Path) -> duckdb.DuckDBPyConnection:
-        spill = str(self.staging / "spill")
-        return open_duckdb(draft, spill)
+        con = open_duckdb(draft, str(self.staging / "spill"))
+        con.execute(f"SET memory_limit = '{_COMMIT_MEMORY}'")  # more than that is spilled
+        return con
 
     def _publish(self, draft: Path) -> None:
         """Make the draft the store, durably and at once for every reader that opens it next."""
         if draft.with_name(draft.name + ".wal").exists():
             raise FeatureStoreError(f"{draft} was not written out - run the command again")
         fsync(draft)
+        steps.step("rename")
         draft.replace(self.path)
         fsync(self.path.resolve().parent)
 
@@ -292,7 +361,7 @@ class Store:
         rows = self.connect().execute(
             "SELECT table_name FROM information_schema.tables WHERE table_catalog = 'store'"
         )
-        missing = set(KEYS) - {name for (name,) in rows.fetchall()}
+        missing = {"settings", "admissions", "notes"} - {name for (name,) in rows.fetchall()}
         if missing:
             self._reader = None
             raise FeatureStoreError(
@@ -318,7 +387,11 @@ def set_width(con: duckdb.DuckDBPyConnection, dim: int) -> None:
     """Make the vector tables `dim` wide; the store must not hold a vector yet."""
     for name in VECTORS:
         con.execute(f"DROP TABLE {name}")
-        con.execute((SQL / f"{name}.sql").read_text().replace("FLOAT[768]", f"FLOAT[{dim}]"))
+        con.execute(_table(name, dim))
+
+
+def _table(name: str, dim: int) -> str:
+    return (SQL / f"{name}.sql").read_text().replace("FLOAT[768]", f"FLOAT[{dim}]")
 
 
 def check_question(cutoff: str = "72h", horizon_days: int = 30) -> None:
@@ -344,17 +417,71 @@ def _record_run(change: Change, command: str, started_at: datetime) -> None:
     )
 
 
+def _renew(con: duckdb.DuckDBPyConnection) -> None:
+    """Give a store that an older version made today's rules, and the tables that came since."""
+    there = {
+        name
+        for (name,) in con.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
+        ).fetchall()
+    }
+    (width,) = con.execute("SELECT max(dim) FROM encoders").fetchall()[0]
+    for name in set(TABLES) - there:
+        con.execute(_table(name, width or 768))
+    make_objects(con, RULES)
+
+
+def _keys(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, int, int]]:
+    """Of each table how many rows it has, and how many of them are one of a kind."""
+    for table, key in KEYS.items():
+        query = f"SELECT count(*), count(DISTINCT {key}) FROM {table}"
+        rows, keys = con.execute(query).fetchall()[0]
+        yield table, rows, keys
+
+
 def _check_keys(con: duckdb.DuckDBPyConnection) -> None:
     """Refuse a version in which something stands twice."""
-    for table, key in KEYS.items():
-        rows, keys = con.execute(f"SELECT count(*), count(DISTINCT {key}) FROM {table}").fetchall()[
-            0
-        ]
+    for table, rows, keys in _keys(con):
         if rows != keys:
             raise FeatureStoreError(
-                f"{table} would hold {rows - keys} rows twice (by {key}); nothing was changed - "
-                "please report this"
+                f"{table} would hold {rows - keys} rows twice (by {KEYS[table]}); nothing was "
+                "changed - please report this"
             )
+
+
+def _contents(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, int, int]]:
+    """Of each table but the manifest its rows, and a hash of them in which no order shows."""
+    for table in TABLES:
+        if table != "manifest":
+            # The hash of a vector stands beside it: a commit need not read every vector again.
+            vectors = " EXCLUDE (embedding)" if table in _HASHED else ""
+            rows, content_hash = con.execute(
+                "SELECT count(*), coalesce(sum(hash(t)), 0) "
+                f"FROM (SELECT *{vectors} FROM {table}) AS t"
+            ).fetchall()[0]
+            yield table, rows, content_hash
+
+
+def _write_manifest(con: duckdb.DuckDBPyConnection, run_id: int) -> None:
+    con.execute("DELETE FROM manifest")
+    for table, rows, content_hash in list(_contents(con)):
+        con.execute(
+            "INSERT INTO manifest VALUES ($1, $2, $3, $4, $5)",
+            [table, rows, content_hash, run_id, duckdb.__version__],
+        )
+
+
+def _check_written(draft: Path, run_id: int) -> None:
+    """Read back from the file that the commit is in it: nobody is told of one that is not."""
+    with contextlib.closing(duckdb.connect(draft, read_only=True, config={**DUCKDB})) as con:
+        written = con.execute("SELECT table_name, n_rows, run_id FROM manifest").fetchall()
+        for table, rows, of_run in written:
+            (count,) = con.execute(f"SELECT count(*) FROM {table}").fetchall()[0]
+            if (count, of_run) != (rows, run_id):
+                raise FeatureStoreError(
+                    f"{draft} does not hold what was written; the old version stays - check the "
+                    "disk, then run this again"
+                )
 
 
 def _group_id(group: str | None) -> int | None:

@@ -2,7 +2,7 @@
 --
 -- Grain:   one row per encoder, admission and cutoff (24h, 48h, 72h, discharge).
 -- Columns: n_notes and n_windows (how many the mean is taken over), windows_hash (which ones, and
---          which text: a mean is computed anew when it differs).
+--          which text: a mean is computed anew when it differs), vector_hash (hash(embedding)).
 CREATE TABLE admission_embeddings (
     encoder_id VARCHAR NOT NULL,
     hadm_id BIGINT NOT NULL,
@@ -11,5 +11,6 @@ CREATE TABLE admission_embeddings (
     n_notes INTEGER NOT NULL,
     n_windows INTEGER NOT NULL,
     windows_hash UBIGINT NOT NULL,
+    vector_hash UBIGINT NOT NULL,
     embedding FLOAT[768] NOT NULL CHECK (isfinite(array_inner_product(embedding, embedding)))
 );

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from batch import OnnxEncoder, embed_pending
+from batch.encoder import encode
 from batch.shards import Shards, arrow_to_vectors
 from featurestore import Store, sync
 from featurestore.errors import FeatureStoreError
@@ -169,8 +170,8 @@ def test_a_note_without_a_word_is_excluded_once_and_for_this_text(ward, counter)
     blank = note(5, 8, "\N{ZERO WIDTH SPACE}")
 
     class Deaf(counter):
-        def encode(self, texts):
-            return super().encode([text.replace("\N{ZERO WIDTH SPACE}", "") for text in texts])
+        def tokenize(self, texts):
+            return super().tokenize([text.replace("\N{ZERO WIDTH SPACE}", "") for text in texts])
 
     store = ward([*NOTES, blank])
     assert embed_pending(store, Deaf())["no words"] == 1
@@ -183,10 +184,8 @@ def test_a_note_without_a_word_is_excluded_once_and_for_this_text(ward, counter)
 
 def test_two_encoders_in_one_store_never_mix(ward, counter):
     class Doubled(counter):
-        def encode(self, texts):
-            windows = super().encode(texts)
-            windows.vectors *= 10
-            return windows
+        def run(self, batch):
+            return super().run(batch) * 10
 
     store = ward(NOTES)
     embed_pending(store, counter("one-00000000"))
@@ -238,11 +237,9 @@ def test_an_encoder_of_another_width_is_refused_before_a_note_is_read(ward, coun
 )
 def test_bad_vectors_are_refused_and_nothing_is_stored(ward, counter, spoil, message):
     class Spoilt(counter):
-        def encode(self, texts):
-            windows = super().encode(texts)
+        def run(self, batch):
             with np.errstate(all="ignore"):
-                windows.vectors = spoil(windows.vectors)
-            return windows
+                return spoil(super().run(batch))
 
     store = ward([*NOTES[:3], note(4, 8, "alone alone")])
     with pytest.raises(FeatureStoreError, match=message):
@@ -277,9 +274,11 @@ def test_a_killed_run_goes_on_from_its_shards(ward, counter, tmp_path):
         from batch import embed_pending
         from featurestore import Store
         from tests.conftest import WordCounter
-        def kill_after_the_first_shard(done, total):
-            os.kill(os.getpid(), signal.SIGKILL)
+        def kill_after_the_first_shard(pace):
+            if len(list(store.staging.rglob("*.parquet"))):
+                os.kill(os.getpid(), signal.SIGKILL)
         store = Store({str(store.path)!r})
+        WordCounter.budget = 100
         embed_pending(store, WordCounter(), progress=kill_after_the_first_shard)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
@@ -300,10 +299,10 @@ def test_a_killed_run_goes_on_from_its_shards(ward, counter, tmp_path):
 
 def test_a_shard_is_private_and_whole_or_not_there(tmp_path, counter):
     shards = Shards(tmp_path / "staging" / "encoder")
-    shards.write(["1"], ["h"], counter().encode(["chest pain"]))
+    shards.write(["1"], ["h"], encode(counter(), counter().tokenize(["chest pain"])))
     (shards.folder / ".000001.parquet.partial").write_bytes(b"half")
     assert [path.name for path in shards.files()] == ["000000.parquet"]
-    assert shards.notes() == {("1", "h")}
+    assert shards.notes().to_pylist() == [{"note_id": "1", "text_hash": "h"}]
     assert shards.files()[0].stat().st_mode & 0o777 == 0o600
     assert shards.folder.stat().st_mode & 0o777 == 0o700
     data = bytearray(shards.files()[0].read_bytes())

@@ -206,10 +206,8 @@ def test_scores_follow_a_sync_without_waiting_for_embed(hospital, counter_class,
 
 def test_scorers_of_two_encoders_never_mix(hospital, counter_class, tmp_path):
     class Mirrored(counter_class):
-        def encode(self, texts):
-            windows = super().encode(texts)
-            windows.vectors = 5 - windows.vectors
-            return windows
+        def run(self, batch):
+            return 5 - super().run(batch)
 
     store = Store.create(tmp_path / "w.duckdb", hospital, "mimic3")
     sync(store)

@@ -74,7 +74,7 @@ def test_a_vector_that_is_not_finite_is_refused_by_the_schema(store):
     for bad in ("nan", "inf"):
         with pytest.raises(duckdb.ConstraintException), store.change("test") as change:
             change.con.execute(
-                "INSERT INTO embeddings SELECT 'e', 7, '1', 0, 3, now(), 'h', "
+                "INSERT INTO embeddings SELECT 'e', 7, '1', 0, 3, now(), 'h', 0, "
                 f"['{bad}'::FLOAT] || [0.5::FLOAT for x in range(767)]"
             )
 
