@@ -278,16 +278,12 @@ def _ahead(items: Iterator[_Notes]) -> Iterator[_Notes]:
 def _look_ahead(
     source: Source, note_ids: list[str], characters: int
 ) -> Iterator[list[tuple[str, str]]]:
-    """The texts of some notes, each note once, in lists of up to so many characters."""
-    taken: set[str] = set()
+    """The texts of some notes in lists of up to so many characters."""
     held: list[tuple[str, str]] = []
     length = 0
     steps.step("read")
     for notes in source.texts(note_ids):
         for note, text in notes:
-            if note in taken:
-                continue
-            taken.add(note)
             held.append((note, text))
             length += len(text)
             if length >= characters:

@@ -234,6 +234,8 @@ def sync_command(store: Path, force: bool, since: datetime | None, as_json: bool
             f"{of_table[what]:,} {what}" for what in ("new", "changed", "withdrawn")
         )
         click.echo(f"{table:<11}{of_table['total']:>9,}   {changes}")
+    if place := counts["notes"].get("mended"):
+        say(f"{place} is not UTF-8: what could not be read there stands as a replacement character")
     excluded = counts["notes"]["excluded"]
     click.echo(f"  ready    {counts['notes']['total'] - sum(excluded.values()):>9,}")
     for reason, count in excluded.items():

@@ -173,6 +173,8 @@ def compare(store: Store, force: bool = False, since: date | None = None) -> Dif
                 "like half a download; nothing was changed - complete it, or say "
                 "sync --force where they are really withdrawn"
             )
+    if source.mended:
+        counts["notes"]["mended"] = source.mended
     (live,) = store.one("SELECT live FROM settings")
     return Difference(
         counts,

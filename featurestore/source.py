@@ -4,6 +4,7 @@ Note text passes through memory only. An error of a database quotes the values t
 none is ever shown: each becomes a sentence that says what, where and what next.
 """
 
+import codecs
 import contextlib
 import csv
 import gzip
@@ -37,6 +38,7 @@ logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 
 _BLANK = " \t\r\n\f\v"
 _TEXTS_AT_ONCE = 256
+_LONGEST_LINE = 32 * 1024 * 1024  # bytes, of a CSV file
 
 # What a column of a schema's SELECT may hold; text may hold anything, and is judged at the sync.
 _NUMBER, _TIME, _FLAG = ("number", "text"), ("time", "text"), ("flag", "number", "text")
@@ -50,6 +52,10 @@ _KINDS = {
 
 # Where mimic-code's builds put the tables of a schema.
 _DATABASE_SCHEMAS = {"mimic3": ("mimiciii",), "mimic4": ("mimiciv_hosp", "mimiciv_note")}
+
+
+class _NotUtf8Error(FeatureStoreError):
+    """A CSV file holds bytes that are no UTF-8; the message says where the first ones are."""
 
 
 class Source:
@@ -67,6 +73,7 @@ class Source:
         self._admissions = self._select("admissions")
         self._notes = self._select("notes")
         self.location, self._engine = _open(str(location), self.schema)
+        self.mended: str | None = None  # where a CSV file was read though it is not UTF-8
 
     def check(self) -> None:
         """Raise FeatureStoreError unless every table and canonical column is there, of its kind.
@@ -126,20 +133,49 @@ class Source:
         )
 
     def texts(self, note_ids: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
-        """The texts of some notes as (note_id, text), in lists, in one pass over the source."""
+        """The texts of some notes as (note_id, text), each once, in lists, in one pass."""
         query = f"""
             SELECT CAST(note_id AS VARCHAR) AS note_id, coalesce(text, '') AS text
             FROM ({_escaped(self._notes)}) AS notes
             WHERE CAST(note_id AS VARCHAR) IN (SELECT unnest(CAST(:note_ids AS VARCHAR[])))
         """
-        if note_ids:
+        wanted = set(note_ids)
+
+        def read() -> Iterator[list[tuple[str, str]]]:
             with self._connect() as connection:
                 streaming = connection.execution_options(stream_results=True)
-                with streaming.execute(sa.text(query), {"note_ids": list(note_ids)}) as result:
+                with streaming.execute(sa.text(query), {"note_ids": list(wanted)}) as result:
                     for rows in result.partitions(_TEXTS_AT_ONCE):
-                        yield [(row.note_id, row.text) for row in rows]
+                        new = {row.note_id: row.text for row in rows if row.note_id in wanted}
+                        wanted.difference_update(new)
+                        yield list(new.items())
+
+        if wanted:
+            try:
+                yield from read()
+            except _NotUtf8Error as error:
+                self._mend(error)
+                yield from read()
+
+    def _mend(self, error: _NotUtf8Error) -> None:
+        """Read CSV files from now on with a replacement character for what is no UTF-8."""
+        self.mended = str(error)
+        self._engine = _folder_engine(Path(self.location), mended=True)
 
     def _table(self, query: str, may_be_empty: bool = False) -> pa.Table:
+        try:
+            table = self._read_table(query)
+        except _NotUtf8Error as error:
+            self._mend(error)
+            table = self._read_table(query)
+        if not len(table) and not may_be_empty:
+            raise FeatureStoreError(
+                f"{self.location} holds no rows for {self.schema}'s admissions or notes - "
+                "is the download complete?"
+            )
+        return table.rename_columns([name.lower() for name in table.column_names])
+
+    def _read_table(self, query: str) -> pa.Table:
         """The answer as a table, by each database's fast way; PostgreSQL's values come as text."""
         with self._connect() as connection:
             driver: Any = connection.connection.driver_connection
@@ -151,12 +187,7 @@ class Source:
                 driver.execute(f"CREATE OR REPLACE TEMP TABLE answer AS {query}")
                 table = driver.execute("FROM answer").to_arrow_table()
                 driver.execute("DROP TABLE answer")
-        if not len(table) and not may_be_empty:
-            raise FeatureStoreError(
-                f"{self.location} holds no rows for {self.schema}'s admissions or notes - "
-                "is the download complete?"
-            )
-        return table.rename_columns([name.lower() for name in table.column_names])
+            return table
 
     @contextlib.contextmanager
     def _connect(self) -> Iterator[sa.Connection]:
@@ -165,7 +196,7 @@ class Source:
             with self._engine.connect() as connection:
                 yield connection
         except (sa.exc.SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
-            raise FeatureStoreError(self._explain(error)) from None
+            raise self._explained(error) from None
 
     def _check_kind(self, name: str, column: str, type_name: str) -> None:
         kind = _kind(type_name)
@@ -190,6 +221,16 @@ class Source:
                 "that holds admissions.sql and notes.sql"
             )
         return file.read_text().rstrip().rstrip(";")
+
+    def _explained(self, error: Exception) -> FeatureStoreError:
+        driver_error = getattr(error, "orig", None) or error
+        # DuckDB 1.5 breaks down over a byte that is not UTF-8 where only some columns are read.
+        broken = type(driver_error).__name__ in ("InternalException", "FatalException")
+        if (broken or "unicode" in str(driver_error)) and not self.mended:
+            place = _first_line_not_utf8(Path(self.location))
+            if place:
+                return _NotUtf8Error(place)
+        return FeatureStoreError(self._explain(error))
 
     def _explain(self, error: Exception) -> str:
         """What went wrong, from the names in a database's message; its values stay unsaid."""
@@ -219,10 +260,6 @@ class Source:
                 f"{self.location} has no column {column[1].upper()}, which schema {self.schema} "
                 "reads - complete the table, or describe your own with --schema DIR"
             )
-        # DuckDB 1.5 breaks down over a byte that is not UTF-8 where only some columns are read.
-        broken = kind in ("InternalException", "FatalException") or "unicode" in whole
-        if broken and (place := _first_line_not_utf8(Path(self.location))):
-            return f"{place} is not UTF-8 - mend that line; nothing was changed"
         if line := re.search(r"CSV Error on Line: (\d+)", whole):
             return (
                 f"{self.location}: line {line[1]} of a CSV file cannot be read "
@@ -263,12 +300,17 @@ def _text_table(csv_bytes: bytes) -> pa.Table:
     return pa_csv.read_csv(
         pa.BufferReader(csv_bytes),
         parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()),
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
+        convert_options=_as_text(names, quoted_null=False),
+    )
+
+
+def _as_text(names: Sequence[str], quoted_null: bool) -> pa_csv.ConvertOptions:
+    """All columns as text; an empty one is NULL, where it is quoted only if `quoted_null`."""
+    return pa_csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=quoted_null,
     )
 
 
@@ -299,7 +341,7 @@ def _first_line_not_utf8(folder: Path) -> str | None:
                 try:
                     line.decode()
                 except UnicodeDecodeError:
-                    return f"{file}, line {number},"
+                    return f"{file.name}, line {number}"
     return None
 
 
@@ -401,9 +443,18 @@ def _file_engine(file: Path, schema: str) -> sa.Engine:
     return engine
 
 
-def _folder_engine(folder: Path) -> sa.Engine:
-    """An engine over a folder: an in-memory DuckDB with one view for each file."""
-    readers = {name: _reader(file) for name, file in _tables(folder).items()}
+def _folder_engine(folder: Path, mended: bool = False) -> sa.Engine:
+    """An engine over a folder: an in-memory DuckDB with one view for each file.
+
+    `mended` reads CSV files, more slowly, with a replacement character for what is no UTF-8.
+    """
+    tables = _tables(folder)
+    streams = {
+        name: _Mended(file)
+        for name, file in tables.items()
+        if mended and file.suffix != ".parquet" and _header(file)
+    }
+    readers = {name: _reader(file) for name, file in tables.items() if name not in streams}
     views = [
         f'CREATE VIEW "{name}" AS SELECT * FROM {reader}'
         for name, reader in readers.items()
@@ -421,8 +472,30 @@ def _folder_engine(folder: Path) -> sa.Engine:
         connection.execute("SET enable_progress_bar = false")
         for view in views:
             connection.execute(view)
+        for name, stream in streams.items():
+            connection.register(name, stream)
 
     return engine
+
+
+class _Mended:
+    """A CSV file as a stream of text columns that can be begun again and again."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        stream = pa.TransformInputStream(
+            pa.input_stream(self.file), lambda part: decoder.decode(part).encode()
+        )
+        reader = pa_csv.open_csv(
+            stream,
+            read_options=pa_csv.ReadOptions(block_size=_LONGEST_LINE),
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+            convert_options=_as_text(_header(self.file), quoted_null=True),
+        )
+        return reader.__arrow_c_stream__(requested_schema)
 
 
 def _tables(folder: Path) -> dict[str, Path]:
@@ -451,7 +524,8 @@ def _reader(file: Path) -> str | None:
     columns = ", ".join(f"{_text(name)}: 'VARCHAR'" for name in header)
     return (
         f"read_csv({path}, auto_detect = false, columns = {{{columns}}}, header = true, "
-        "delim = ',', quote = '\"', escape = '\"', nullstr = '', max_line_size = 33554432)"
+        "delim = ',', quote = '\"', escape = '\"', nullstr = '', "
+        f"max_line_size = {_LONGEST_LINE})"
     )
 
 

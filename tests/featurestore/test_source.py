@@ -9,7 +9,7 @@ import pytest
 
 from featurestore import Store, sync
 from featurestore.errors import FeatureStoreError
-from featurestore.source import Source
+from featurestore.source import Source, text_hash
 from featurestore.store import SQL
 from tests.hospital import admission, note, own_schema, write_hospital
 
@@ -177,20 +177,34 @@ def test_other_files_in_the_folder_are_no_hindrance(folder):
 
 @pytest.mark.parametrize("bad", [b"\xff\xfe", b"\xed\xa0\x80"], ids=["bytes", "lone surrogate"])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_a_line_that_is_not_utf8_is_named_and_never_quoted(folder, bad, compressed, capfd):
+def test_a_text_that_is_not_utf8_is_read_with_replacement_characters(
+    folder, bad, compressed, capfd
+):
     file = folder / "NOTEEVENTS.csv"
-    data = file.read_bytes() + b'3,7,7,,,,,,,"PHI_CANARY ' + bad + b'"\r\n'
+    data = file.read_bytes() + b'3,7,7,,,,,,,"PHI_CANARY ' + bad + b' home"\r\n'
     file.write_bytes(data)
     if compressed:
         (folder / "NOTEEVENTS.csv.gz").write_bytes(gzip.compress(data))
         file.unlink()
-    with pytest.raises(FeatureStoreError) as refused:
-        Source(folder, "mimic3").note_index()
-    number = data.count(b"\n")
-    assert f", line {number}, is not UTF-8 - mend that line; nothing was changed" in str(
-        refused.value
-    )
-    assert "PHI_CANARY" not in str(refused.value) + "".join(capfd.readouterr())
+    source = Source(folder, "mimic3")
+    index = source.note_index()
+    text = "PHI_CANARY " + "\ufffd" * len(bad) + " home"
+    assert index["text_hash"].to_pylist()[2] == text_hash(text)
+    name = "NOTEEVENTS.csv.gz" if compressed else "NOTEEVENTS.csv"
+    assert source.mended == f"{name}, line {len(data.splitlines())}"
+    texts = dict(pair for notes in Source(folder, "mimic3").texts(["1", "3"]) for pair in notes)
+    assert texts == {"1": 'says "ouch",\ntwice', "3": text}
+    assert "PHI_CANARY" not in "".join(capfd.readouterr())
+
+
+def test_the_other_notes_of_a_file_that_is_not_utf8_are_read_as_they_are(folder):
+    whole = Source(folder, "mimic3")
+    before = whole.note_index().to_pylist(), whole.admissions().to_pylist()
+    with (folder / "NOTEEVENTS.csv").open("ab") as stream:
+        stream.write(b"3,7,7,,,,,,,\xff\r\n")
+    source = Source(folder, "mimic3")
+    assert source.note_index().to_pylist()[:-1] == before[0]
+    assert source.admissions().to_pylist() == before[1]
 
 
 @pytest.mark.parametrize(
