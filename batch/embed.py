@@ -26,7 +26,7 @@ from featurestore.store import Change, Store, open_duckdb, set_width
 # like lengths, little enough to lose when a run is killed. About 200 full windows on a CPU.
 _CHARACTERS = 500  # a word piece of the encoder's budget
 _MOST_CHARACTERS = 4_000_000
-_NOTES_AT_ONCE = 500_000  # their names and hashes are held in memory
+_NOTES_AT_ONCE = 250_000  # their names and hashes are held in memory
 
 _STALE = """
     SELECT DISTINCT e.note_id, e.text_hash
@@ -405,7 +405,8 @@ def _insert(con: duckdb.DuckDBPyConnection, encoder: Encoder, shards: Shards) ->
     """Take the shards over, but for what is there already."""
     con.execute("PRAGMA force_compression = 'uncompressed'")  # floats gain nothing, and cost time
     con.execute(
-        "CREATE OR REPLACE TEMP TABLE wanted AS SELECT n.* FROM notes AS n "
+        "CREATE OR REPLACE TEMP TABLE wanted AS "
+        "SELECT n.note_id, n.text_hash, n.hadm_id, n.available_at, n.category FROM notes AS n "
         "ANTI JOIN (SELECT note_id FROM embeddings WHERE encoder_id = $1) AS e USING (note_id) "
         "WHERE n.status = 'ready'",
         [encoder.id],
@@ -425,9 +426,10 @@ def _insert(con: duckdb.DuckDBPyConnection, encoder: Encoder, shards: Shards) ->
             """,
             [encoder.id],
         ).to_arrow_table()
-        con.register("rows", rows)
-        con.execute("INSERT INTO embeddings SELECT * EXCLUDE (category) FROM rows")
         con.unregister("shard")
-        con.unregister("rows")
-        night.add(rows["category"], rows["window_no"], arrow_to_vectors(rows["embedding"]))
+        if len(rows):  # their notes may have been edited or withdrawn since a run was killed
+            con.register("rows", rows)
+            con.execute("INSERT INTO embeddings SELECT * EXCLUDE (category) FROM rows")
+            con.unregister("rows")
+            night.add(rows["category"], rows["window_no"], arrow_to_vectors(rows["embedding"]))
     return night

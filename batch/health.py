@@ -45,18 +45,23 @@ class Night:
         self, category: pa.ChunkedArray, window_no: pa.ChunkedArray, X: npt.NDArray[np.float32]
     ) -> None:
         """Take some windows in: X is (windows, dim)."""
+        from scipy.sparse import csr_matrix
+
         self.windows += len(X)
         names, place = np.unique(
             np.array(pc.fill_null(category, "").to_pylist(), dtype=str), return_inverse=True
         )
-        first = window_no.to_numpy() == 0
+        notes = np.bincount(place, window_no.to_numpy() == 0, len(names))
+        windows = np.bincount(place, minlength=len(names))
+        of_category = csr_matrix((np.ones(len(X), np.float32), (place, np.arange(len(X)))))
+        totals = of_category @ X  # (categories, dim)
+        squares = np.bincount(place, np.einsum("wd,wd->w", X, X), len(names))
         for no, name in enumerate(names.tolist()):
-            rows = X[place == no].astype(np.float64)
             sums = self._sums.setdefault(name, [0, 0, np.zeros(self._dim), 0.0])
-            sums[0] += int(first[place == no].sum())
-            sums[1] += len(rows)
-            sums[2] += rows.sum(axis=0)
-            sums[3] += float((rows**2).sum())
+            sums[0] += int(notes[no])
+            sums[1] += int(windows[no])
+            sums[2] += totals[no]
+            sums[3] += float(squares[no])
 
     def by_category(self) -> dict[str, _Vectors]:
         """What tonight's vectors of each note category are like."""

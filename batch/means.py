@@ -83,13 +83,23 @@ def means_are_stale(con: duckdb.DuckDBPyConnection) -> bool:
 
 def _means(con: duckdb.DuckDBPyConnection, first: int, last: int) -> npt.NDArray[np.float32]:
     """The means of some rows of missing_means, summed in double so that no order shows."""
+    from scipy.sparse import csr_matrix
+
     (width,) = con.execute("SELECT max(dim) FROM encoders").fetchall()[0]
     sums = np.zeros((last - first, width))  # (means, dim)
     counts = np.zeros((last - first, 1))
+    # A window is read once, though it may count at every cutoff.
     windows = con.execute(
         """
-        SELECT m.row_no - $first AS row_no, e.embedding
-        FROM (FROM members WHERE row_no >= $first AND row_no < $last) AS m
+        WITH members_of_note AS (
+            SELECT encoder_id, note_id, text_hash, list(row_no - $first) AS row_nos
+            FROM members
+            WHERE row_no >= $first AND row_no < $last
+            GROUP BY ALL
+        )
+
+        SELECT m.row_nos, e.embedding
+        FROM members_of_note AS m
         INNER JOIN embeddings AS e
             ON m.note_id = e.note_id
             AND m.text_hash = e.text_hash
@@ -97,12 +107,14 @@ def _means(con: duckdb.DuckDBPyConnection, first: int, last: int) -> npt.NDArray
         """,
         {"first": first, "last": last},
     )
-    for batch in windows.to_arrow_reader(16_384):
-        rows = batch.column("row_no").to_numpy()
-        order = np.argsort(rows, kind="stable")
-        rows, starts = np.unique(rows[order], return_index=True)
-        vectors = arrow_to_vectors(batch.column("embedding")).astype(np.float64)[order]
-        sums[rows] += np.add.reduceat(vectors, starts)
-        counts[rows, 0] += np.diff(np.append(starts, len(order)))
+    for batch in windows.to_arrow_reader(8_192):
+        vectors = arrow_to_vectors(batch.column("embedding")).astype(np.float64)
+        row_nos = batch.column("row_nos")
+        starts = np.concatenate([[0], np.cumsum(row_nos.value_lengths().to_numpy())])
+        rows = row_nos.flatten().to_numpy()
+        # (windows, means): 1 where a window counts for a mean
+        counting = csr_matrix((np.ones(len(rows)), rows, starts), (len(vectors), last - first))
+        sums += counting.T @ vectors
+        counts += np.bincount(rows, minlength=last - first)[:, None]
     means: npt.NDArray[np.float32] = (sums / counts).astype(np.float32)
     return means

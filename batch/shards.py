@@ -14,7 +14,7 @@ from featurestore import steps
 from featurestore.errors import FeatureStoreError
 from featurestore.files import private_file
 
-_WINDOWS_AT_ONCE = 8_192
+_BYTES_AT_ONCE = 64_000_000
 
 
 class Shards:
@@ -43,7 +43,15 @@ class Shards:
         )
         steps.step("shard")
         with private_file(file) as stream:
-            pq.write_table(table, stream, compression="none", write_page_checksum=True)
+            # Floats have no repetitions to gain from: three times as fast without looking for any.
+            pq.write_table(
+                table,
+                stream,
+                compression="none",
+                use_dictionary=False,
+                write_statistics=False,
+                write_page_checksum=True,
+            )
         self._next += 1
 
     def tables(self) -> Iterator[pa.Table]:
@@ -51,7 +59,7 @@ class Shards:
         held: list[pa.Table] = []
         for file in self.files():
             held.append(self._read(file))
-            if sum(map(len, held)) >= _WINDOWS_AT_ONCE:
+            if sum(table.nbytes for table in held) >= _BYTES_AT_ONCE:
                 yield pa.concat_tables(held)
                 held = []
         if held:

@@ -198,6 +198,17 @@ class Store:
                 "SELECT scorer_id AS scorer, encoder_id AS encoder, cutoff, "
                 "horizon_days AS horizon FROM scorers ORDER BY created_at"
             ),
+            "nights": rows(
+                "SELECT run_id AS run, CAST(started_at AS DATE) AS night, "
+                "CAST(counts ->> '$.new' AS INTEGER) AS new, "
+                "CAST(counts ->> '$.changed' AS INTEGER) AS changed, "
+                "CAST(counts ->> '$.withdrawn' AS INTEGER) AS withdrawn, "
+                "CAST(counts ->> '$.excluded' AS INTEGER) AS excluded, "
+                "CAST(counts ->> '$.windows' AS INTEGER) AS windows, "
+                "CAST(counts ->> '$.scored' AS INTEGER) AS scored, "
+                "len(CAST(counts -> '$.unusual' AS JSON[])) AS unusual "
+                "FROM runs WHERE command = 'nightly' ORDER BY run_id DESC LIMIT 7"
+            ),
             "runs": rows(
                 "SELECT run_id AS run, command, finished_at, counts FROM runs "
                 "ORDER BY run_id DESC LIMIT 5"

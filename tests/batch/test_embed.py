@@ -14,6 +14,7 @@ from batch.encoder import encode
 from batch.shards import Shards, arrow_to_vectors
 from featurestore import Store, sync
 from featurestore.errors import FeatureStoreError
+from featurestore.source import text_hash
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
@@ -294,6 +295,17 @@ def test_a_killed_run_goes_on_from_its_shards(ward, counter, tmp_path):
     embed_pending(undisturbed, counter())
     assert stored(store) == stored(undisturbed)
     assert means(store) == means(undisturbed)
+    assert not store.staging.exists()
+
+
+def test_staged_windows_of_a_note_that_is_withdrawn_before_the_commit_are_left_out(ward, counter):
+    store = ward(NOTES)
+    shards = Shards(store.staging / "counter-00000000")
+    shards.write(["4"], [text_hash("alone")], encode(counter(), counter().tokenize(["alone"])))
+    store = ward([*NOTES[:3], note(5, 8, "home")])
+    counts = embed_pending(store, counter())
+    assert (counts["resumed"], counts["embedded"]) == (0, 4)
+    assert [row[0] for row in stored(store)] == ["1", "1", "2", "3", "5"]
     assert not store.staging.exists()
 
 

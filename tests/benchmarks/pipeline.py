@@ -17,7 +17,7 @@ from batch import OnnxEncoder, embed_pending
 from batch.shards import vectors_to_arrow
 from export.to_onnx import export
 from featurestore import Store, sync, write_hospital
-from tests.benchmarks.common import random_bert, timed
+from tests.benchmarks.common import hospital, random_bert, timed
 from tests.timeline import empty_store
 
 
@@ -80,35 +80,7 @@ def scores(admissions, dim=768):
 
 def index(folder, notes):
     """A sync with nothing new, of a store that has so many notes: from Parquet and PostgreSQL."""
-    tables = {
-        "PATIENTS": f"""
-            SELECT CAST(i AS INT) AS SUBJECT_ID, 'F' AS GENDER, TIMESTAMP '2080-01-01' AS DOB,
-                CAST(NULL AS TIMESTAMP) AS DOD
-            FROM range({notes // 20}) AS t (i)""",
-        "ADMISSIONS": f"""
-            SELECT CAST(i AS INT) AS HADM_ID, CAST(i AS INT) AS SUBJECT_ID,
-                TIMESTAMP '2150-01-01' + to_hours(i % 1000) AS ADMITTIME,
-                TIMESTAMP '2150-01-08' + to_hours(i % 1000) AS DISCHTIME,
-                CAST(NULL AS TIMESTAMP) AS DEATHTIME, 'EMERGENCY' AS ADMISSION_TYPE,
-                'HOME' AS DISCHARGE_LOCATION, 'X' AS ETHNICITY, 'Y' AS INSURANCE,
-                0 AS HOSPITAL_EXPIRE_FLAG
-            FROM range({notes // 20}) AS t (i)""",
-        # 1.8 kB a note, as MIMIC-III's are on average; one in ten is a long one.
-        "NOTEEVENTS": f"""
-            SELECT CAST(i AS INT) AS ROW_ID, CAST(i // 20 AS INT) AS SUBJECT_ID,
-                CAST(i // 20 AS INT) AS HADM_ID, TIMESTAMP '2150-01-02' AS CHARTDATE,
-                TIMESTAMP '2150-01-02' + to_minutes(i % 5000) AS CHARTTIME,
-                TIMESTAMP '2150-01-02' + to_minutes(i % 5000) AS STORETIME,
-                'Nursing' AS CATEGORY, CAST(NULL AS VARCHAR) AS ISERROR,
-                list_aggregate(
-                    [
-                        md5(CAST(i * 300 + k AS VARCHAR))
-                        for k in range(CASE WHEN i % 10 = 0 THEN 270 ELSE 30 END)
-                    ],
-                    'string_agg', ' '
-                ) AS TEXT
-            FROM range({notes}) AS t (i)""",
-    }
+    tables = hospital(notes)
     import pgserver
     import psycopg
 

@@ -1,0 +1,297 @@
+"""One command a night: what it does, what it leaves alone, and when it stops."""
+
+import json
+import random
+import shutil
+
+import duckdb
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from batch import drop_encoder, embed_pending, nightly, promote, train
+from batch.health import Night
+from featurestore import Store, sync
+from featurestore.cli import main
+from featurestore.errors import FeatureStoreError
+from tests.conftest import WordCounter
+from tests.hospital import admission, note, write_hospital
+from tests.timeline import day
+
+PATIENTS = 40
+
+
+class Ward:
+    """A hospital on disk that gets notes, and its store."""
+
+    def __init__(self, folder):
+        self.folder = folder / "h"
+        # Every second patient comes back, and the notes of those say so.
+        self.stays = [admission(n, n, day(0), day(5)) for n in range(1, PATIENTS + 1)]
+        self.stays += [admission(n + 1_000, n, day(20), day(25)) for n in range(1, PATIENTS, 2)]
+        self.notes = [
+            note(n, n, "pain pain alone" if n % 2 else "home quiet") for n in range(1, PATIENTS + 1)
+        ]
+        self.write()
+        self.store = Store.create(folder / "w.duckdb", self.folder, "mimic3")
+        sync(self.store)
+        embed_pending(self.store, WordCounter())
+        train(self.store, "readmit", baseline=False)
+
+    def write(self):
+        write_hospital(self.folder, self.stays, self.notes)
+
+    def add(self, count, words=("home", "pain", "quiet"), **others):
+        first = len(self.notes) + 1
+        for n in range(first, first + count):
+            text = " ".join(random.Random(n).choices(words, k=4))
+            self.notes.append(note(n, 1 + n % PATIENTS, text, day(1), **others))
+        self.write()
+
+    def night(self, **options):
+        return nightly(self.store, WordCounter(), "readmit", **options)
+
+
+@pytest.fixture
+def ward(tmp_path):
+    return Ward(tmp_path)
+
+
+def last_runs(store):
+    return [c for (c,) in store.sql("SELECT command FROM runs ORDER BY run_id").fetchall()]
+
+
+def test_a_night_is_one_commit_of_sync_embed_and_score(ward):
+    first = ward.night()
+    assert first["scored"] == ward.store.one("SELECT count(*) FROM latest_scores")[0] == PATIENTS
+    ward.notes[1] |= {"TEXT": "pain pain pain"}
+    ward.notes[2] |= {"ISERROR": 1}
+    ward.notes.append(note(99, 5, "quiet home"))
+    ward.write()
+    facts = ward.night()
+    assert last_runs(ward.store) == ["sync", "embed", "train", "nightly", "nightly"]
+    told = ("new", "changed", "withdrawn", "seen", "excluded", "embedded", "waiting", "windows")
+    assert {name: facts[name] for name in told} == {
+        **{"new": 1, "changed": 2, "withdrawn": 0, "seen": 3, "excluded": 1},
+        **{"embedded": 2, "waiting": 0, "windows": 2},
+    }
+    # Two stays have other vectors, and one has no note any more: nobody else is scored again.
+    assert facts["scored"] == 2
+    scored = ward.store.sql("SELECT hadm_id FROM scores WHERE run_id = 5 ORDER BY 1").fetchall()
+    assert scored == [(2,), (5,)]
+    assert facts["run_id"] == 5
+    assert set(facts["seconds"]) == {"sync", "embed", "apply", "commit"}
+    (counts,) = ward.store.one("SELECT counts FROM runs WHERE run_id = 5")
+    assert json.loads(counts)["embedded"] == 2
+
+
+def test_a_night_with_nothing_new_writes_nothing(ward):
+    ward.night()
+    before = ward.store.path.read_bytes()
+    facts = ward.night()
+    assert (facts["run_id"], facts["embedded"], facts["scored"]) == (None, 0, 0)
+    assert ward.store.path.read_bytes() == before
+
+
+def test_a_live_stay_is_scored_once_its_prediction_time_has_come(tmp_path):
+    from datetime import datetime, timedelta
+
+    ward = Ward(tmp_path)
+    with ward.store.change("test") as change:
+        change.con.execute("UPDATE settings SET live = TRUE")
+    facts = ward.night()
+    assert facts["scored"] == 0  # these stays are of the year 2150
+    now = datetime.now().replace(microsecond=0)
+    ward.stays += [
+        admission(501, 501, now - timedelta(days=4), now - timedelta(hours=1)),
+        admission(502, 502, now - timedelta(days=1), now + timedelta(days=1)),
+    ]
+    for stay in (501, 502):
+        ward.notes.append(note(stay, stay, "pain", now - timedelta(hours=20)))
+    ward.notes[-2] |= {"STORETIME": now - timedelta(days=3), "CHARTTIME": now - timedelta(days=3)}
+    ward.write()
+    assert ward.night()["scored"] == 1
+    assert ward.store.sql("SELECT hadm_id FROM latest_scores").fetchall() == [(501,)]
+
+
+def test_a_scorer_of_another_encoder_is_refused_before_anything_is_read(ward):
+    ward.add(3)
+    other = WordCounter("other-00000000")
+    with pytest.raises(FeatureStoreError, match="readmit-v1 was trained on counter-00000000, and"):
+        nightly(ward.store, other, "readmit")
+    assert other.texts_seen == []
+
+
+def test_far_more_notes_than_usual_stop_the_commit_and_force_overrides(ward):
+    for _ in range(6):
+        ward.add(10)
+        ward.night()
+    ward.add(200)
+    before = ward.store.path.read_bytes()
+    with pytest.raises(FeatureStoreError) as stopped:
+        ward.night()
+    assert (
+        "tonight is unlike the last nights: 200 notes are new or changed where 10 is usual"
+        in str(stopped.value)
+    )
+    assert ward.store.path.read_bytes() == before
+    facts = ward.night(force=True)
+    # What was embedded was kept.
+    assert (facts["resumed"], facts["embedded"]) == (200, 0)
+    assert facts["unusual"] == ["200 notes are new or changed where 10 is usual"]
+    assert ward.store.verify() == []
+
+
+def test_far_fewer_notes_than_usual_stop_the_commit_a_day_later(ward):
+    for _ in range(6):
+        ward.add(40)
+        ward.night()
+    ward.add(1)
+    with ward.store.change("benchmark") as change:
+        change.con.execute("UPDATE runs SET started_at = started_at - INTERVAL 23 HOURS")
+    with pytest.raises(
+        FeatureStoreError, match="only 1 notes are new or changed where 40 is usual"
+    ):
+        ward.night()
+
+
+def test_far_more_excluded_notes_than_usual_stop_the_commit(ward):
+    for _ in range(6):
+        ward.add(40)
+        ward.night()
+    ward.add(20)
+    ward.add(20, iserror=1)
+    with pytest.raises(FeatureStoreError, match="50% of tonight's notes are excluded where 0% is"):
+        ward.night()
+
+
+def test_vectors_that_drift_stop_the_commit_by_category(ward):
+    for _ in range(6):
+        ward.add(30)
+        ward.add(30, ("alone", "quiet"), category="Radiology")
+        ward.night()
+    ward.add(30, ("alone", "quiet"), category="Radiology")
+    ward.add(30, ("canary", "home"))
+    with pytest.raises(FeatureStoreError, match="vectors of Nursing moved by") as stopped:
+        ward.night()
+    assert "Radiology" not in str(stopped.value)
+    ward.night(force=True)
+
+
+def test_a_nights_mean_and_spread_are_numpys():
+    dice = np.random.default_rng(0)
+    X = dice.normal(3, 2, (500, 8)).astype(np.float32)
+    night = Night("e", 8)
+    for part in (slice(0, 100), slice(100, 500)):
+        windows = duckdb.sql(
+            f"SELECT CASE WHEN i % 5 < 3 THEN 'a' END AS c, i % 2 AS w "
+            f"FROM range({part.start}, {part.stop}) AS t (i)"
+        ).to_arrow_table()
+        night.add(windows["c"], windows["w"], X[part])
+    ours = night.by_category()
+    for name, rows in (
+        ("a", X[np.arange(500) % 5 < 3]),
+        ("", X[np.arange(500) % 5 >= 3]),
+    ):
+        assert (ours[name].windows, ours[name].notes) == (len(rows), len(rows) // 2)
+        assert ours[name].mean == pytest.approx(rows.mean(axis=0), abs=1e-5)
+        spread = np.sqrt(((rows - rows.mean(axis=0)) ** 2).sum(axis=1).mean())
+        assert ours[name].spread == pytest.approx(spread, rel=1e-5)
+
+
+def test_only_notes_since_a_day_are_looked_at_and_nothing_else_is_lost(ward):
+    from datetime import date
+
+    ward.night()
+    ward.notes.append(note(98, 4, "pain late home", day(3)))
+    ward.notes[0] |= {"TEXT": "pain home pain, an edit before that day"}
+    del ward.notes[1]
+    ward.write()
+    facts = ward.night(since=date(2150, 1, 4))
+    assert (facts["total"], facts["new"], facts["changed"], facts["withdrawn"]) == (1, 1, 0, 0)
+    assert ward.store.one("SELECT count(*) FROM notes") == (PATIENTS + 1,)
+    facts = ward.night()
+    assert (facts["new"], facts["changed"], facts["withdrawn"]) == (0, 1, 1)
+
+
+def test_one_json_line_from_the_shell_and_the_nights_in_info(tmp_path, model):
+    ward = Ward(tmp_path)
+    from batch import OnnxEncoder
+
+    with ward.store.change("benchmark") as change:  # another width: begin anew
+        for table in ("embeddings", "admission_embeddings", "encoders", "scorers", "scorer_rows"):
+            change.con.execute(f"DELETE FROM {table}")
+        from featurestore.store import set_width
+
+        set_width(change.con, 128)
+    embed_pending(ward.store, OnnxEncoder(model, "cpu"))
+    train(ward.store, "readmit", baseline=False)
+    command = ["nightly", str(ward.store.path), str(model), "readmit", "--device", "cpu"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    (line,) = result.stdout.splitlines()
+    facts = json.loads(line)
+    assert facts["scored"] == PATIENTS and facts["provider"] == "CPUExecutionProvider"
+    info = json.loads(CliRunner().invoke(main, ["info", str(ward.store.path), "--json"]).stdout)
+    assert [night["scored"] for night in info["nights"]] == [PATIENTS]
+
+
+def test_an_encoder_is_dropped_with_its_vectors_and_not_what_others_need(ward):
+    embed_pending(ward.store, WordCounter("new-00000000"))
+    with pytest.raises(FeatureStoreError, match="counter-00000000 is the active encoder"):
+        drop_encoder(ward.store, "counter-00000000")
+    promote(ward.store, "new-00000000")
+    with pytest.raises(FeatureStoreError, match="readmit-v1 can score nothing without the vectors"):
+        drop_encoder(ward.store, "counter-00000000")
+    assert drop_encoder(ward.store, "counter-00000000", force=True) == PATIENTS
+    for table in ("encoders", "embeddings", "admission_embeddings"):
+        left = ward.store.sql(f"SELECT DISTINCT encoder_id FROM {table}").fetchall()
+        assert left == [("new-00000000",)]
+    assert ward.store.verify() == []
+
+
+def test_only_some_categories_for_a_try(ward):
+    ward.add(3, category="Radiology")
+    sync(ward.store)
+    counts = embed_pending(ward.store, WordCounter("try-00000000"), categories=["Radiology"])
+    assert (counts["embedded"], counts["waiting"]) == (3, PATIENTS)
+    assert embed_pending(ward.store, WordCounter("try-00000000"))["embedded"] == PATIENTS
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        ("DELETE FROM notes WHERE note_id = '7'", "notes has 39 rows, its manifest says 40"),
+        ("UPDATE notes SET n_chars = 0 WHERE note_id = '7'", "notes is not as it was written"),
+        ("INSERT INTO notes FROM notes LIMIT 1", "notes holds 1 rows twice (by note_id)"),
+        (
+            "UPDATE embeddings SET embedding = [9, 9, 9, 9] WHERE note_id = '7'",
+            "embeddings holds 1 vectors that are not as they were written",
+        ),
+        ("UPDATE scorers SET intercept = 0", "scorers is not as it was written"),
+        ("DELETE FROM manifest WHERE table_name = 'runs'", "runs is not in the manifest"),
+    ],
+)
+def test_verify_finds_what_another_hand_changed(ward, tmp_path, change, finding):
+    assert ward.store.verify() == []
+    copy = shutil.copy(ward.store.path, tmp_path / "copy.duckdb")
+    with duckdb.connect(copy) as con:
+        con.execute(change)
+    found = Store(copy).verify()
+    assert any(finding in line for line in found), found
+    result = CliRunner().invoke(main, ["verify", str(copy)])
+    assert result.exit_code == 1 and finding in result.stdout
+
+
+def test_a_store_of_an_older_version_gets_the_tables_that_came_since(ward):
+    old = ward.store.path.with_name("old.duckdb")
+    shutil.copy(ward.store.path, old)
+    with duckdb.connect(old) as con:
+        con.execute("DROP TABLE nights")
+        con.execute("DROP TABLE manifest")
+    ward.store = Store(old)
+    ward.add(1)
+    ward.night()
+    columns = ward.store.sql("DESCRIBE nights").fetchall()
+    assert [kind for name, kind, *_ in columns if name == "embedding"] == ["FLOAT[4]"]
+    assert ward.store.verify() == []
