@@ -2,13 +2,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test check bench
+.PHONY: demo test test-kill check bench
 
 demo: $(INSTALLED)  ## the main job, on a synthetic hospital
 	$(BIN)/featurestore demo demo
 
 test: $(INSTALLED)
 	$(BIN)/pytest
+
+test-kill: $(INSTALLED)  ## 200 kills at random moments; minutes
+	KILLS=200 $(BIN)/pytest tests/batch/test_unkillable.py
 
 check: $(INSTALLED)  ## lint, types, SQL
 	$(BIN)/ruff format --check .
@@ -18,6 +21,7 @@ check: $(INSTALLED)  ## lint, types, SQL
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.pipeline
+	$(BIN)/python -m tests.benchmarks.nightly
 	$(BIN)/python -m tests.benchmarks.peers
 
 $(INSTALLED): pyproject.toml constraints.txt

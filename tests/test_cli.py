@@ -252,3 +252,14 @@ def test_an_unforeseen_error_tells_the_place_and_no_value(ward, monkeypatch):
     result = run("sync", ward, ok=False)
     assert re.match(r"Error: KeyError in test_cli.py, line \d+ - please report", result.stderr)
     assert "PHI_CANARY" not in result.output
+
+
+def test_where_no_terminal_is_a_line_a_minute_tells_how_far_it_is(monkeypatch, capfd):
+    from featurestore import cli
+
+    monkeypatch.setattr(cli, "_LINE_EVERY", 0.0)
+    with cli.progress("notes") as done:
+        done(50, 200, "3.1 windows/s")
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"notes: 50 of 200, 0 min left 3.1 windows/s\n", said.err)

@@ -58,11 +58,11 @@ class StandIn:
         return dice.standard_normal((len(batch), self.manifest["dim"]), np.float32)
 
 
-def write_tables(folder, notes):
+def write_tables(folder, notes, kind="parquet"):
     folder.mkdir(exist_ok=True)
     with duckdb.connect() as con:
         for table, query in hospital(notes).items():
-            con.execute(f"COPY ({query}) TO '{folder / table}.parquet'")
+            con.execute(f"COPY ({query}) TO '{folder / table}.{kind}'")
 
 
 def some_scorer(store):
@@ -116,7 +116,7 @@ def by_new_notes(folder, notes):
 
 
 def memory(folder):
-    """Peak memory of embedding 2,000 and 20,000 notes with a small BERT."""
+    """Peak memory of embedding 2,000 and 20,000 notes from CSV files with a small BERT."""
     from batch.demo import _training_texts, small_bert
     from export.to_onnx import export
 
@@ -128,7 +128,7 @@ def memory(folder):
     for notes in (2_000, 20_000):
         place = folder / str(notes)
         place.mkdir()
-        write_tables(place / "hospital", notes)
+        write_tables(place / "hospital", notes, "csv")
         store = Store.create(place / "w.duckdb", place / "hospital", "mimic3")
         sync(store)
         del store

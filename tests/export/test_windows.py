@@ -33,6 +33,29 @@ def test_windows_overlap_by_the_stride(checkpoint, write_prose):
     )
 
 
+@pytest.mark.parametrize("stride", [0, 3, 13])
+def test_windows_are_those_of_the_tokenizers_own_truncation(checkpoint, write_prose, stride):
+    theirs = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    theirs.enable_truncation(16, stride=stride)
+    cutter = load_tokenizer(checkpoint / "tokenizer.json", 16, stride)
+    texts = [write_prose(words, words) for words in range(1, 60)]
+    for ours, whole in zip(windows(cutter, texts), theirs.encode_batch(texts), strict=True):
+        parts = [whole, *whole.overflowing]
+        assert [ids.tolist() for ids in ours] == [part.ids for part in parts]
+
+
+def test_a_very_long_text_is_tokenized_in_parts_and_nothing_shows(checkpoint, write_prose):
+    # Longer than the parts, of words, of lines without a space, and with both among short texts.
+    prose = write_prose(40_000)
+    texts = [prose, "chest pain", prose.replace(" ", "\n"), prose[:150_000] + "x" * 150_000]
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.no_truncation()
+    cut = windows(load_tokenizer(checkpoint / "tokenizer.json", 512, 0), texts)
+    for ours, text in zip(cut, texts, strict=True):
+        whole = tokenizer.encode(text).ids
+        assert np.concatenate([ids[1:-1] for ids in ours]).tolist() == whole[1:-1]
+
+
 def test_a_truncation_and_padding_that_a_tokenizer_brings_are_replaced(checkpoint, write_prose):
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     tokenizer.enable_truncation(8)
@@ -52,12 +75,20 @@ def test_a_text_without_a_word_has_no_window(tokenizer):
         ("seen on [**2101-10-20**] by Dr [**First Name8 (NamePattern2) **]", "seen on   by Dr  "),
         ("a mark over [**two\nlines**] goes", "a mark over   goes"),
         ("MIMIC-IV's ___ too", "MIMIC-IV's   too"),
+        ("an open [** mark stays [** open", "an open [** mark stays [** open"),
+        ("[**[**twice**]**]", " **]"),
         ("but **bold** and [brackets] and a_b stay", "but **bold** and [brackets] and a_b stay"),
     ],
 )
 def test_marks_of_deidentification_are_blanked(text, cleaned):
     assert clean(text, "deid-v1") == cleaned
     assert clean(text, "none") == text
+
+
+def test_marks_that_are_never_closed_cost_no_more_than_their_length():
+    # Looking for an end from every one of them would take hours.
+    text = "[** " * 500_000
+    assert clean(text, "deid-v1") == text
 
 
 def test_padding_is_masked():
