@@ -1,8 +1,9 @@
 """Pending notes to shards to one commit: every ready note gets one vector a window, once."""
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -199,8 +200,9 @@ def stage(
             progress(pace)
 
     written: Future[None] | None = None
-    with store.writing(), ThreadPoolExecutor(1) as writer:
-        for notes in _ahead(_tokenized(store.source(), encoder, todo)):
+    ahead = _ahead(_tokenized(store.source(), encoder, todo))
+    with store.writing(), ThreadPoolExecutor(1) as writer, contextlib.closing(ahead):
+        for notes in ahead:
             steps.step("encode")
             windows = encode(encoder, notes.cut, passed)
             check_vectors(encoder, windows)
@@ -266,7 +268,7 @@ def _tokenized(source: Source, encoder: Encoder, todo: pa.Table) -> Iterator[_No
             yield _Notes(ids, [hash_of[note] for note in ids], cut, len(notes))
 
 
-def _ahead(items: Iterator[_Notes]) -> Iterator[_Notes]:
+def _ahead(items: Iterator[_Notes]) -> Generator[_Notes]:
     """The same items, each made in another thread while the one before it is used."""
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(next, items, None)

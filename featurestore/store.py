@@ -6,6 +6,7 @@ import fcntl
 import grp
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -303,8 +304,7 @@ class Store:
         """What is wrong with the newest version, a sentence each; none where it is whole.
 
         Counts, keys and the hash of every row are compared with the manifest of the last commit,
-        every vector with the hash that it was written with, and every note has to be accounted
-        for.
+        and every vector with the hash that it was written with.
         """
         con = self.connect()
         found = [
@@ -342,21 +342,25 @@ class Store:
     def _draft(self) -> Iterator[Path]:
         """A name for the next version, in the private staging folder; nothing is left of it."""
         draft = self.staging / "next.duckdb"
-        leftovers = (draft, draft.with_name(draft.name + ".wal"))
         self.staging.mkdir(mode=0o700, exist_ok=True)
         try:
-            for leftover in leftovers:
-                leftover.unlink(missing_ok=True)  # of a job that was killed
+            self._clear_draft(draft)  # of a job that was killed
             yield draft
         finally:
-            for leftover in leftovers:
-                leftover.unlink(missing_ok=True)
+            self._clear_draft(draft)
             with contextlib.suppress(OSError):
                 self.staging.rmdir()  # where no shards wait in it
 
+    def _clear_draft(self, draft: Path) -> None:
+        for leftover in (draft, draft.with_name(draft.name + ".wal")):
+            leftover.unlink(missing_ok=True)
+        shutil.rmtree(self.staging / "spill", ignore_errors=True)
+
     def _open_draft(self, draft: Path) -> duckdb.DuckDBPyConnection:
         con = open_duckdb(draft, str(self.staging / "spill"))
-        con.execute(f"SET memory_limit = '{_COMMIT_MEMORY}'")  # more than that is spilled
+        # More than that is spilled; each further thread would need a share of it.
+        con.execute(f"SET memory_limit = '{_COMMIT_MEMORY}'")
+        con.execute(f"SET threads = {min(os.cpu_count() or 1, 4)}")
         return con
 
     def _publish(self, draft: Path) -> None:

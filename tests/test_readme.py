@@ -41,6 +41,12 @@ def test_the_walk_through_and_the_five_lines_of_python(folder, capfd):
     assert "readmit-72h-v1" in result.output
     assert len((folder / "scores.csv").read_text().splitlines()) > 20
 
+    (nights,) = (block for block in blocks("sh") if "featurestore nightly" in block)
+    for _, *arguments in map(shlex.split, nights.splitlines()):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, (arguments, result.output)
+    assert "CPUExecutionProvider" in result.output
+
     (python,) = blocks("python")
     assert len([line for line in python.splitlines() if line]) == 6
     exec(compile(python, "README.md", "exec"), {})

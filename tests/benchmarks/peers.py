@@ -198,9 +198,10 @@ def one_window_texts(folder, texts, wanted):
 
     A slice that was cut within a word does not become the same word pieces again.
     """
-    from export.windows import load_tokenizer
+    from tokenizers import Tokenizer
 
-    tokenizer = load_tokenizer(folder / "fp32" / "tokenizer.json", 512, stride=0)
+    tokenizer = Tokenizer.from_file(str(folder / "fp32" / "tokenizer.json"))
+    tokenizer.enable_truncation(512)
     lengths, left_out = {}, 0
     for text in texts:
         whole = tokenizer.encode(text)

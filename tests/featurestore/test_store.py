@@ -106,6 +106,13 @@ def test_a_killed_job_leaves_the_old_version_and_a_free_lock(store):
     assert not store.staging.exists()
 
 
+def test_what_a_killed_job_spilled_is_cleared_by_the_next(store):
+    (store.staging / "spill").mkdir(parents=True)
+    (store.staging / "spill" / "duckdb_temp_storage-0.tmp").write_bytes(b"vectors")
+    add_run(store)
+    assert not store.staging.exists()
+
+
 def test_files_are_private_whatever_the_umask(store, tmp_path):
     os.umask(0)
     modes = {}
