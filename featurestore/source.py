@@ -55,7 +55,11 @@ _DATABASE_SCHEMAS = {"mimic3": ("mimiciii",), "mimic4": ("mimiciv_hosp", "mimici
 
 
 class _NotUtf8Error(FeatureStoreError):
-    """A CSV file holds bytes that are no UTF-8; the message says where the first ones are."""
+    """A CSV file holds bytes that are no UTF-8, the first of them at `place`."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"{place} is not UTF-8 - mend that line; nothing was changed")
+        self.place = place
 
 
 class Source:
@@ -159,7 +163,7 @@ class Source:
 
     def _mend(self, error: _NotUtf8Error) -> None:
         """Read CSV files from now on with a replacement character for what is no UTF-8."""
-        self.mended = str(error)
+        self.mended = error.place
         self._engine = _folder_engine(Path(self.location), mended=True)
 
     def _table(self, query: str, may_be_empty: bool = False) -> pa.Table:
