@@ -140,8 +140,8 @@ def test_windows_are_those_of_known_notes_of_the_splits_patients(store, checkpoi
 
     from tokenizers import Tokenizer
 
-    tokenizer = cut_windows(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 32, 0)
-    valid = labelled_windows(store, tokenizer, "valid", "72h", 30)
+    cutter = cut_windows(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 32, 0)
+    valid = labelled_windows(store, cutter, "valid", "72h", 30)
 
     def low_half(patient):
         return int.from_bytes(hashlib.md5(str(patient).encode()).digest()[8:], "little")
@@ -150,7 +150,7 @@ def test_windows_are_those_of_known_notes_of_the_splits_patients(store, checkpoi
     # One window each: the note of day 8 is not known after 72 hours.
     assert sorted(valid.hadm_id.tolist()) == patients
     assert np.array_equal(valid.label, valid.hadm_id % 2)
-    assert "[" not in tokenizer.decode(valid.ids[0].tolist())
+    assert "[" not in cutter.tokenizer.decode(valid.ids[0].tolist())
 
 
 def test_a_note_edited_since_the_sync_is_left_out(store, checkpoint, tmp_path):
@@ -160,8 +160,8 @@ def test_a_note_edited_since_the_sync_is_left_out(store, checkpoint, tmp_path):
     hospital = tmp_path / "copy" / "hospital"
     copy = Store.create(tmp_path / "w.duckdb", hospital, "mimic3")
     sync(copy)
-    tokenizer = cut_windows(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 32, 0)
-    before = labelled_windows(copy, tokenizer, "train", "72h", 30)
+    cutter = cut_windows(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 32, 0)
+    before = labelled_windows(copy, cutter, "train", "72h", 30)
     edited = int(before.hadm_id[0])
     lines = (hospital / "NOTEEVENTS.csv").read_text().splitlines(keepends=True)
     lines = [
@@ -169,7 +169,7 @@ def test_a_note_edited_since_the_sync_is_left_out(store, checkpoint, tmp_path):
         for line in lines
     ]
     (hospital / "NOTEEVENTS.csv").write_text("".join(lines))
-    after = labelled_windows(copy, tokenizer, "train", "72h", 30)
+    after = labelled_windows(copy, cutter, "train", "72h", 30)
     assert set(before.hadm_id) - set(after.hadm_id) == {edited}
     assert before.rows_sha256 != after.rows_sha256
 
@@ -378,17 +378,17 @@ def test_clinicalberts_own_files(files, checkpoint, tmp_path):
 def test_the_windows_of_a_csv_file(checkpoint, tmp_path):
     from tokenizers import Tokenizer
 
-    tokenizer = cut_windows(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 8, 0)
+    cutter = cut_windows(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 8, 0)
     file = tmp_path / "x.csv"
     file.write_text(
         '\ufeff,id,Category,text,LABEL\n0,12,ECG,"patient says ""pain"",\nstable [**Name**]",1\n'
         "\n"
         f"1,7.0,ECG,{'chest ' * 40_000},0.0\n"
     )
-    found = csv_windows(file, tokenizer)
+    found = csv_windows(file, cutter)
     said = {12: "", 7: ""}
     for ids, hadm_id in zip(found.ids, found.hadm_id.tolist(), strict=True):
-        said[hadm_id] += tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+        said[hadm_id] += cutter.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
     assert "pain" in said[12] and "stable" in said[12] and "name" not in said[12]
     assert np.array_equal(found.label, found.hadm_id == 12)
     assert (found.hadm_id == 7).sum() == np.ceil(40_000 / 6)
