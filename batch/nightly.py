@@ -60,7 +60,10 @@ def nightly(
                 change.counts.update(counts, seconds=dict(clock.seconds))
                 run_id = change.run_id
             clock.lap("commit")
-        counts = {**staged.counts, "scored": 0, "unusual": [], **counts}
+        else:
+            (ready,) = store.one("SELECT count(*) FROM notes WHERE status = 'ready'")
+            counts |= staged.counts | {"scored": 0, "unusual": []}
+            counts["unchanged"] = ready - counts["waiting"]
         staged.shards.clear()
     return {"run_id": run_id, **counts, "seconds": clock.seconds}
 
@@ -96,7 +99,7 @@ class _Clock:
     """How long each part took, in seconds."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds = dict.fromkeys(("sync", "embed", "apply", "commit"), 0.0)
         self._last = time.perf_counter()
 
     def lap(self, part: str) -> None:

@@ -86,10 +86,12 @@ def test_a_night_is_one_commit_of_sync_embed_and_score(ward):
 
 
 def test_a_night_with_nothing_new_writes_nothing(ward):
-    ward.night()
+    first = ward.night()
     before = ward.store.path.read_bytes()
     facts = ward.night()
     assert (facts["run_id"], facts["embedded"], facts["scored"]) == (None, 0, 0)
+    assert facts["unchanged"] == PATIENTS
+    assert set(facts) == set(first) and set(facts["seconds"]) == set(first["seconds"])
     assert ward.store.path.read_bytes() == before
 
 
