@@ -21,7 +21,7 @@ from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
-KILLS = int(os.environ.get("KILLS", "12"))  # "make test-kill" asks for 200
+KILLS = int(os.environ.get("KILLS", "6"))  # "make test-kill" asks for 200
 
 
 @pytest.fixture(scope="module")
