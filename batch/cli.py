@@ -1,5 +1,4 @@
-"""The commands of the jobs: embed, nightly, promote, drop-encoder, train, scorers, score,
-demo."""
+"""The commands of the jobs: embed, nightly, train, score and what belongs to them, demo."""
 
 import json
 import shutil
@@ -36,15 +35,14 @@ def embed_command(
 ) -> None:
     """Embed every note that is new or changed."""
     from batch import OnnxEncoder, embed_pending
+    from batch.embed import on_bar
     from featurestore import Store
 
     opened = Store(store)
     encoder = OnnxEncoder(model, device)
     say(f"{encoder.id} on {encoder.provider}")
     with progress("notes") as done:
-        counts = embed_pending(
-            opened, encoder, limit, lambda pace: done(pace.notes, pace.of, pace), category
-        )
+        counts = embed_pending(opened, encoder, limit, on_bar(done), category)
     if as_json:
         click.echo(json.dumps(counts))
         return
@@ -67,20 +65,15 @@ def nightly_command(
     One JSON line on stdout. Exit status 75 where another job has the store.
     """
     from batch import OnnxEncoder, nightly
+    from batch.embed import on_bar
     from featurestore import Store
 
     opened = Store(store)
     with opened.lock("nightly"):  # a second job need not load a model to be told
         encoder = OnnxEncoder(model, device)
         with progress("notes") as done:
-            facts = nightly(
-                opened,
-                encoder,
-                scorer,
-                force,
-                since.date() if since else None,
-                lambda pace: done(pace.notes, pace.of, pace),
-            )
+            day = since.date() if since else None
+            facts = nightly(opened, encoder, scorer, force, day, on_bar(done))
     click.echo(json.dumps(facts))
 
 

@@ -69,6 +69,11 @@ class Pace:
 Progress = Callable[[Pace], None]
 
 
+def on_bar(advance: Callable[..., None]) -> Progress:
+    """Progress shown by a bar that is told done, to do, and how fast it goes."""
+    return lambda pace: advance(pace.notes, pace.of, pace)
+
+
 @dataclass
 class Staged:
     """Finished windows that wait for a commit, and what became of the notes."""

@@ -330,7 +330,7 @@ class Store:
                     else f"{table} was written by DuckDB {written[table][2]}, whose hashes "
                     f"{duckdb.__version__} cannot compare"
                 )
-        for table in ("embeddings", "admission_embeddings"):
+        for table in _HASHED:
             (spoilt,) = self.one(
                 f"SELECT count(*) FROM {table} WHERE hash(embedding) <> vector_hash"
             )

@@ -10,6 +10,11 @@ def timed(work):
     return time.perf_counter() - started, answer
 
 
+def row(what, measured, budget=""):
+    """Print a row of the table."""
+    print(f"| {what} | {measured} | {budget} |", flush=True)
+
+
 def random_bert(folder, texts):
     """Write a random BERT of Bio_ClinicalBERT's shape, with word pieces learned from the texts.
 

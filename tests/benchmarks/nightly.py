@@ -19,7 +19,7 @@ import numpy as np
 
 from batch import embed_pending, nightly
 from featurestore import Store, steps, sync, write_hospital
-from tests.benchmarks.common import hospital, timed
+from tests.benchmarks.common import hospital, row, timed
 
 MEMORY = """
 import sys
@@ -34,10 +34,6 @@ before = peak()
 counts = embed_pending(store, encoder)
 print(before, peak(), counts["embedded"])
 """
-
-
-def row(what, measured, budget=""):
-    print(f"| {what} | {measured} | {budget} |", flush=True)
 
 
 class StandIn:

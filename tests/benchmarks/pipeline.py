@@ -17,12 +17,8 @@ from batch import OnnxEncoder, embed_pending
 from batch.shards import vectors_to_arrow
 from export.to_onnx import export
 from featurestore import Store, sync, write_hospital
-from tests.benchmarks.common import hospital, random_bert, timed
+from tests.benchmarks.common import hospital, random_bert, row, timed
 from tests.timeline import empty_store
-
-
-def row(what, measured, budget):
-    print(f"| {what} | {measured} | {budget} |", flush=True)
 
 
 def labels(admissions):
@@ -59,7 +55,8 @@ def scores(admissions, dim=768):
         block = pa.table({"h": np.arange(first, first + count), "v": vectors_to_arrow(vectors)})
         con.register("block", block)
         con.execute(
-            "INSERT INTO admission_embeddings SELECT 'e', h, '72h', now(), 1, 1, 0, v FROM block"
+            "INSERT INTO admission_embeddings "
+            "SELECT 'e', h, '72h', now(), 1, 1, 0, hash(v), v FROM block"
         )
         con.execute(
             "INSERT INTO admissions (hadm_id, subject_id, admittime, died_in_hospital, planned) "
