@@ -377,13 +377,14 @@ def _register(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
         set_width(con, manifest["dim"])
     con.execute(
         "INSERT INTO encoders VALUES ($id, $name, $fingerprint, $dim, $precision, $max_tokens, "
-        "$stride, $manifest, $active)",
+        "$stride, $manifest, $active, $head)",
         {
             "id": encoder.id,
             **{key: manifest[key] for key in ("name", "fingerprint", "dim", "precision")},
             **{key: manifest[key] for key in ("max_tokens", "stride")},
             "manifest": json.dumps(manifest),
             "active": not encoders,
+            "head": encoder.head,
         },
     )
 

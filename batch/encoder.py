@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from export.model_folder import MODEL, TOKENIZER, read_manifest
+from export.model_folder import HEAD, MODEL, TOKENIZER, read_manifest
 from export.windows import Ids, clean, load_tokenizer, padded, windows
 from featurestore.errors import FeatureStoreError
 
@@ -52,6 +52,11 @@ class Encoder(Protocol):
         """How many word pieces one pass takes, padding included."""
         ...
 
+    @property
+    def head(self) -> bytes | None:
+        """What it classifies [CLS] with (head.npz), if it was fine-tuned to."""
+        ...
+
     def tokenize(self, texts: Sequence[str]) -> list[list[Ids]]:
         """The windows of each text; none for a text without a word piece."""
         ...
@@ -86,6 +91,10 @@ class OnnxEncoder:
     def id(self) -> str:
         encoder_id: str = self.manifest["encoder_id"]
         return encoder_id
+
+    @property
+    def head(self) -> bytes | None:
+        return (self.folder / HEAD).read_bytes() if HEAD in self.manifest["files"] else None
 
     def encode(self, texts: Sequence[str]) -> Windows:
         """The [CLS] vector of every window of every text, order kept."""

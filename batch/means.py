@@ -22,8 +22,26 @@ def refresh_means(con: duckdb.DuckDBPyConnection) -> None:
     for cutoff in CUTOFFS:
         con.execute(f"INSERT INTO expected FROM admission_windows(cutoff := '{cutoff}')")
     con.execute(
+        "CREATE OR REPLACE TEMP TABLE old_means AS "
+        f"SELECT encoder_id, hadm_id, cutoff FROM ({_STORED} EXCEPT FROM expected)"
+    )
+    # What a recorded score was computed from stays, so that it can be computed again.
+    con.execute(
+        """
+        INSERT INTO past_embeddings
+        SELECT m.encoder_id, m.hadm_id, m.cutoff, m.vector_hash, m.embedding
+        FROM admission_embeddings AS m
+        SEMI JOIN old_means USING (encoder_id, hadm_id, cutoff)
+        SEMI JOIN (
+            SELECT c.encoder_id, c.cutoff, s.hadm_id, s.vectors_hash AS vector_hash
+            FROM scores AS s INNER JOIN scorers AS c USING (scorer_id)
+        ) AS s USING (encoder_id, hadm_id, cutoff, vector_hash)
+        ANTI JOIN past_embeddings AS p USING (encoder_id, hadm_id, cutoff, vector_hash)
+        """
+    )
+    con.execute(
         "DELETE FROM admission_embeddings WHERE (encoder_id, hadm_id, cutoff) IN "
-        f"(SELECT (encoder_id, hadm_id, cutoff) FROM ({_STORED} EXCEPT FROM expected))"
+        "(SELECT (encoder_id, hadm_id, cutoff) FROM old_means)"
     )
     con.execute(
         "CREATE OR REPLACE TEMP TABLE missing_means AS "

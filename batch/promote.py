@@ -56,7 +56,7 @@ def drop_encoder(store: Store, encoder: str, force: bool = False) -> int:
             windows: int = change.con.execute(
                 "DELETE FROM embeddings WHERE encoder_id = $1", [encoder]
             ).fetchall()[0][0]
-            for table in ("admission_embeddings", "nights", "encoders"):
+            for table in ("admission_embeddings", "past_embeddings", "nights", "encoders"):
                 change.con.execute(f"DELETE FROM {table} WHERE encoder_id = $1", [encoder])
             change.counts.update(dropped=encoder, windows=windows)
     return windows

@@ -12,6 +12,7 @@ MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
 MANIFEST = "encoder.json"
 CARD = "README.md"
+HEAD = "head.npz"  # of a checkpoint that was fine-tuned to classify
 
 # All that decides a vector, beside the bytes of the model and of its tokenizer.
 SETTINGS = ("cleaning", "max_tokens", "stride", "pooling", "precision")
@@ -29,7 +30,11 @@ def write_manifest(folder: Path, name: str, settings: dict[str, Any], **facts: A
     The id is the name and the first eight hex digits of the fingerprint: a SHA-256 over the
     hashes of model.onnx and tokenizer.json and over SETTINGS.
     """
-    files = {file: sha256(folder / file) for file in (MODEL, TOKENIZER)}
+    files = {
+        file: sha256(folder / file)
+        for file in (MODEL, TOKENIZER, HEAD)
+        if file != HEAD or (folder / file).exists()
+    }
     fingerprint = _fingerprint(files, settings)
     encoder_id = f"{name}-{fingerprint[:8]}"
     manifest = {
@@ -60,6 +65,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
         files = {file: manifest["files"][file] for file in (MODEL, TOKENIZER, CARD)}
+        if HEAD in manifest["files"]:
+            files[HEAD] = manifest["files"][HEAD]
         fingerprint = _fingerprint(files, manifest)
     except (ValueError, KeyError, TypeError):
         raise FeatureStoreError(

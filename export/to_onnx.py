@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.model_folder import MODEL, TOKENIZER, sha256, write_manifest
+from export.head import write_head
+from export.model_folder import HEAD, MODEL, TOKENIZER, sha256, write_manifest
 from export.unfinished import half_made
 from export.windows import CLEANINGS, Cutter, Ids, cut_windows, padded, windows
 from featurestore.errors import FeatureStoreError
@@ -90,6 +91,7 @@ def export(
             even_out(graph, (_tensors(padded([window])) for window in text))
         _write_graph(graph, draft / MODEL, max_tokens, opset, precision)
         cutter.tokenizer.save(str(draft / TOKENIZER))
+        write_head(checkpoint, model.config, draft / HEAD)
         parity = _compare(model, draft / MODEL, proof, precision)
         encoder_id = write_manifest(
             draft,

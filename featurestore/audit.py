@@ -114,11 +114,11 @@ def _scorer_findings(
         )
     if changed:
         yield f"{changed:,} of its labels are not what the rule says now - train it again"
-    auroc = metrics["embeddings"]["auroc"]
-    if auroc is not None and auroc > PLAUSIBLE_AUROC[cutoff]:
+    auroc = metrics["test"]["scorer"]["auroc"]
+    if auroc is not None and auroc[0] > PLAUSIBLE_AUROC[cutoff]:
         yield (
-            f"its test AUROC of {auroc:.3f} is above {PLAUSIBLE_AUROC[cutoff]:.2f}, more than the "
-            f"literature reaches at {cutoff} - look for a leak before you believe it"
+            f"its test AUROC of {auroc[0]:.3f} is above {PLAUSIBLE_AUROC[cutoff]:.2f}, more than "
+            f"the literature reaches at {cutoff} - look for a leak before you believe it"
         )
 
 

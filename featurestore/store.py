@@ -26,17 +26,17 @@ SQL = Path(__file__).resolve().parent.parent / "sql"
 
 TABLES = (
     *("settings", "admissions", "notes", "encoders", "embeddings", "admission_embeddings"),
-    *("scorers", "scorer_rows", "scores", "runs", "nights", "manifest"),
+    *("past_embeddings", "scorers", "scorer_rows", "scores", "runs", "nights", "manifest"),
 )
 # Views and macros; each after those that it is made of.
 RULES = (
     *("available_at", "patient_split", "episodes", "readmission_labels", "clinicalbert_labels"),
     *("prediction_times", "known_notes", "admission_windows", "training_set", "score_admissions"),
-    *("latest_scores", "similar_admissions"),
+    *("latest_scores", "similar_admissions", "explain_admission"),
 )
 # A vector's hash is a column beside it.
-_HASHED = ("embeddings", "admission_embeddings")
-VECTORS = ("embeddings", "admission_embeddings", "scorers", "nights")
+_HASHED = ("embeddings", "admission_embeddings", "past_embeddings")
+VECTORS = ("embeddings", "admission_embeddings", "past_embeddings", "scorers", "nights")
 CUTOFFS = ("24h", "48h", "72h", "discharge")
 
 KEYS = {
@@ -45,6 +45,7 @@ KEYS = {
     "encoders": "encoder_id",
     "embeddings": "(encoder_id, note_id, window_no)",
     "admission_embeddings": "(encoder_id, hadm_id, cutoff)",
+    "past_embeddings": "(encoder_id, hadm_id, cutoff, vector_hash)",
     "scorers": "scorer_id",
     "scorer_rows": "(scorer_id, hadm_id)",
     "runs": "run_id",
@@ -443,7 +444,23 @@ def _renew(con: duckdb.DuckDBPyConnection) -> None:
     (width,) = con.execute("SELECT max(dim) FROM encoders").fetchall()[0]
     for name in set(TABLES) - there:
         con.execute(_table(name, width or 768))
+    _add_columns(con)
     make_objects(con, RULES)
+
+
+def _add_columns(con: duckdb.DuckDBPyConnection) -> None:
+    """Give tables the columns that came since; new ones stand last in their files."""
+    columns = (
+        "SELECT table_name, column_name, data_type, column_default FROM duckdb_columns() "
+        "WHERE NOT internal AND database_name = current_database() ORDER BY column_index"
+    )
+    there = {tuple(row[:2]) for row in con.execute(columns).fetchall()}
+    with contextlib.closing(open_duckdb()) as today:
+        make_objects(today, TABLES)
+        for table, column, kind, default in today.execute(columns).fetchall():
+            if (table, column) not in there:
+                given = f" DEFAULT {default}" if default else ""
+                con.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}{given}")
 
 
 def _keys(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, int, int]]:

@@ -1,8 +1,11 @@
 -- scorers: the fitted logistic regressions.
 --
 -- Grain:   one row per fit (scorer_id: its name and version, such as readmit-72h-v1).
--- Columns: coef and intercept (log odds; standardisation is folded in, so that the score is one
---          inner product), metrics (JSON), training_hash (SHA-256 of the rows fitted on).
+-- Columns: coef and intercept (log odds; standardisation, and of a mean calibration too, is folded
+--          in, so that the score is one inner product), metrics (JSON), training_hash (SHA-256 of
+--          the rows fitted on), aggregate (mean: of an admission's mean embedding; clinicalbert: of
+--          its windows, put together as (Pmax + Pmean * n / 2) / (1 + n / 2)), calibration_slope
+--          and calibration_intercept (applied to the log odds of what the windows make together).
 CREATE TABLE scorers (
     scorer_id VARCHAR NOT NULL,
     name VARCHAR NOT NULL,
@@ -15,5 +18,8 @@ CREATE TABLE scorers (
     intercept DOUBLE NOT NULL CHECK (isfinite(intercept)),
     metrics JSON NOT NULL,
     training_hash VARCHAR NOT NULL,
-    created_at TIMESTAMP NOT NULL
+    created_at TIMESTAMP NOT NULL,
+    aggregate VARCHAR DEFAULT 'mean',
+    calibration_slope DOUBLE DEFAULT 1,
+    calibration_intercept DOUBLE DEFAULT 0
 );

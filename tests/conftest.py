@@ -66,6 +66,7 @@ class WordCounter:
     COUNTED = ("alone", "pain", "home", "canary")
     provider = "counting"
     budget = 1_024
+    head = None
 
     def __init__(self, encoder_id="counter-00000000", dim=4):
         self.id = encoder_id

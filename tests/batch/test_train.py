@@ -8,17 +8,20 @@ import pyarrow.parquet
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from batch import embed_pending, promote, score, train
-from batch.evaluate import GRID, bag_of_words, choose_c
+from batch.baselines import word_counts
+from batch.fitting import GRID, Cohort, Vectors, best, calibrate, fits
 from batch.train import training_set
 from featurestore import Store, sync
 from featurestore.errors import FeatureStoreError
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
-PATIENTS = 240
+PATIENTS = 400
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,12 @@ def embedded(hospital, counter_class):
     return store
 
 
+def copy_of(store, folder):
+    """The same store, to be changed by one test."""
+    (folder / "w.duckdb").write_bytes(store.path.read_bytes())
+    return Store(folder / "w.duckdb")
+
+
 @pytest.fixture(scope="module")
 def counter_class():
     from tests.conftest import WordCounter
@@ -53,23 +62,24 @@ def counter_class():
 
 @pytest.fixture(scope="module")
 def trained(embedded):
-    facts = train(embedded, "readmit")
+    facts = train(embedded, "readmit", aggregate="mean")
     return embedded, facts
 
 
 def by_scikit_learn(store, c):
-    """The same regression with scikit-learn's own pieces, on what training_set() gives."""
+    """The same scorer with scikit-learn's own pieces, on what training_set() gives."""
     rows = training_set(store, "one-00000000", "72h", 30)
-    fitted = rows.split == "train"
-    scaler = StandardScaler().fit(rows.X[fitted].astype(np.float64))
-    model = LogisticRegression(C=c, max_iter=5_000)
-    model.fit(scaler.transform(rows.X[fitted].astype(np.float64)), rows.y[fitted])
-    return rows, model.predict_proba(scaler.transform(rows.X.astype(np.float64)))[:, 1]
+    fitted, valid = rows.split == "train", rows.split == "valid"
+    X = rows.X.astype(np.float64)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=c, tol=1e-10, max_iter=5_000))
+    log_odds = model.fit(X[fitted], rows.y[fitted]).decision_function(X)[:, None]
+    platt = LogisticRegression(C=np.inf, tol=1e-10).fit(log_odds[valid], rows.y[valid])
+    return rows, log_odds[:, 0], platt.predict_proba(log_odds)[:, 1]
 
 
 def test_scores_in_sql_are_those_of_scikit_learn(trained):
     store, facts = trained
-    rows, expected = by_scikit_learn(store, facts["c"])
+    rows, _, expected = by_scikit_learn(store, facts["c"])
     in_sql = dict(
         store.sql(
             "SELECT hadm_id, probability FROM score_admissions($scorer)", scorer="readmit-v1"
@@ -78,28 +88,107 @@ def test_scores_in_sql_are_those_of_scikit_learn(trained):
     ours = [in_sql[int(hadm_id)] for hadm_id in rows.hadm_id]
     assert ours == pytest.approx(expected, abs=1e-6)
     assert np.std(ours) > 0.05
+    frozen = store.sql("SELECT probability FROM scorer_rows ORDER BY hadm_id").fetchall()
+    assert [p for (p,) in frozen] == pytest.approx(ours, abs=1e-6)
+
+
+def test_scores_of_windows_follow_clinicalberts_rule(embedded, tmp_path):
+    store = copy_of(embedded, tmp_path)
+    facts = train(store, "windows", aggregate="clinicalbert", baseline=False)
+    assert facts["aggregate"] == "clinicalbert"
+    coef, intercept, slope, shift = store.one(
+        "SELECT coef, intercept, calibration_slope, calibration_intercept FROM scorers "
+        "WHERE name = 'windows'"
+    )
+    windows = {}
+    for hadm_id, vector in store.sql("SELECT hadm_id, embedding FROM embeddings").fetchall():
+        p = 1 / (1 + np.exp(-(np.dot(vector, coef) + intercept)))
+        windows.setdefault(hadm_id, []).append(p)
+    assert {len(of_stay) for of_stay in windows.values()} == {1, 2}
+    expected = {}
+    for hadm_id, p in windows.items():
+        n = len(p)
+        together = (max(p) + np.mean(p) * n / 2) / (1 + n / 2)
+        expected[hadm_id] = 1 / (1 + (together / (1 - together)) ** -slope * np.exp(-shift))
+    scores = store.sql("SELECT hadm_id, probability FROM score_admissions('windows-v1')")
+    assert dict(scores.fetchall()) == pytest.approx(expected, abs=1e-6)
+    # Calibrated on validation patients: as many are expected there as came.
+    rows = store.sql(
+        "SELECT sum(probability), count(*) FILTER (label) FROM scorer_rows "
+        "WHERE scorer_id = 'windows-v1' AND split = 'valid'"
+    ).fetchall()
+    assert rows[0][0] == pytest.approx(rows[0][1], abs=1e-3)
+
+
+def test_of_windows_an_admission_counts_once_however_many_it_has():
+    # A stay of two windows that are one another's copy is a stay of one.
+    dice = np.random.default_rng(0)
+    X = dice.standard_normal((300, 3)).astype(np.float32)
+    y = X[:, 0] + dice.standard_normal(300) > 0
+    cohort = Cohort(y, np.repeat(["train", "valid", "test"], 100), np.arange(300))
+    twice = np.sort(np.concatenate([np.arange(300), np.arange(0, 300, 2)]))
+    (once,) = fits(Vectors("clinicalbert", X, np.arange(300)), cohort, False)
+    (copied,) = fits(Vectors("clinicalbert", X[twice], twice), cohort, False)
+    assert copied.coef == pytest.approx(once.coef, rel=1e-5)
+    assert copied.log_odds == pytest.approx(once.log_odds, abs=1e-5)
 
 
 def test_metrics_are_those_of_scikit_learn_on_test_patients(trained):
     store, facts = trained
-    rows, expected = by_scikit_learn(store, facts["c"])
+    rows, _, expected = by_scikit_learn(store, facts["c"])
     test = rows.split == "test"
-    assert facts["embeddings"] == {
-        "auroc": pytest.approx(roc_auc_score(rows.y[test], expected[test])),
-        "auprc": pytest.approx(average_precision_score(rows.y[test], expected[test])),
-        "accuracy": pytest.approx(((expected[test] > 0.5) == rows.y[test]).mean()),
-        "prevalence": pytest.approx(rows.y[test].mean()),
-    }
-    assert facts["bag_of_words"]["auroc"] > 0.5
+    ours = facts["test"]["scorer"]
+    assert ours["auroc"][0] == pytest.approx(roc_auc_score(rows.y[test], expected[test]))
+    assert ours["auprc"][0] == pytest.approx(average_precision_score(rows.y[test], expected[test]))
+    assert ours["accuracy"][0] == pytest.approx(((expected[test] > 0.5) == rows.y[test]).mean())
+    assert ours["auroc"][1] < ours["auroc"][0] < ours["auroc"][2]
+    assert list(facts["test"]) == ["scorer", "prevalence", "prior_admissions", "bag_of_words"]
+    assert facts["test"]["bag_of_words"]["auroc"][0] > 0.6
+    assert facts["test"]["prevalence"]["auroc"] == [0.5, 0.5, 0.5]
 
 
-def test_c_is_the_best_on_validation_patients(trained):
+def test_c_is_cross_validated_by_patient(trained):
     store, facts = trained
     rows = training_set(store, "one-00000000", "72h", 30)
-    valid = rows.split == "valid"
-    aurocs = {c: roc_auc_score(rows.y[valid], by_scikit_learn(store, c)[1][valid]) for c in GRID}
-    assert aurocs[facts["c"]] == pytest.approx(max(aurocs.values()))
-    assert facts["chosen_by"] == "validation patients"
+    fitted = rows.split == "train"
+    X, y, patients = rows.X[fitted].astype(np.float64), rows.y[fitted], rows.subject_id[fitted]
+    X = StandardScaler().fit_transform(X)
+
+    def auroc(c):
+        folds = GroupKFold(5).split(X, groups=patients)
+        return np.mean(
+            [
+                roc_auc_score(
+                    y[held_out],
+                    LogisticRegression(C=c, tol=1e-10, max_iter=5_000)
+                    .fit(X[rest], y[rest])
+                    .decision_function(X[held_out]),
+                )
+                for rest, held_out in folds
+            ]
+        )
+
+    assert auroc(facts["c"]) == pytest.approx(max(auroc(c) for c in GRID), abs=1e-6)
+    assert facts["fitted_on"] == "training patients, C by cross-validation"
+
+
+def test_an_encoder_that_saw_the_training_patients_is_not_believed_on_them(tmp_path):
+    """Vectors that know the answer of every training patient by heart, and of others a little."""
+    dice = np.random.default_rng(0)
+    n = 1_500
+    split = dice.choice(["train", "valid", "test"], n, p=[0.5, 0.25, 0.25])
+    true = dice.standard_normal(n)
+    y = dice.random(n) < 1 / (1 + np.exp(-1.5 * true))
+    by_heart = np.where(split == "train", np.where(y, 3.0, -3.0), 0) + dice.standard_normal(n)
+    X = np.stack([true, by_heart], axis=1).astype(np.float32)
+    cohort = Cohort(y, split, np.arange(n))
+    naive, *others = fits(Vectors("mean", X, np.arange(n)), cohort, saw_training=True)
+    kept = best([naive, *others])
+    assert kept.fitted_on == "validation patients, C by cross-validation"
+    test = split == "test"
+    assert roc_auc_score(y[test], kept.log_odds[test]) > (
+        roc_auc_score(y[test], naive.log_odds[test]) + 0.05
+    )
 
 
 def test_the_training_set_is_split_by_patient_and_frozen(trained):
@@ -139,10 +228,10 @@ def test_bag_of_words_sees_the_notes_that_the_embeddings_saw(tmp_path, counter_c
     folder = write_hospital(tmp_path / "hospital", [admission(7), admission(8)], notes)
     store = Store.create(tmp_path / "w.duckdb", folder, "mimic3")
     sync(store)
-    words = bag_of_words(store, np.array([7, 8]), "72h").toarray()
+    words = word_counts(store, np.array([7, 8]), "72h").toarray()
     # 7: alone, "alone alone", pain; 8: pain, and nothing of the note that came too late.
     assert [(row > 0).sum() for row in words] == [3, 1]
-    assert bag_of_words(store, np.array([8]), "discharge").nnz == 2
+    assert word_counts(store, np.array([8]), "discharge").nnz == 2
 
 
 def test_training_a_name_again_makes_its_next_version_and_score_takes_it(
@@ -290,29 +379,18 @@ def test_no_embeddings_yet(hospital, tmp_path):
         train(store, "x")
 
 
-def test_without_an_outcome_in_validation_c_is_cross_validated_by_patient():
-    dice = np.random.default_rng(0)
-    X = dice.standard_normal((200, 3))
-    y = X[:, 0] + dice.standard_normal(200) > 0
-    split = np.array(["train"] * 150 + ["valid"] * 20 + ["test"] * 30)
-    y[150:170] = False
-    c, chosen_by = choose_c(X, y, split, np.arange(200) // 2)
-    assert c in GRID
-    assert chosen_by.startswith("cross-validation on training patients")
-
-
-def test_a_column_that_hardly_moves_is_not_blown_up():
-    # all-MiniLM-L6-v2 has two that are 1e-33 for every window: standardised, mere noise would get
-    # coefficients that no float32 holds.
-    from batch.evaluate import fit
-
+def test_with_too_few_validation_patients_nothing_is_compared_and_it_says_so():
     dice = np.random.default_rng(0)
     X = dice.standard_normal((200, 3)).astype(np.float32)
     y = X[:, 0] + dice.standard_normal(200) > 0
-    X[:, 2] *= 1e-33
-    model = fit(X, y, 1.0)
-    assert model.named_steps["scale"].scale_[2] == 1
-    assert fit(X[:, :2], y, 1.0).predict_proba(X[:, :2]) == pytest.approx(model.predict_proba(X))
+    split = np.array(["train"] * 150 + ["valid"] * 20 + ["test"] * 30)
+    y[150:170] = False
+    cohort = Cohort(y, split, np.arange(200) // 2)
+    (naive,) = fits(Vectors("mean", X, np.arange(200)), cohort, saw_training=True)
+    assert naive.valid_auroc is None
+    slope, _, calibrated_on = calibrate(naive, cohort)
+    assert calibrated_on == "training patients, by fold"
+    assert 0.5 < slope < 2
 
 
 def test_the_answer_planted_one_second_after_the_prediction_time_teaches_nothing(
@@ -335,7 +413,7 @@ def test_the_answer_planted_one_second_after_the_prediction_time_teaches_nothing
         sync(store)
         embed_pending(store, counter_class())
         facts = train(store, "readmit", baseline=False)
-        return facts["embeddings"]["auroc"], store.one("SELECT coef, intercept FROM scorers")
+        return facts["test"]["scorer"]["auroc"][0], store.one("SELECT coef, intercept FROM scorers")
 
     honest, late = trained_with("honest"), trained_with("late", day(3, 12, 0, 1))
     in_time = trained_with("in_time", day(3))
@@ -346,15 +424,14 @@ def test_the_answer_planted_one_second_after_the_prediction_time_teaches_nothing
 
 def test_the_leak_canary_a_split_by_patient_learns_nothing_from_identity():
     # Vectors that know the patient and nothing else: by row they predict, by patient they cannot.
-    from batch.evaluate import fit
-
     dice = np.random.default_rng(0)
     patients = np.repeat(np.arange(400), 5)
     X = dice.standard_normal((400, 256))[patients]
     y = (dice.random(400) < 0.5)[patients]
 
     def auroc(held_out):
-        model = fit(X[~held_out], y[~held_out], 1.0)
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5_000))
+        model.fit(X[~held_out], y[~held_out])
         return roc_auc_score(y[held_out], model.predict_proba(X[held_out])[:, 1])
 
     assert auroc(dice.random(2000) < 0.2) > 0.7

@@ -39,7 +39,8 @@ def template(tmp_path_factory):
     train(store, "readmit", baseline=False)
     with store.change("test") as change:  # chance alone may lift so small a test over the band
         change.con.execute(
-            "UPDATE scorers SET metrics = $1", [json.dumps({"embeddings": {"auroc": 0.7}})]
+            "UPDATE scorers SET metrics = $1",
+            [json.dumps({"test": {"scorer": {"auroc": [0.7, 0.6, 0.8]}}})],
         )
     return store.path.read_bytes()
 
@@ -66,7 +67,8 @@ def manifest(**checkpoint):
             "UPDATE scorer_rows SET split = 'test' WHERE hadm_id = 1; "
             "INSERT INTO admissions SELECT * REPLACE (9999 AS hadm_id) FROM admissions "
             "WHERE hadm_id = 1; "
-            "INSERT INTO scorer_rows VALUES ('readmit-v1', 9999, 'train', FALSE)",
+            "INSERT INTO scorer_rows BY NAME "
+            "SELECT 'readmit-v1' AS scorer_id, 9999 AS hadm_id, 'train' AS split, FALSE AS label",
             "readmit-v1: 1 patients are on both sides of its split",
         ),
         (
@@ -96,7 +98,7 @@ def manifest(**checkpoint):
             "readmit-v1: 1 of its labels are not what the rule says now - train it again",
         ),
         (
-            """UPDATE scorers SET metrics = '{"embeddings": {"auroc": 0.91}}'""",
+            """UPDATE scorers SET metrics = '{"test": {"scorer": {"auroc": [0.91, 0.9, 0.92]}}}'""",
             "its test AUROC of 0.910 is above 0.75, more than the literature reaches at 72h",
         ),
         (

@@ -1,0 +1,85 @@
+"""Why this score, and who reads alike: by note, window and admission, never by text."""
+
+from typing import Any
+
+from batch.promote import find_encoder
+from batch.score import check_admission, find_question, find_scorer
+from featurestore.errors import FeatureStoreError
+from featurestore.store import Store, check_question
+
+
+def explain(store: Store, hadm_id: int, scorer: str | None = None) -> dict[str, Any]:
+    """Which notes and windows moved an admission's score; `scorer` is the newest one unless named.
+
+    Contributions are exact, and what they add up to is in sql/explain_admission.sql. Returns
+    scorer_id, probability, base, unit (log odds, or probability before calibration), `notes` and
+    `windows`, whatever moved it most first. Raises FeatureStoreError.
+    """
+    if scorer is None:
+        newest = store.sql("SELECT scorer_id FROM scorers ORDER BY created_at DESC LIMIT 1")
+        found = newest.fetchone()
+        if found is None:
+            raise FeatureStoreError(
+                f'{store.path} holds no scorer yet - "featurestore train {store.path} NAME" makes '
+                "one"
+            )
+        (scorer,) = found
+    scorer_id = find_scorer(store, scorer)
+    check_admission(store, hadm_id, *find_question(store, scorer_id))
+    windows = _rows(store, "FROM explain_admission($scorer, $hadm)", scorer=scorer_id, hadm=hadm_id)
+    notes = _rows(
+        store,
+        """
+        SELECT note_id, category, available_at, count(*) AS windows,
+            sum(contribution) AS contribution
+        FROM explain_admission($scorer, $hadm)
+        GROUP BY ALL ORDER BY abs(sum(contribution)) DESC, note_id
+        """,
+        scorer=scorer_id,
+        hadm=hadm_id,
+    )
+    probability, aggregate = store.one(
+        "SELECT a.probability, s.aggregate FROM score_admissions($scorer) AS a, scorers AS s "
+        "WHERE a.hadm_id = $hadm AND s.scorer_id = $scorer",
+        scorer=scorer_id,
+        hadm=hadm_id,
+    )
+    return {
+        "scorer_id": scorer_id,
+        "hadm_id": hadm_id,
+        "probability": probability,
+        "base": windows[0]["base"],
+        "unit": "log odds" if aggregate == "mean" else "probability before calibration",
+        "notes": notes,
+        "windows": windows,
+    }
+
+
+def similar(
+    store: Store, hadm_id: int, n: int = 10, cutoff: str = "72h", horizon_days: int = 30
+) -> list[dict[str, Any]]:
+    """The n nearest other patients' stays by the active encoder, and what became of them.
+
+    hadm_id, subject_id, similarity (cosine), label, reason and days_to_return, the nearest first.
+    Raises FeatureStoreError.
+    """
+    check_question(cutoff, horizon_days)
+    check_admission(store, hadm_id, find_encoder(store, None), cutoff)
+    return _rows(
+        store,
+        """
+        SELECT s.hadm_id, s.subject_id, s.similarity, l.label, l.reason, l.days_to_return
+        FROM similar_admissions($hadm, n := $n, cutoff := $cutoff) AS s
+        LEFT JOIN readmission_labels(horizon_days := $horizon) AS l ON s.hadm_id = l.hadm_id
+        ORDER BY s.similarity DESC, s.hadm_id
+        """,
+        hadm=hadm_id,
+        n=n,
+        cutoff=cutoff,
+        horizon=horizon_days,
+    )
+
+
+def _rows(store: Store, query: str, **parameters: Any) -> list[dict[str, Any]]:
+    answer = store.sql(query, **parameters)
+    return [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]

@@ -1,0 +1,62 @@
+-- explain_admission(scorer, hadm_id): which windows moved the score of an admission?
+--
+-- Grain:   one row per window that the score was computed from (note_id, window_no).
+-- Columns: note_id, category, available_at, window_no (from 0), windows_of_note, contribution,
+--          base. Of a scorer on means, contribution is (coef . window - coef . average) / n, in log
+--          odds, and base the log odds of the average admission: base plus all contributions is
+--          the log odds of the score, exactly. Of one on windows, contribution is the window's
+--          share of (Pmax + Pmean * n / 2) / (1 + n / 2), base 0: they add up to it, before
+--          calibration.
+CREATE OR REPLACE MACRO explain_admission(scorer, hadm_id) AS TABLE
+WITH asked AS (
+    SELECT
+        scorer AS scorer_id,
+        hadm_id AS wanted
+),
+
+average AS (
+    SELECT avg(array_inner_product(m.embedding, s.coef)) AS told
+    FROM scorers AS s
+    INNER JOIN asked ON s.scorer_id = asked.scorer_id
+    INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
+),
+
+windows AS (
+    SELECT
+        w.note_id,
+        n.category,
+        w.available_at,
+        w.window_no,
+        s.aggregate,
+        s.intercept,
+        array_inner_product(w.embedding, s.coef) AS told,
+        1 / (1 + exp(-(array_inner_product(w.embedding, s.coef) + s.intercept))) AS p,
+        count(*) OVER () AS n_windows,
+        count(*) OVER (PARTITION BY w.note_id) AS windows_of_note
+    FROM scorers AS s
+    INNER JOIN asked ON s.scorer_id = asked.scorer_id
+    INNER JOIN admission_embeddings AS m
+        ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff AND asked.wanted = m.hadm_id
+    INNER JOIN embeddings AS w ON s.encoder_id = w.encoder_id AND m.hadm_id = w.hadm_id
+    LEFT JOIN notes AS n ON w.note_id = n.note_id
+    WHERE w.available_at <= m.prediction_time
+)
+
+SELECT
+    windows.note_id,
+    windows.category,
+    windows.available_at,
+    windows.window_no,
+    windows.windows_of_note,
+    CASE
+        WHEN windows.aggregate = 'mean' THEN (windows.told - average.told) / windows.n_windows
+        WHEN row_number() OVER (
+            ORDER BY windows.p DESC, windows.note_id ASC, windows.window_no ASC
+        ) = 1
+            THEN 1.5 * windows.p / (1 + windows.n_windows / 2)
+        ELSE 0.5 * windows.p / (1 + windows.n_windows / 2)
+    END AS contribution,
+    CASE WHEN windows.aggregate = 'mean' THEN windows.intercept + average.told ELSE 0 END AS base
+FROM windows
+CROSS JOIN average
+ORDER BY abs(contribution) DESC, windows.note_id ASC, windows.window_no ASC;

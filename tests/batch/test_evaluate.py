@@ -1,0 +1,154 @@
+"""Metrics: scikit-learn's where it has them, by hand where not; intervals that hold the truth."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    precision_recall_curve,
+    roc_auc_score,
+)
+
+from batch.evaluate import (
+    METRICS,
+    Judge,
+    Ranked,
+    auroc,
+    brier,
+    calibration_slope,
+    log_odds,
+    platt,
+    top,
+)
+
+ALL = np.ones((1, 8))
+
+
+@pytest.fixture(scope="module")
+def told():
+    """600 outcomes, and probabilities that are right but too sure; many are equal."""
+    dice = np.random.default_rng(0)
+    z = dice.standard_normal(600)
+    y = dice.random(600) < 1 / (1 + np.exp(-(z - 1)))
+    return y, np.round(1 / (1 + np.exp(-(2 * z - 1))), 2).clip(0.01, 0.99)
+
+
+def estimate(name, y, p):
+    return Judge(y, np.arange(len(y)), bootstraps=1).metrics(p)[name][0]
+
+
+def test_what_scikit_learn_measures_too(told):
+    y, p = told
+    balance = np.where(y, (~y).sum() / y.sum(), 1.0)
+    precision, recall, _ = precision_recall_curve(y, p)
+    even, even_recall, _ = precision_recall_curve(y, p, sample_weight=balance)
+    expected = {
+        "auroc": roc_auc_score(y, p),
+        "auprc": average_precision_score(y, p),
+        "auprc_balanced": average_precision_score(y, p, sample_weight=balance),
+        "accuracy": accuracy_score(y, p > 0.5),
+        "brier": brier_score_loss(y, p),
+        "recall_at_80_precision": recall[:-1][precision[:-1] >= 0.8].max(),
+        "recall_at_80_precision_balanced": even_recall[:-1][even[:-1] >= 0.8].max(),
+    }
+    for name, value in expected.items():
+        assert estimate(name, y, p) == pytest.approx(value, abs=1e-9), name
+    assert set(METRICS) - set(expected) == {"calibration_slope", "calibration_intercept"}
+
+
+def test_calibration_slope_and_intercept(told):
+    y, p = told
+    z = log_odds(p)
+    model = LogisticRegression(C=np.inf, tol=1e-10).fit(z[:, None], y)
+    assert estimate("calibration_slope", y, p) == pytest.approx(model.coef_[0, 0], abs=1e-4)
+    assert platt(z, y) == pytest.approx((model.coef_[0, 0], model.intercept_[0]), abs=1e-4)
+    # The definition: moved by the intercept, as many are expected as came.
+    moved = 1 / (1 + np.exp(-(z + estimate("calibration_intercept", y, p))))
+    assert moved.sum() == pytest.approx(y.sum(), abs=1e-6)
+
+
+def test_alerts_by_hand():
+    y = np.array([1, 0, 1, 0, 0, 1, 0, 0], dtype=bool)
+    p = np.array([0.9, 0.8, 0.7, 0.7, 0.4, 0.3, 0.2, 0.1])
+    # The riskiest two of eight: one of them returned, of three in all.
+    ppv, recall = top(Ranked(y, p), ALL, 2 / 8)
+    assert (ppv[0], recall[0]) == pytest.approx((1 / 2, 1 / 3))
+    # The third is one of two equals, of whom one returned: half of it counts.
+    ppv, recall = top(Ranked(y, p), ALL, 3 / 8)
+    assert (ppv[0], recall[0]) == pytest.approx((1.5 / 3, 1.5 / 3))
+
+
+def test_probabilities_that_are_all_equal_tell_nothing():
+    y = np.arange(40) < 10
+    found = Judge(y, np.arange(40)).metrics(np.full(40, 0.25))
+    assert found["auroc"] == [0.5, 0.5, 0.5]
+    assert found["auprc"][0] == 0.25
+    assert found["calibration_slope"] is None
+    assert found["calibration_intercept"][0] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("y", [[True, True], [False, False], []])
+def test_one_outcome_only_has_no_auroc(y):
+    found = Judge(np.array(y, dtype=bool), np.arange(len(y))).metrics(np.full(len(y), 0.3))
+    assert found["auroc"] is None
+    assert (found["brier"] is None) == (y == [])
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    def stays(dice, patients):
+        of = np.repeat(np.arange(patients), dice.integers(1, 4, patients))
+        risk = dice.standard_normal(patients)[of] + 0.5 * dice.standard_normal(len(of)) - 1.2
+        y = dice.random(len(of)) < 1 / (1 + np.exp(-risk))
+        error = 0.7 * dice.standard_normal(patients)[of]
+        return y, of, 1 / (1 + np.exp(-(risk + error)))
+
+    metrics = {
+        "auroc": auroc,
+        "brier": brier,
+        "calibration slope": calibration_slope,
+        "PPV of the riskiest tenth": lambda r, w: top(r, w, 0.1)[0],
+    }
+    y, _, p = stays(np.random.default_rng(0), 400_000)
+    everybody = np.ones((1, len(y)))
+    truth = {name: metric(Ranked(y, p), everybody)[0] for name, metric in metrics.items()}
+    dice, hospitals = np.random.default_rng(1), 400
+    held = dict.fromkeys(metrics, 0)
+    for number in range(hospitals):
+        y, of, p = stays(dice, 300)
+        judge = Judge(y, of, bootstraps=200, seed=number)
+        for name, metric in metrics.items():
+            _, low, high = judge.judge(metric, p)
+            held[name] += low <= truth[name] <= high
+    assert all(0.93 <= count / hospitals <= 0.97 for count in held.values()), held
+
+
+def test_patients_are_drawn_and_not_stays():
+    # Every patient's ten stays are one another's copies: there is no more to know than of one each.
+    dice = np.random.default_rng(0)
+    y, p = dice.random(60) < 0.4, dice.random(60)
+    once = Judge(y, np.arange(60)).judge(auroc, p)
+    copied = Judge(np.repeat(y, 10), np.repeat(np.arange(60), 10)).judge(auroc, np.repeat(p, 10))
+    as_if_alone = Judge(np.repeat(y, 10), np.arange(600)).judge(auroc, np.repeat(p, 10))
+    assert copied == pytest.approx(once)
+    assert as_if_alone[2] - as_if_alone[1] < 0.5 * (once[2] - once[1])
+
+
+def test_a_difference_is_taken_sample_by_sample(told):
+    y, p = told
+    judge = Judge(y, np.arange(600))
+    assert judge.difference(auroc, p, p) == [0.0, 0.0, 0.0]
+    worse = np.random.default_rng(0).permutation(p)
+    gain = judge.difference(auroc, p, worse)
+    assert gain[0] == pytest.approx(roc_auc_score(y, p) - roc_auc_score(y, worse))
+    assert 0 < gain[1] < gain[0] < gain[2]
+
+
+def test_calibration_never_turns_a_ranking_round():
+    dice = np.random.default_rng(0)
+    y = dice.random(100) < 0.3
+    slope, intercept = platt(-5.0 * y + dice.standard_normal(100), y)  # the wrong way round
+    assert slope == 0.01
+    p = 1 / (1 + np.exp(-(slope * (-5.0 * y) + intercept)))
+    assert p.mean() == pytest.approx(y.mean(), abs=0.02)
