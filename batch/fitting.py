@@ -1,6 +1,6 @@
 """The ways to fit a scorer: on which patients, on means or on windows; the best on validation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,25 +177,17 @@ class _Fitted:
         return [self.fitted.log_odds(of_rows) for of_rows in self.path.held_out]
 
     def choose_c(self) -> float:
-        """The C with the best mean AUROC over the folds; of equals the smallest."""
+        """The C with the best mean AUROC over the folds; of equals that with the least loss."""
         assert self.fold is not None
-        fold = self.fold
-
-        def over_folds(log_odds: Floats) -> float:
-            found = [
-                _auroc(self.who.y[fold == k], log_odds[fold == k]) for k in range(fold.max() + 1)
-            ]
-            return float(np.mean([value for value in found if value is not None] or [0.5]))
-
-        return _smallest_best(over_folds, self.held_out())
+        return _best_c(self.who.y, self.fold, self.held_out())
 
     def choose_c_on(self, others: Mask) -> float:
-        """The C with the best AUROC on other admissions; of equals the smallest."""
+        """The C with the best AUROC on other admissions; of equals that with the least loss."""
         assert self.path is not None
         some, y = self.vectors.some(others), self.cohort.y[others]
         raw = [self.standard.raw(theta) for theta in self.path.theta]
         told = [some.log_odds(some.X @ coef.astype(np.float32) + b) for coef, b in raw]
-        return _smallest_best(lambda log_odds: _auroc(y, log_odds) or 0.5, told)
+        return _best_c(y, np.zeros(len(y), np.int64), told)
 
     def fit(self, c: float, fitted_on: str) -> Fit:
         """The regression at a C, to double precision."""
@@ -219,6 +211,11 @@ def _auroc(y: Mask, log_odds: Floats) -> float | None:
     return float(roc_auc_score(y, log_odds)) if len(set(y.tolist())) == 2 else None
 
 
-def _smallest_best(judge: Callable[[Floats], float], of_grid: list[Floats]) -> float:
-    judged = [round(judge(log_odds), 6) for log_odds in of_grid]
-    return GRID[judged.index(max(judged))]
+def _best_c(y: Mask, fold: npt.NDArray[np.int64], of_grid: list[Floats]) -> float:
+    def judged(log_odds: Floats) -> tuple[float, float]:
+        folds = [fold == k for k in range(fold.max() + 1)]
+        found = [_auroc(y[members], log_odds[members]) for members in folds]
+        mean = float(np.mean([value for value in found if value is not None] or [0.5]))
+        return round(mean, 6), -float((np.logaddexp(0, log_odds) - y * log_odds).mean())
+
+    return max(zip(map(judged, of_grid), GRID, strict=True))[1]

@@ -18,7 +18,7 @@ _FEWEST_NOTES = 20  # of a category, or of a night, before its mean or share say
 _VOLUME = 5.0  # times more, or fewer, notes than the median night
 _SHARE = 0.10  # points of excluded notes, and
 _SIGMAS = 4.0  # standard errors, away from the last nights'
-_SHIFT = 0.5  # of the usual spread, by which a category's mean may move
+SHIFT = 0.5  # of the usual spread, by which a category's mean may move
 _SPREAD = 2.0  # times wider or narrower than usual
 
 
@@ -155,7 +155,7 @@ def _drift(con: duckdb.DuckDBPyConnection, night: Night) -> list[str]:
         # Windows of a note are alike: chance is counted by notes.
         chance = _SIGMAS * np.sqrt(1 / tonight.notes + 1 / notes)
         name = category or "notes without a category"
-        if shift > max(_SHIFT, chance):
+        if shift > max(SHIFT, chance):
             found.append(f"vectors of {name} moved by {shift:.2f} of their usual spread")
         if not 1 / _SPREAD <= tonight.spread / max(spread, 1e-12) <= _SPREAD:
             found.append(

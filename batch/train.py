@@ -438,7 +438,7 @@ def _warnings(measured: dict[str, Any], calibrated_on: str) -> list[str]:
             f"with others, and was calibrated on {calibrated_on}"
         )
     if measured["calibration"]["slope"] <= 0.01:
-        found.append("on validation patients the scorer does not tell who returns")
+        found.append(f"on {calibrated_on.split(',')[0]} the scorer does not tell who returns")
     return found
 
 

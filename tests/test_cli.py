@@ -153,10 +153,11 @@ def test_the_way_from_embed_to_scores(ward, model, tmp_path, write_prose):
     assert "embedded 80  windows 80  provider CPUExecutionProvider" in run("info", ward).stdout
     assert "0 embedded" in run("embed", ward, model).stdout
     output = run("train", ward, "readmit").stdout
-    assert output.startswith("readmit-v1  C = ")
-    assert re.search(r"^embeddings +1\.000 +1\.000 +1\.000$", output, re.M)
-    assert re.search(r"^bag-of-words +1\.000", output, re.M)
+    assert output.startswith("readmit-v1  the mean of the windows, C = ")
+    assert re.search(r"^scorer +1\.000 \(1\.000-1\.000\) +1\.000 \(1\.000-1\.000\)", output, re.M)
+    assert re.search(r"^bag of words +1\.000", output, re.M)
     assert re.search(r"^prevalence +0\.500", output, re.M)
+    assert re.search(r"^- only \d+ test stays returned: below 100", output, re.M)
     assert "readmit-v1" in run("scorers", ward).stdout
     output = run("score", ward, "readmit", "-o", tmp_path / "scores.csv").stdout
     assert output.startswith("80 admissions scored by readmit-v1: run 5 of ")

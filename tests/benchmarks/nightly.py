@@ -39,7 +39,7 @@ print(before, peak(), counts["embedded"])
 class StandIn:
     """A vector by the hash of a text, at once."""
 
-    id, provider, budget = "stand-in-00000000", "none", 65_536
+    id, provider, budget, head = "stand-in-00000000", "none", 65_536, None
 
     def __init__(self, dim=768):
         names = {"name": "stand-in", "fingerprint": "0" * 64, "precision": "fp32"}
@@ -66,7 +66,8 @@ def some_scorer(store):
     with store.change("benchmark") as change:
         change.con.execute(
             "INSERT INTO scorers SELECT 'readmit-v1', 'readmit', 1, encoder_id, '72h', "
-            "'readmission', 30, [0.01::FLOAT for x in range(768)], 0, '{}', '', now() FROM encoders"
+            "'readmission', 30, [0.01::FLOAT for x in range(768)], 0, '{}', '', now(), "
+            "'mean', 1, 0 FROM encoders"
         )
 
 

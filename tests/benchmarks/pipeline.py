@@ -62,12 +62,12 @@ def scores(admissions, dim=768):
             "INSERT INTO admissions (hadm_id, subject_id, admittime, died_in_hospital, planned) "
             "SELECT h, h, now(), FALSE, FALSE FROM block"
         )
-    con.execute("INSERT INTO encoders VALUES ('e', 'e', '', 768, 'fp32', 512, 0, '{}', TRUE)")
+    con.execute("INSERT INTO encoders VALUES ('e', 'e', '', 768, 'fp32', 512, 0, '{}', TRUE, NULL)")
     coef = pa.table({"c": vectors_to_arrow(dice.standard_normal((1, dim), np.float32) / 30)})
     con.register("coef", coef)
     con.execute(
         "INSERT INTO scorers SELECT 's', 's', 1, 'e', '72h', 'readmission', 30, c, 0, '{}', '', "
-        "now() FROM coef"
+        "now(), 'mean', 1, 0 FROM coef"
     )
     seconds, _ = timed(lambda: con.execute("CREATE TABLE t AS FROM score_admissions('s')"))
     row(f"scores of {admissions:,} admissions ({dim} wide)", f"{seconds:.2f} s", "3 s per 1 M")

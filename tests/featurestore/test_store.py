@@ -65,7 +65,8 @@ def test_a_version_in_which_something_stands_twice_is_refused(store):
         for _ in range(2):
             change.con.execute(
                 "INSERT INTO scorers SELECT 's-v1', 's', 1, 'e', '72h', 'readmission', 30, "
-                "list_value(0.5)::FLOAT[] || [0.5 for x in range(767)], 0, '{}', 'h', now()"
+                "list_value(0.5)::FLOAT[] || [0.5 for x in range(767)], 0, '{}', 'h', now(), "
+                "'mean', 1, 0"
             )
     assert store.one("SELECT count(*) FROM scorers") == (0,)
 
