@@ -100,15 +100,17 @@ def prior_admissions(store: Store, hadm_id: npt.NDArray[np.int64], cohort: Cohor
 
 
 def head(weights: bytes, windows: Vectors, cohort: Cohort) -> Floats:
-    """What the fine-tuned classifier itself says, by ClinicalBERT's rule, calibrated.
+    """What the fine-tuned classifier itself says, by ClinicalBERT's rule, calibrated."""
+    return _calibrated(windows.log_odds(head_log_odds(weights, windows.X)), cohort)
 
-    `weights` is the head of a model folder (head.npz); windows are all of the admissions'.
-    """
+
+def head_log_odds(weights: bytes, X: npt.NDArray[np.float32]) -> Floats:
+    """The log odds that the head of a model folder (head.npz) gives to [CLS]: (windows,)."""
     layers = np.load(io.BytesIO(weights), allow_pickle=False)
-    first = windows.X @ layers["dense"].T + layers["dense_bias"]
+    first = X @ layers["dense"].T + layers["dense_bias"]
     first = np.tanh(first) if str(layers["activation"]) == "tanh" else np.maximum(first, 0)
     logits = first @ layers["out"].T + layers["out_bias"]  # (windows, 2)
-    return _calibrated(windows.log_odds(logits[:, 1] - logits[:, 0]), cohort)
+    return np.asarray(logits[:, 1] - logits[:, 0])
 
 
 def _calibrated(z: Floats, cohort: Cohort) -> Floats:

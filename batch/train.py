@@ -407,7 +407,7 @@ def _warnings(measured: dict[str, Any], calibrated_on: str) -> list[str]:
         if positives[split] in (0, admissions[split]):
             found.append(
                 f"of {admissions[split]:,} stays of {_NAMES[split]} patients {positives[split]:,} "
-                f"returned: they can{_NOTHING[split]}"
+                f"returned: they cannot {_NOTHING[split]}"
             )
     if of_test is not None:
         estimate, low, high = of_test
@@ -443,7 +443,7 @@ def _warnings(measured: dict[str, Any], calibrated_on: str) -> list[str]:
 
 
 _NAMES = {"valid": "validation", "test": "test"}
-_NOTHING = {"valid": "not choose between fits", "test": " not say how good the scorer is"}
+_NOTHING = {"valid": "choose between fits", "test": "say how good the scorer is"}
 
 
 def _versions() -> dict[str, str]:

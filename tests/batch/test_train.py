@@ -2,7 +2,9 @@
 
 import csv
 import json
+import sys
 
+import duckdb
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -437,3 +439,84 @@ def test_the_leak_canary_a_split_by_patient_learns_nothing_from_identity():
     assert auroc(dice.random(2000) < 0.2) > 0.7
     by_patient = [auroc(patients % 5 == fold) for fold in range(5)]
     assert 0.45 < np.mean(by_patient) < 0.55
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            "UPDATE admission_embeddings SET embedding = [1, 2, 3, 4]::FLOAT[4]",
+            "admissions have the same embedding by one-00000000",
+            id="constant vectors",
+        ),
+        pytest.param(
+            "DELETE FROM admissions WHERE hadm_id > 1000; "
+            "UPDATE settings SET live = TRUE, observed_until = TIMESTAMP '2150-01-12'",
+            r"no admission with vectors at 72h has a label: 400 say 'horizon not yet observed'",
+            id="no label is known yet",
+        ),
+        pytest.param(
+            "DELETE FROM admissions WHERE hadm_id > 9 AND hadm_id < 1000",
+            r"returns among \d labelled stays at 72h, and 10 stays with 2 returns are the fewest",
+            id="fewer than ten admissions",
+        ),
+    ],
+)
+def test_nothing_to_learn_from_is_one_line_and_changes_nothing(
+    embedded, tmp_path, monkeypatch, change, message
+):
+    store = copy_of(embedded, tmp_path)
+    with store.change("test") as draft:
+        draft.con.execute(change)
+    monkeypatch.setattr(sys.modules["batch.train"], "follow_sync", lambda _: None)
+    version = store.path.stat().st_mtime_ns
+    with pytest.raises(FeatureStoreError, match=message) as error:
+        train(store, "x", baseline=False)
+    assert "\n" not in str(error.value) and " - " in str(error.value)
+    assert store.path.stat().st_mtime_ns == version
+
+
+def test_a_split_without_a_return_is_said_and_not_hidden(embedded, tmp_path):
+    store = copy_of(embedded, tmp_path)
+    with store.change("test") as change:
+        change.con.execute(
+            "DELETE FROM admissions WHERE hadm_id > 1000 AND patient_split(subject_id) <> 'train'"
+        )
+    facts = train(store, "readmit", baseline=False)
+    assert facts["positives"]["valid"] == facts["positives"]["test"] == 0
+    assert facts["test"]["scorer"]["auroc"] is None
+    warnings = "\n".join(facts["warnings"])
+    assert "of test patients 0 returned: they cannot say how good the scorer is" in warnings
+    assert "fewer than 10 validation stays returned" in warnings
+
+
+def test_an_interval_wider_than_the_effect_is_a_warning(trained):
+    _, facts = trained
+    estimate, low, high = facts["test"]["scorer"]["auroc"]
+    told = [warning for warning in facts["warnings"] if "wider than its distance" in warning]
+    assert bool(told) == (low > 0.5 and high - low > estimate - 0.5)
+
+
+def test_an_older_store_gets_the_columns_that_came_since(embedded, tmp_path):
+    store = copy_of(embedded, tmp_path)
+    train(store, "readmit", baseline=False, aggregate="mean")
+    store.connect().close()
+    with duckdb.connect(store.path) as con:
+        for table, column in (
+            ("scorers", "aggregate"),
+            ("scorers", "calibration_slope"),
+            ("scorers", "calibration_intercept"),
+            ("scores", "vectors_hash"),
+            ("encoders", "head"),
+        ):
+            con.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        con.execute("DROP TABLE past_embeddings")
+    store = Store(store.path)
+    promote(store, "one-00000000")
+    assert score(store, "readmit")["scored"] == PATIENTS
+    assert store.one("SELECT aggregate, calibration_slope, calibration_intercept FROM scorers") == (
+        "mean",
+        1,
+        0,
+    )
+    assert store.verify() == []
