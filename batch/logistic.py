@@ -1,6 +1,8 @@
 """A logistic regression for every C of a grid and every fold at once, in a few passes over X."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,8 @@ _ROWS = 16_384  # at a time, so that what is made of them stays in the cache
 _STEPS = 60
 _CLOSE = 1e-9  # Newton decrement, of the mean loss: coefficients to about 1e-5 of their size
 _CLOSEST = 1e-18
-_SLOW = 0.03  # a step that leaves more of the decrement asks for a new Hessian
+_FEW_ROWS = 8  # a column
+_SLOW = 0.1  # a step that leaves more of the decrement asks for a new Hessian
 
 
 @dataclass
@@ -71,8 +74,11 @@ def fit_path(
 
     The optimum of scikit-learn's objective, C * sum(weight * loss) + |coef|^2 / 2, the intercept
     not shrunk. All fits take Newton steps side by side: a pass over Z (rows, dim) serves them all,
-    and the Hessian without a fold is the whole one less the fold's. fold is (rows,), from 0.
+    and the Hessian without a fold is the whole one less the fold's. Of few rows a fold is too much
+    of the whole for that: they are left to scikit-learn's L-BFGS. fold is (rows,), from 0.
     """
+    if len(Z) < _FEW_ROWS * Z.shape[1]:
+        return _path_by_lbfgs(Z, y, weight, grid, fold)
     problems = _Problems(Z, y, weight, fold)
     theta = problems.start()
     thetas, held_out = [], []
@@ -82,6 +88,38 @@ def fit_path(
         if fold is not None:
             held_out.append(problems.held_out(theta))
     return Path(np.array(thetas), np.array(held_out) if held_out else None)
+
+
+def _path_by_lbfgs(
+    Z: npt.NDArray[np.float32],
+    y: npt.NDArray[np.bool_],
+    weight: Floats,
+    grid: Sequence[float],
+    fold: npt.NDArray[np.int64] | None,
+) -> Path:
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    def path(rows: npt.NDArray[np.bool_]) -> Floats:
+        model = LogisticRegression(warm_start=True, tol=1e-5, max_iter=10_000)
+        found = []
+        for c in grid:
+            model.set_params(C=c).fit(Z[rows], y[rows], sample_weight=weight[rows])
+            found.append(np.append(model.coef_[0], model.intercept_))
+        return np.array(found)  # (grid, dim + 1)
+
+    every = [np.ones(len(y), bool)]
+    if fold is not None:
+        every += [fold != k for k in range(int(fold.max()) + 1)]
+    # A path on each core: products this small lose more by being shared between cores.
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as threads:
+        whole, *without = threads.map(path, every)
+    if fold is None:
+        return Path(whole, None)
+    held_out = np.empty((len(grid), len(y)), np.float32)
+    for k, theta in enumerate(without):
+        held_out[:, fold == k] = theta[:, :-1] @ Z[fold == k].T + theta[:, -1:]
+    return Path(whole, held_out)
 
 
 def polish(
@@ -166,6 +204,8 @@ class _Problems:
 
     def _pass(self, theta: Floats, shrink: Floats, double: bool) -> tuple[Floats, Floats, Floats]:
         """Loss (fits,), gradient (dim + 1, fits) and the whole fit's curvature (rows,)."""
+        from scipy.special import expit
+
         kind = np.float64 if double else np.float32
         loss = (shrink @ theta**2) / 2
         gradient = shrink[:, None] * theta
@@ -178,7 +218,7 @@ class _Problems:
             if self.folds:
                 weight[np.arange(len(Z)), 1 + self.fold[rows]] = 0
             y = self.y[rows, None]
-            p = 1 / (1 + np.exp(-log_odds))
+            p = expit(log_odds)
             loss += (weight * (np.logaddexp(0, log_odds) - y * log_odds)).sum(axis=0)
             residual = weight * (p - y)
             gradient[:-1] += Z.T @ residual.astype(kind)

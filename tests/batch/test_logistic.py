@@ -51,6 +51,18 @@ def test_polished_it_agrees_to_many_digits(rows):
     )
 
 
+def test_few_rows_and_many_rows_go_two_ways_to_one_place(rows, monkeypatch):
+    X, y, fold = rows
+    Z, weight = standardise(X).Z, 1.0 + (np.arange(len(y)) % 3)
+    many = fit_path(Z, y, weight, GRID, fold)
+    monkeypatch.setattr("batch.logistic._FEW_ROWS", 1_000)
+    few = fit_path(Z, y, weight, GRID, fold)
+    # L-BFGS stops at a small gradient: where little is shrunk the coefficients are less sure.
+    assert few.theta[:2] == pytest.approx(many.theta[:2], abs=2e-3)
+    assert few.held_out[:2] == pytest.approx(many.held_out[:2], abs=1e-2)
+    assert np.corrcoef(few.held_out[2], many.held_out[2])[0, 1] > 0.9999
+
+
 def test_a_row_of_weight_two_counts_as_two_rows(rows):
     X, y, _ = rows
     Z = standardise(X).Z
