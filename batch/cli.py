@@ -178,15 +178,19 @@ def scorers_command(store: Path, as_json: bool) -> None:
     from featurestore import Store
 
     rows = Store(store).sql(
-        "SELECT scorer_id, encoder_id, cutoff, horizon_days, label_rule, "
-        "CAST(metrics ->> '$.test.scorer.auroc[0]' AS DOUBLE) AS test_auroc, created_at "
+        "SELECT scorer_id, encoder_id, cutoff, horizon_days, label_rule, aggregate, "
+        "CAST(metrics -> '$.test.scorer.auroc' AS DOUBLE[]) AS test_auroc, created_at "
         "FROM scorers ORDER BY created_at"
     )
+    found = [dict(zip(rows.columns, row, strict=True)) for row in rows.fetchall()]
     if as_json:
-        found = [dict(zip(rows.columns, row, strict=True)) for row in rows.fetchall()]
         click.echo(json.dumps(found, default=str))
-    else:
-        click.echo(str(rows).rstrip("\n"))
+        return
+    for row in found:
+        click.echo(
+            f"{row['scorer_id']:<20}{row['cutoff']:<10}{row['horizon_days']:>3} days  "
+            f"AUROC {interval(row['test_auroc']):<21}  {row['aggregate']:<13}{row['encoder_id']}"
+        )
 
 
 @main.command("score")
@@ -216,8 +220,8 @@ def score_command(
         )
     where = f", and in {output}" if output else ""
     click.echo(
-        f"{facts['scored']:,} admissions scored by {facts['scorer_id']}: "
-        f"run {facts['run_id']} of {store}{where}"
+        f"{facts['scored']:,} admission{'s' * (facts['scored'] != 1)} scored by "
+        f"{facts['scorer_id']}: run {facts['run_id']} of {store}{where}"
     )
     for one in hadm_id:
         p, rank, above = opened.one(

@@ -234,13 +234,15 @@ def platt(z: Floats, y: npt.NDArray[np.bool_]) -> tuple[float, float]:
 
     Never less than a hundredth: a slope of nothing would make all probabilities one.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    spread = max(float(z.std()), 1e-9)
-    model = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1_000).fit(z[:, None] / spread, y)
-    slope = float(model.coef_[0, 0]) / spread
+    everybody = np.ones((1, len(y)))
+    intercept, slope = _recalibrated(Ranked(y, _probability(z)), everybody, slope=True)[0]
     if 0.01 <= slope < 100:
-        return slope, float(model.intercept_[0])
-    slope = 0.01 if slope < 0.01 else 1.0
-    ranked = Ranked(y, 1 / (1 + np.exp(-np.clip(slope * z, -20, 20))))
-    return slope, float(calibration_intercept(ranked, np.ones((1, len(y))))[0])
+        return float(slope), float(intercept)
+    # Where both outcomes are apart there is no slope.
+    slope = 1.0 if z[y].mean() > z[~y].mean() else 0.01
+    ranked = Ranked(y, _probability(slope * z))
+    return slope, float(calibration_intercept(ranked, everybody)[0])
+
+
+def _probability(z: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-np.clip(z, -20, 20))))

@@ -101,9 +101,28 @@ def fits(vectors: Vectors, cohort: Cohort, saw_training: bool) -> Iterator[Fit]:
         yield of_valid.fit(of_valid.choose_c(), UNSEEN)
 
 
-def best(found: list[Fit]) -> Fit:
-    """The best on validation patients, of equals the first; the first where there are too few."""
-    return max(found, key=lambda fit: round(fit.valid_auroc or 0.0, 4))
+def best(found: list[Fit], cohort: Cohort) -> Fit:
+    """The naive fit that is best on validation patients, or another that is better beyond chance.
+
+    Of several ways one looks best by luck: where validation patients are few, a fit on them alone
+    often does. So another way must be better than the naive ones by an interval (patient bootstrap,
+    95%) that excludes 0. With too few validation patients it is the first.
+    """
+    valid = cohort.split == "valid"
+    if not enough(cohort.y[valid]):
+        return found[0]
+    first = max((fit for fit in found if fit.fitted_on == NAIVE), key=_on_validation)
+    judge = Judge(cohort.y[valid], cohort.subject_id[valid])
+    better = [first]
+    for fit in found:
+        gain = judge.difference(auroc, fit.unseen[valid], first.unseen[valid])
+        if fit.fitted_on != NAIVE and gain is not None and gain[1] > 0:
+            better.append(fit)
+    return max(better, key=_on_validation)
+
+
+def _on_validation(fit: Fit) -> float:
+    return round(fit.valid_auroc or 0.0, 4)
 
 
 def calibrate(fit: Fit, cohort: Cohort) -> tuple[float, float, str]:

@@ -102,9 +102,10 @@ def _path_by_lbfgs(
 
     def path(rows: npt.NDArray[np.bool_]) -> Floats:
         model = LogisticRegression(warm_start=True, tol=1e-5, max_iter=10_000)
-        found = []
+        # In float32 a small gradient may never be seen.
+        some, found = Z[rows].astype(np.float64), []
         for c in grid:
-            model.set_params(C=c).fit(Z[rows], y[rows], sample_weight=weight[rows])
+            model.set_params(C=c).fit(some, y[rows], sample_weight=weight[rows])
             found.append(np.append(model.coef_[0], model.intercept_))
         return np.array(found)  # (grid, dim + 1)
 

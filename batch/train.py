@@ -78,13 +78,13 @@ def train(
     The regression is fitted on the mean of each admission's windows (`aggregate` "mean") and on
     the windows, put together by ClinicalBERT's rule ("clinicalbert"); where the encoder was
     fine-tuned on the training patients, also on patients whom it did not see, and with more
-    shrinkage. What is best on the validation patients is kept, calibrated on them (Platt), and
-    standardisation and calibration are folded into the coefficients. Training a name again makes
-    its next version. `encoder` is the active one where it is not given. With `baseline` a
-    bag-of-words regression is fitted on the same admissions, its text streamed from the source.
-    Returns scorer_id and the metrics that the store keeps (README, "A scorer and what it is
-    worth"). Raises FeatureStoreError where there is nothing to learn from, and changes nothing
-    then.
+    shrinkage. What is best on the validation patients, by more than chance, is kept and calibrated
+    on them (Platt); standardisation and calibration are folded into the coefficients. Training a
+    name again makes its next version. `encoder` is the active one where it is not given. With
+    `baseline` a bag-of-words regression is fitted on the same admissions, its text streamed from
+    the source. Returns scorer_id and the metrics that the store keeps (README, "A scorer and what
+    it is worth"). Raises FeatureStoreError where there is nothing to learn from, and changes
+    nothing then.
     """
     started_at = datetime.now()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -104,7 +104,7 @@ def train(
         if aggregate != "mean" or head is not None:
             windows = _windows(store, encoder, cutoff, rows.hadm_id)
         found = _fits(means, windows, cohort, aggregate, _saw_training(store, encoder))
-        fit = best(found)
+        fit = best(found, cohort)
         slope, intercept, calibrated_on = calibrate(fit, cohort)
         p = 1 / (1 + np.exp(-(slope * fit.log_odds + intercept)))
         beside = {

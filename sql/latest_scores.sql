@@ -20,11 +20,11 @@ WITH latest AS (
 SELECT
     scorer_id,
     hadm_id,
-    run_id,
     probability,
-    prediction_time,
-    scored_at,
     rank() OVER (PARTITION BY scorer_id ORDER BY probability DESC) AS risk_rank,
     (rank() OVER (PARTITION BY scorer_id ORDER BY probability DESC) - 1)
-    / count(*) OVER (PARTITION BY scorer_id) AS share_above
+    / count(*) OVER (PARTITION BY scorer_id) AS share_above,
+    prediction_time,
+    run_id,
+    scored_at
 FROM latest;

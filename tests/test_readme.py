@@ -32,7 +32,8 @@ def test_the_walk_through_and_the_five_lines_of_python(folder, capfd):
     (walk,) = (block for block in blocks("sh") if "featurestore init" in block)
     commands = [shlex.split(line, comments=True) for line in walk.splitlines()]
     assert [words[1] for words in commands] == [
-        *("init", "sync", "labels", "finetune", "export", "embed", "train", "score", "sql"),
+        *("init", "sync", "labels", "finetune", "export", "embed", "train", "score", "report"),
+        "sql",
     ]
     for program, *arguments in commands:
         assert program == "featurestore"
@@ -46,6 +47,15 @@ def test_the_walk_through_and_the_five_lines_of_python(folder, capfd):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, (arguments, result.output)
     assert "CPUExecutionProvider" in result.output
+
+    (story,) = (block for block in blocks("sh") if "featurestore outcomes" in block)
+    hadm_id, run_id = Store("ward.duckdb").one("SELECT min(hadm_id), min(run_id) FROM scores")
+    (folder / "demo").mkdir()
+    for _, command, _, *arguments in map(shlex.split, story.splitlines()):
+        arguments = [{"104064": str(hadm_id), "5": str(run_id)}.get(a, a) for a in arguments]
+        result = CliRunner().invoke(main, [command, "ward.duckdb", *arguments])
+        assert result.exit_code == 0, (command, arguments, result.output)
+    assert (folder / "demo" / "report.html").is_file()
 
     (python,) = blocks("python")
     assert len([line for line in python.splitlines() if line]) == 6

@@ -2,9 +2,8 @@
 
 `python -m tests.benchmarks.finetuning [--only "small BERT"]` prints a Markdown table; the small
 BERT takes minutes, MiniLM much longer without a GPU. The weights of all-MiniLM-L6-v2 are those that
-the tests use. Every number is of test patients, whose notes nothing was fitted to but the word
-frequencies of bag-of-words (TF-IDF counts them over all admissions); its interval is a bootstrap
-by patient.
+the tests use. Every number is of test patients, to whose notes nothing was fitted; each way of
+fitting the regression that `train` tried stands in a row, and which one it kept.
 """
 
 import argparse
@@ -15,23 +14,18 @@ import time
 from pathlib import Path
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
-from batch import OnnxEncoder, embed_pending
+from batch import OnnxEncoder, embed_pending, train
 from batch.demo import RECIPE, _training_texts, small_bert
-from batch.evaluate import GRID, WORD_GRID, bag_of_words, choose_c, fit
-from batch.train import training_set
-from export.finetune import _collate, _probabilities, finetune
-from export.labelled import labelled_windows
-from export.to_onnx import export, load_checkpoint
-from export.windows import cut_windows
+from batch.evaluate import Judge, auroc
+from export.finetune import finetune
+from export.to_onnx import export
 from featurestore import Store, sync, write_hospital
 from tests.pytorch import minilm_folder
 
 PATIENTS = 20_000
 FITTED = 25  # percent of the training and validation patients; all test patients stay
 MAX_TOKENS = 128
-BOOTSTRAPS = 1_000
 RECIPES = {
     "MiniLM": {"epochs": 1, "batch_size": 16, "learning_rate": 1e-4},
     "small BERT": {name: RECIPE[name] for name in ("epochs", "batch_size", "learning_rate")},
@@ -73,74 +67,34 @@ def hospital(folder):
     return folder / "hospital"
 
 
-class Judge:
-    """Test patients, their outcomes, and the same bootstrap samples of them for every row."""
-
-    def __init__(self, rows):
-        test = rows.split == "test"
-        self.hadm_id, self.y = rows.hadm_id[test], rows.y[test]
-        places = {}
-        for place, patient in enumerate(rows.subject_id[test].tolist()):
-            places.setdefault(patient, []).append(place)
-        of_patient = list(places.values())
-        dice = np.random.default_rng(0)
-        self.samples = [
-            np.concatenate([of_patient[p] for p in dice.integers(0, len(of_patient), len(places))])
-            for _ in range(BOOTSTRAPS)
-        ]
-
-    def aurocs(self, probability):
-        """The AUROC of probabilities {hadm_id: p}, and that of each bootstrap sample."""
-        p = np.array([probability[hadm_id] for hadm_id in self.hadm_id.tolist()])
-        return roc_auc_score(self.y, p), np.array(
-            [roc_auc_score(self.y[sample], p[sample]) for sample in self.samples]
-        )
-
-
-def interval(values):
-    low, high = np.percentile(values, [2.5, 97.5])
-    return f"{low:+.3f} to {high:+.3f}" if low < 0 else f"{low:.3f} to {high:.3f}"
-
-
 def say(message):
     print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
 
 
-def regression(store, folder, name):
-    """Probabilities of the regression on a checkpoint's embeddings, fitted as `train` fits it."""
+def trained(store, folder, name, baseline):
+    """What `train` makes of a checkpoint's embeddings."""
     export(folder, folder.parent / f"{name}-model", name, MAX_TOKENS)
     encoder = OnnxEncoder(folder.parent / f"{name}-model")
     embed_pending(store, encoder)
-    rows = training_set(store, encoder.id, "72h", 30)
-    return fitted(rows.X, rows), rows
+    return train(store, name, encoder.id, baseline=baseline)
 
 
-def fitted(X, rows, grid=GRID):
-    """Fit on the training patients, C chosen on the validation patients: {hadm_id: p} of all."""
-    c, _ = choose_c(X, rows.y, rows.split, rows.subject_id, grid)
-    of_train = rows.split == "train"
-    probability = fit(X[of_train], rows.y[of_train], c).predict_proba(X)[:, 1]
-    return dict(zip(rows.hadm_id.tolist(), probability.tolist(), strict=True))
+def gain(store, before, after):
+    """Test AUROC of a scorer less that of another, by a bootstrap of the patients of both."""
+    rows = store.sql(
+        "SELECT a.subject_id, x.label, x.probability, y.probability FROM scorer_rows AS x "
+        "INNER JOIN scorer_rows AS y USING (hadm_id, split) "
+        "INNER JOIN admissions AS a USING (hadm_id) "
+        "WHERE (x.scorer_id, y.scorer_id, split) = ($before, $after, 'test')",
+        before=before,
+        after=after,
+    ).fetchall()
+    patients, y, old, new = map(np.array, zip(*rows, strict=True))
+    return Judge(y, patients).difference(auroc, new, old)
 
 
-def head(store, checkpoint):
-    """Test probabilities of the fine-tuned model itself: the mean of each admission's windows."""
-    import torch
-    import transformers
-
-    model, tokenizer = load_checkpoint(checkpoint, transformers.AutoModelForSequenceClassification)
-    cut = cut_windows(tokenizer.backend_tokenizer, MAX_TOKENS, 0)
-    test = labelled_windows(store, cut, "test", "72h", 30)
-    logits = []
-    model.eval()
-    for first in range(0, len(test), 64):
-        batch = _collate([test[no] for no in range(first, min(first + 64, len(test)))])
-        with torch.no_grad():
-            logits.append(model(**batch).logits.numpy())
-    probability = _probabilities(np.concatenate(logits))
-    admissions, of_window = np.unique(test.hadm_id, return_inverse=True)
-    mean = np.bincount(of_window, probability) / np.bincount(of_window)
-    return dict(zip(admissions.tolist(), mean.tolist(), strict=True))
+def told(interval, sign=""):
+    return "{:{s}.3f} ({:{s}.3f} to {:{s}.3f})".format(*interval, s=sign) if interval else "-"
 
 
 def main():
@@ -150,7 +104,8 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         source = hospital(work)
-        judge, table = None, []
+        print("| model | what | test AUROC (95% interval) |")
+        print("| --- | --- | --- |", flush=True)
         for model, recipe in RECIPES.items():
             if chosen.only not in (None, model):
                 continue
@@ -162,44 +117,29 @@ def main():
                 (place / "base").symlink_to(minilm_folder())
             else:
                 small_bert(place / "base", _training_texts(store), seed=0)
-            before, rows = regression(store, place / "base", "before")
-            if judge is None:
-                judge = Judge(rows)
-                words = bag_of_words(store, rows.hadm_id, "72h")
-                bag_auroc, bag_samples = judge.aurocs(fitted(words, rows, WORD_GRID))
-                say(f"bag-of-words: {bag_auroc:.3f}")
-                splits = {
-                    split: f"{int((rows.split == split).sum()):,} "
-                    f"({int(rows.y[rows.split == split].sum()):,})"
-                    for split in ("train", "valid", "test")
-                }
+            before = trained(store, place / "base", "before", baseline=False)
             started = time.perf_counter()
             facts = finetune(
                 store, place / "tuned", place / "base", **recipe, max_tokens=MAX_TOKENS
             )
             seconds = time.perf_counter() - started
             say(f"{model}: {seconds:.0f} s, {facts['steps']} steps, {facts['valid']}")
-            itself = head(store, place / "tuned")
-            after, _ = regression(store, place / "tuned", "after")
-            old = judge.aurocs(before)
-            for what, probability in (
-                ("regression on its embeddings, before fine-tuning", before),
-                ("the same after it", after),
-                ("the fine-tuned model itself", itself),
-            ):
-                auroc, samples = judge.aurocs(probability)
-                gain = "" if probability is before else interval(samples - old[1])
-                table.append((model, what, auroc, samples, gain))
-                say(f"{model}, {what}: {auroc:.3f}")
-        print("admissions (returned): " + ", ".join(f"{k} {v}" for k, v in splits.items()))
-        print("\n| model | what | test AUROC | 95% interval | less bag-of-words | less before |")
-        print("| --- | --- | --- | --- | --- | --- |")
-        print(f"| | bag-of-words | {bag_auroc:.3f} | {interval(bag_samples)} | | |")
-        for model, what, auroc, samples, gain in table:
-            print(
-                f"| {model} | {what} | {auroc:.3f} | {interval(samples)} | "
-                f"{auroc - bag_auroc:+.3f} ({interval(samples - bag_samples)}) | {gain} |"
-            )
+            after = trained(store, place / "tuned", "after", baseline=True)
+            words = told(after["test"]["bag_of_words"]["auroc"])
+            print(f"| | {after['admissions']}, returned {after['positives']} | |")
+            print(f"| | bag-of-words | {words} |")
+            for what, scorer in (("before", before), ("after", after)):
+                for fit in scorer["candidates"]:
+                    kept = ", kept" if fit["kept"] else ""
+                    print(
+                        f"| {model} | {what}: {fit['aggregate']}, {fit['fitted_on']}{kept} "
+                        f"| {told(fit['test_auroc'])} |"
+                    )
+            less = after["differences"]["bag_of_words"]
+            print(f"| {model} | itself | {told(after['test']['head']['auroc'])} |")
+            print(f"| {model} | after, less bag-of-words | {told(less, '+')} |")
+            lifted = gain(store, before["scorer_id"], after["scorer_id"])
+            print(f"| {model} | after, less before | {told(lifted, '+')} |", flush=True)
 
 
 if __name__ == "__main__":
