@@ -166,11 +166,14 @@ def _recalibrated(ranked: Ranked, weight: Floats, slope: bool) -> Floats:
     """Intercept and slope by Newton's method: (samples, 2); the slope is 1 unless asked for."""
     weight = weight[:, ranked.order]
     z = log_odds(ranked.p)
-    spread = max(float(z.std()), 1e-12) if slope else 1.0
     if slope and np.ptp(z) < 1e-9:
         return np.full((len(weight), 2), np.nan)
-    z = z / spread
+    # Newton's method is at home around zero, from the share that returned, without a slope.
+    centre, spread = (float(z.mean()), float(z.std())) if slope else (0.0, 1.0)
+    z = (z - centre) / spread
     found = np.tile([0.0, 1.0], (len(weight), 1))
+    if slope:
+        found[:] = log_odds(np.atleast_1d(ranked.y.mean()))[0], 0
     for _ in range(30):
         p = 1 / (1 + np.exp(-np.clip(found[:, :1] + found[:, 1:] * z, -30, 30)))
         residual, curvature = weight * (ranked.y - p), weight * p * (1 - p)
@@ -186,7 +189,7 @@ def _recalibrated(ranked: Ranked, weight: Floats, slope: bool) -> Floats:
             break
     # Where those who returned and the others are apart, or only one of both is there, no end is.
     found[~(np.abs(step) < 1e-6).all(axis=1)] = np.nan
-    return found / [1, spread]
+    return np.stack([found[:, 0] - found[:, 1] * centre / spread, found[:, 1] / spread], axis=1)
 
 
 def top(ranked: Ranked, weight: Floats, share: float) -> tuple[Floats, Floats]:
