@@ -166,7 +166,7 @@ def _recalibrated(ranked: Ranked, weight: Floats, slope: bool) -> Floats:
     """Intercept and slope by Newton's method: (samples, 2); the slope is 1 unless asked for."""
     weight = weight[:, ranked.order]
     z = log_odds(ranked.p)
-    if slope and np.ptp(z) < 1e-9:
+    if slope and np.ptp(z) < 0.02:  # all alike: a slope of them says nothing
         return np.full((len(weight), 2), np.nan)
     # Newton's method is at home around zero, from the share that returned, without a slope.
     centre, spread = (float(z.mean()), float(z.std())) if slope else (0.0, 1.0)

@@ -52,7 +52,7 @@ def test_the_walk_through_and_the_five_lines_of_python(folder, capfd):
     hadm_id, run_id = Store("ward.duckdb").one("SELECT min(hadm_id), min(run_id) FROM scores")
     (folder / "demo").mkdir()
     for _, command, _, *arguments in map(shlex.split, story.splitlines()):
-        arguments = [{"104064": str(hadm_id), "5": str(run_id)}.get(a, a) for a in arguments]
+        arguments = [{"106520": str(hadm_id), "5": str(run_id)}.get(a, a) for a in arguments]
         result = CliRunner().invoke(main, [command, "ward.duckdb", *arguments])
         assert result.exit_code == 0, (command, arguments, result.output)
     assert (folder / "demo" / "report.html").is_file()
