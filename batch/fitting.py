@@ -168,9 +168,10 @@ class _Fitted:
 
     def __init__(self, vectors: Vectors, cohort: Cohort, members: Mask, folds: bool = True) -> None:
         self.vectors, self.cohort, self.members = vectors, cohort, members
-        self.fitted, self.who = vectors.some(members), cohort.some(members)
-        self.weight = self.fitted.weight()
-        self.standard: Standard = standardise(self.fitted.X, self.weight)
+        some, self.who = vectors.some(members), cohort.some(members)
+        self.weight = some.weight()
+        self.standard: Standard = standardise(some.X, self.weight)
+        self.fitted = Vectors(some.aggregate, self.standard.Z, some.of)
         self.y = self.who.y[self.fitted.of]  # (rows,)
         self.fold = self._folds() if folds else None
         self.path: Path | None = self._path(GRID) if folds else None

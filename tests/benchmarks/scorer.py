@@ -91,7 +91,7 @@ def evaluation(stays):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--patients", type=int, default=57_000, help="of the hospital")
+    parser.add_argument("--patients", type=int, default=36_000, help="of the hospital")
     chosen = parser.parse_args()
     print(f"{os.cpu_count()} cores\n\n| what | measured | budget |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as name:
