@@ -1,10 +1,8 @@
 """The command group, and the commands of the store: init, sync, labels, sql, info, synth."""
 
 import contextlib
-import csv
 import json
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -349,41 +347,56 @@ def audit_command(store: Path, scorer: str | None, as_json: bool) -> None:
 
 @main.command("sql")
 @STORE
-@click.argument("query")
+@click.argument("query", required=False)
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["table", "csv", "json"]),
-    default="table",
-    show_default=True,
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    help="How the answer is written (default: as the file of -o ends, else a table).",
 )
-def sql_command(store: Path, query: str, kind: str) -> None:
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Into this private file.")
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    help="At most so many rows; 0 for all (default: 10,000, and all into a file).",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds that the query may take.",
+)
+@click.option("--schema", is_flag=True, help="Show what there is to ask.")
+def sql_command(
+    store: Path,
+    query: str | None,
+    kind: str | None,
+    output: Path | None,
+    limit: int | None,
+    timeout: float,
+    schema: bool,
+) -> None:
     """Ask the store in SQL, read-only.
 
-    Tables: admissions, notes, encoders, embeddings, admission_embeddings, scorers, scorer_rows,
-    scores, runs. Macros: readmission_labels(), prediction_times(), known_notes(), training_set(),
-    similar_admissions(). View: latest_scores. Nothing but the store is within reach.
+    Nothing but the store is within reach. "--schema" shows its tables, views and macros.
     """
-    import duckdb
-
     from featurestore import Store
+    from featurestore.answers import target
+    from featurestore.ask import SHOWN, ask
+    from featurestore.catalogue import write_catalogue
 
-    try:
-        answer = Store(store).sql(query)
-        if answer is None:
-            return
-        if kind == "table":
-            click.echo(str(answer).rstrip("\n"))
-            return
-        columns, rows = answer.columns, answer.fetchall()
-    except duckdb.Error as error:
-        raise Failure(f"{str(error).strip()}") from None
-    if kind == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(columns)
-        writer.writerows(rows)
-    else:
-        click.echo(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
+    if schema == (query is not None):
+        raise click.UsageError("Give a QUERY, or --schema.")
+    if kind == "parquet" and output is None:
+        raise click.UsageError("Parquet goes into a file: name it with -o FILE.")
+    opened = Store(store)
+    limit = limit if limit is not None else 0 if output else SHOWN
+    with target(opened, output, kind) as (stream, kind):
+        if query is None:
+            write_catalogue(opened, stream, kind)
+        elif ask(opened, query, stream, kind, limit, timeout):
+            say(f"{limit:,} rows are shown, there are more - --limit 0 shows all")
 
 
 @main.command("info")

@@ -20,7 +20,9 @@ def private_file(file: Path, **text: Any) -> Iterator[IO[Any]]:
     Binary, unless `encoding` or `newline` say that it is text.
     """
     draft = file.with_name(f".{file.name}.partial")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # What lies there already may be somebody's link, or a file that others can read.
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w" if text else "wb", **text) as stream:
             yield stream
