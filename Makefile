@@ -21,6 +21,7 @@ check: $(INSTALLED)  ## lint, types, SQL
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.pipeline
+	$(BIN)/python -m tests.benchmarks.scorer
 	$(BIN)/python -m tests.benchmarks.nightly
 	$(BIN)/python -m tests.benchmarks.peers
 
