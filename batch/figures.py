@@ -90,8 +90,10 @@ def draw(name: str, facts: Facts) -> dict[str, str]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    # The salt keeps the ids of two figures on one page apart.
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # a matplotlibrc may lie in the working directory
+        # The salt keeps the ids of two figures on one page apart.
+        matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": name})
         warnings.filterwarnings("ignore", "Glyph")  # the font that measures has not every letter
         figure = Figure((_WIDTH / 72, _HEIGHT / 72), layout="constrained", frameon=False)
         FigureCanvasSVG(figure)

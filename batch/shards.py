@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from batch.encoder import Windows
 from featurestore import steps
 from featurestore.errors import FeatureStoreError
-from featurestore.files import private_file
+from featurestore.files import private_file, private_folder
 
 _BYTES_AT_ONCE = 64_000_000
 
@@ -30,7 +30,8 @@ class Shards:
 
     def write(self, note_ids: list[str], hashes: list[str], windows: Windows) -> None:
         """Write a shard, durably: it is there whole or not at all."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.folder.parent, self.folder):
+            private_folder(folder)
         file = self.folder / f"{self._next:06d}.parquet"
         table = pa.table(
             {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from featurestore import steps
+from featurestore.errors import FeatureStoreError
 
 _CANNOT = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP)
 
@@ -32,6 +33,20 @@ def private_file(file: Path, **text: Any) -> Iterator[IO[Any]]:
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that only its owner may enter, or make it one where it is there already.
+
+    Raises FeatureStoreError where a link is in its place.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.is_symlink() or not folder.is_dir():
+        raise FeatureStoreError(
+            f"{folder} is no folder of its own - remove it, then run this again"
+        )
+    folder.chmod(0o700)
 
 
 def copy(old: Path, new: Path) -> None:

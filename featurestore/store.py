@@ -17,7 +17,7 @@ import duckdb
 
 from featurestore import __version__, steps
 from featurestore.errors import FeatureStoreError, StoreBusyError
-from featurestore.files import copy, fsync
+from featurestore.files import copy, fsync, private_folder
 
 if TYPE_CHECKING:
     from featurestore.source import Source
@@ -235,7 +235,8 @@ class Store:
             yield
             return
         path = self.path.with_name(self.path.name + ".lock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        # A link could lead to any file of the user's, which would be cut to nothing.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -265,7 +266,7 @@ class Store:
         started_at = started_at or datetime.now()
         with self.lock(command), self._draft() as draft, self.writing():
             steps.step("copy")
-            draft.touch(mode=0o600)
+            draft.touch(mode=0o600, exist_ok=False)
             copy(self.path, draft)
             with contextlib.closing(self._open_draft(draft)) as con:
                 con.execute("BEGIN")
@@ -343,7 +344,7 @@ class Store:
     def _draft(self) -> Iterator[Path]:
         """A name for the next version, in the private staging folder; nothing is left of it."""
         draft = self.staging / "next.duckdb"
-        self.staging.mkdir(mode=0o700, exist_ok=True)
+        private_folder(self.staging)
         try:
             self._clear_draft(draft)  # of a job that was killed
             yield draft
