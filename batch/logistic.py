@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ _STEPS = 60
 _CLOSE = 1e-9  # Newton decrement, of the mean loss: coefficients to about 1e-5 of their size
 _CLOSEST = 1e-18
 _FEW_ROWS = 8  # a column
+_SMALL = 4_000_000  # numbers
 _SLOW = 0.1  # a step that leaves more of the decrement asks for a new Hessian
 
 
@@ -82,11 +84,12 @@ def fit_path(
     problems = _Problems(Z, y, weight, fold)
     theta = problems.start()
     thetas, held_out = [], []
-    for c in grid:
-        theta = problems.solve(theta, c)
-        thetas.append(theta[:, 0].astype(np.float64))
-        if fold is not None:
-            held_out.append(problems.held_out(theta))
+    with _threads(Z):
+        for c in grid:
+            theta = problems.solve(theta, c)
+            thetas.append(theta[:, 0].astype(np.float64))
+            if fold is not None:
+                held_out.append(problems.held_out(theta))
     return Path(np.array(thetas), np.array(held_out) if held_out else None)
 
 
@@ -132,7 +135,15 @@ def polish(
 ) -> Floats:
     """A fit to double precision, from a near one: theta is (dim + 1,), the intercept last."""
     problems = _Problems(Z, y, weight, None)
-    return problems.solve(theta[:, None].astype(np.float64), c, _CLOSEST)[:, 0]
+    with _threads(Z):
+        return problems.solve(theta[:, None].astype(np.float64), c, _CLOSEST)[:, 0]
+
+
+def _threads(Z: npt.NDArray[np.float32]) -> AbstractContextManager[Any]:
+    """One thread for small products: beside another job, several would wait for one another."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1) if Z.size < _SMALL else nullcontext()
 
 
 def _blocks(rows: int) -> list[slice]:
