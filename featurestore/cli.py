@@ -1,4 +1,4 @@
-"""The command group, and the commands of the store: init, sync, labels, sql, info, synth."""
+"""The command group, and the commands of the store: init, sync, labels, forget, sql, info."""
 
 import contextlib
 import json
@@ -40,6 +40,7 @@ COMMANDS = {
     "similar": ("batch.cli", "Find the other patients' stays that read most alike."),
     "explain": ("batch.cli", "Show which notes and windows moved a score."),
     "sql": ("featurestore.cli", "Ask the store in SQL, read-only."),
+    "forget": ("featurestore.cli", "Take patients out of a store, to the last byte."),
     "info": ("featurestore.cli", "Show what a store holds."),
     "verify": ("featurestore.cli", "Compare a store with the manifest of its last commit."),
 }
@@ -234,7 +235,9 @@ def sync_command(store: Path, force: bool, since: datetime | None, as_json: bool
         return
     for table, of_table in counts.items():
         changes = ", ".join(
-            f"{of_table[what]:,} {what}" for what in ("new", "changed", "withdrawn")
+            f"{of_table[what]:,} {what}"
+            for what in ("new", "changed", "withdrawn", "forgotten")
+            if what in of_table
         )
         click.echo(f"{table:<11}{of_table['total']:>9,}   {changes}")
     if place := counts["notes"].get("mended"):
@@ -419,6 +422,42 @@ def info_command(store: Path, as_json: bool) -> None:
             counts = json.loads(row.pop("counts", "{}"))
             row |= {name: n for name, n in counts.items() if isinstance(n, int | str) and n != 0}
             click.echo("  " + "  ".join(f"{name} {value}" for name, value in row.items()))
+
+
+@main.command("forget")
+@STORE
+@click.argument("subject_id", type=int, nargs=-1, required=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Also write the receipt, as JSON."
+)
+@JSON
+def forget_command(
+    store: Path, subject_id: tuple[int, ...], output: Path | None, as_json: bool
+) -> None:
+    """Take patients out of a store, to the last byte.
+
+    They go from every table and from staging, the file is written anew, and no sync brings them
+    back. There is no way to undo it. The receipt names no patient.
+    """
+    from featurestore import Store
+    from featurestore.forget import forget
+
+    receipt = forget(Store(store), subject_id, output)
+    click.echo(json.dumps(receipt) if as_json else receipt_lines(receipt))
+
+
+def receipt_lines(receipt: dict[str, Any]) -> str:
+    """What a receipt of forget says, for a person."""
+    plural = "s" if receipt["patients"] > 1 else ""
+    lines = [f"{receipt['patients']} patient{plural} forgotten: run {receipt['run_id']}"]
+    went = receipt["rows"] | {"staged shards": receipt["shards"]}
+    lines += [f"  {table:<22}{rows:>9,}" for table, rows in went.items() if rows]
+    for scorer in receipt["scorers"]:
+        splits = ", ".join(f"{scorer[s]:,} {s}" for s in ("train", "valid", "test") if scorer[s])
+        lines.append(f"{scorer['scorer_id']} was trained with them ({splits}) - train it again")
+    lines.append("not reached:")
+    lines += [f"- {place}" for place in receipt["not_reached"]]
+    return "\n".join(lines)
 
 
 @main.command("verify")

@@ -8,6 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
+from featurestore.forget import forgotten_test
 from featurestore.store import KEYS, SQL, Change, Store, open_duckdb, quoted
 
 _NUMBERS = ("hadm_id", "subject_id")
@@ -153,7 +154,7 @@ def compare(store: Store, force: bool = False, since: date | None = None) -> Dif
     source = store.source()
     tables = ("admissions", "notes")
     with open_duckdb() as con:
-        _load(con, store, source.admissions(), source.note_index(since), since)
+        forgotten = _load(con, store, source.admissions(), source.note_index(since), since)
         differences = {table: _difference(con, table) for table in tables}
         if since:
             _, gone = differences["notes"]
@@ -173,6 +174,8 @@ def compare(store: Store, force: bool = False, since: date | None = None) -> Dif
                 "like half a download; nothing was changed - complete it, or say "
                 "sync --force where they are really withdrawn"
             )
+    for table, left_out in forgotten.items():
+        counts[table]["forgotten"] = left_out
     if source.mended:
         counts["notes"]["mended"] = source.mended
     (live,) = store.one("SELECT live FROM settings")
@@ -186,8 +189,10 @@ def compare(store: Store, force: bool = False, since: date | None = None) -> Dif
 
 def follow(change: Change, difference: Difference) -> None:
     """Bring the next version of the store in line with the source."""
+    _remember_whose(change, difference.gone["admissions"])
     for table, rows in difference.rows.items():
         _apply(change, table, rows, difference.gone[table])
+    change.con.execute("DELETE FROM former_stays WHERE hadm_id IN (SELECT hadm_id FROM admissions)")
     if difference.observed_until:
         change.con.execute("UPDATE settings SET observed_until = $1", [difference.observed_until])
 
@@ -198,11 +203,13 @@ def _load(
     admissions: pa.Table,
     notes: pa.Table,
     since: date | None,
-) -> None:
-    """Make incoming_admissions and incoming_notes, beside the store's own as they are now."""
+) -> dict[str, int]:
+    """Make incoming_admissions and incoming_notes, beside the store's own as they are now.
+
+    Returns how many rows of each were left out, as those of patients whom the store forgot.
+    """
     con.execute("CREATE VIEW asked AS SELECT " + ("TRUE" if since else "FALSE") + " AS partly")
-    con.register("source_admissions", admissions)
-    con.register("source_notes", notes)
+    forgotten = _leave_out_forgotten(con, store, admissions, notes)
     con.execute(f"ATTACH {quoted(store.path)} AS store (READ_ONLY)")
     con.execute("CREATE VIEW notes AS FROM store.notes")
     con.execute(_ABSURD)
@@ -218,6 +225,52 @@ def _load(
         )
     con.execute((SQL / "available_at.sql").read_text())
     con.execute(f"CREATE TABLE incoming_notes AS {_NOTES}")
+    return forgotten
+
+
+def _leave_out_forgotten(
+    con: duckdb.DuckDBPyConnection, store: Store, admissions: pa.Table, notes: pa.Table
+) -> dict[str, int]:
+    """Make source_admissions and source_notes, without the patients whom the store forgot.
+
+    Returns how many rows of each were left out; nothing where nobody was forgotten.
+    """
+    is_forgotten = forgotten_test(store)
+    if is_forgotten is None:
+        con.register("source_admissions", admissions)
+        con.register("source_notes", notes)
+        return {}
+    con.register("all_admissions", admissions)
+    con.register("all_notes", notes)
+    patients = con.execute(
+        "SELECT TRY_CAST(subject_id AS BIGINT) FROM all_admissions "
+        "UNION SELECT TRY_CAST(subject_id AS BIGINT) FROM all_notes"
+    ).fetchall()
+    forgotten = [number for (number,) in patients if is_forgotten(number)]
+    con.register("forgotten", pa.table({"subject_id": pa.array(forgotten, pa.int64())}))
+    con.execute(
+        """
+        CREATE TABLE forgotten_stays AS
+        SELECT DISTINCT TRY_CAST(a.hadm_id AS BIGINT) AS hadm_id
+        FROM all_admissions AS a
+        SEMI JOIN forgotten AS f ON TRY_CAST(a.subject_id AS BIGINT) = f.subject_id;
+
+        CREATE VIEW source_admissions AS
+        FROM all_admissions AS a
+        ANTI JOIN forgotten AS f ON TRY_CAST(a.subject_id AS BIGINT) = f.subject_id;
+
+        -- A note on a stay of theirs is theirs too, whomever it names.
+        CREATE VIEW source_notes AS
+        FROM all_notes AS n
+        ANTI JOIN forgotten AS f ON TRY_CAST(n.subject_id AS BIGINT) = f.subject_id
+        ANTI JOIN forgotten_stays AS s ON TRY_CAST(n.hadm_id AS BIGINT) = s.hadm_id;
+        """
+    )
+    left = [
+        con.execute(f"SELECT count(*) FROM source_{table}").fetchall()[0][0]
+        for table in ("admissions", "notes")
+    ]
+    return {"admissions": len(admissions) - left[0], "notes": len(notes) - left[1]}
 
 
 def _check_admissions(con: duckdb.DuckDBPyConnection) -> None:
@@ -276,6 +329,25 @@ def _count(
         f"(SELECT count(*) FROM changed_rows ANTI JOIN store.{table} USING ({key}))"
     ).fetchall()[0]
     return {"total": total, "new": new, "changed": len(rows) - new, "withdrawn": len(gone)}
+
+
+def _remember_whose(change: Change, gone: pa.Table) -> None:
+    """Keep the patients of stays that go while scores of them stay: forget asks for them."""
+    change.con.register("gone_rows", gone)
+    change.con.execute(
+        """
+        INSERT INTO former_stays
+        SELECT hadm_id, subject_id
+        FROM admissions
+        SEMI JOIN gone_rows USING (hadm_id)
+        WHERE hadm_id IN (
+            SELECT hadm_id FROM scores
+            UNION ALL SELECT hadm_id FROM scorer_rows
+            UNION ALL SELECT hadm_id FROM embeddings
+        )
+        """
+    )
+    change.con.unregister("gone_rows")
 
 
 def _apply(change: Change, table: str, rows: pa.Table, gone: pa.Table) -> None:

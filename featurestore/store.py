@@ -26,7 +26,8 @@ SQL = Path(__file__).resolve().parent.parent / "sql"
 
 TABLES = (
     *("settings", "admissions", "notes", "encoders", "embeddings", "admission_embeddings"),
-    *("past_embeddings", "scorers", "scorer_rows", "scores", "runs", "nights", "manifest"),
+    *("past_embeddings", "scorers", "scorer_rows", "scores", "runs", "nights"),
+    *("former_stays", "forgotten", "manifest"),
 )
 # Views and macros; each after those that it is made of.
 RULES = (
@@ -50,6 +51,8 @@ KEYS = {
     "scorer_rows": "(scorer_id, hadm_id)",
     "runs": "run_id",
     "nights": "(run_id, encoder_id, category)",
+    "former_stays": "hadm_id",
+    "forgotten": "patient_hash",
     "manifest": "table_name",
 }
 
@@ -173,6 +176,11 @@ class Store:
             self._check_tables()
         return self._reader
 
+    def has_table(self, name: str) -> bool:
+        """Whether a table is there; one that came since gets into a store with its next change."""
+        query = "SELECT count(*) FROM duckdb_tables() WHERE (database_name, table_name) = ($d, $t)"
+        return bool(self.one(query, d="store", t=name)[0])
+
     def facts(self) -> dict[str, Any]:
         """What the store holds, for a person or a machine: sizes, encoders, scorers, last runs."""
 
@@ -257,11 +265,14 @@ class Store:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def change(self, command: str, started_at: datetime | None = None) -> Iterator[Change]:
+    def change(
+        self, command: str, started_at: datetime | None = None, anew: bool = False
+    ) -> Iterator[Change]:
         """Hand out a copy of the store to change; when the block ends well it becomes the store.
 
         One transaction, checked, checkpointed, fsynced and renamed over the old version. Whatever
-        goes wrong before the rename leaves the old version as it was.
+        goes wrong before the rename leaves the old version as it was. `anew` writes every row into
+        a new file and verifies it: what was deleted is then not in its free blocks either.
         """
         started_at = started_at or datetime.now()
         with self.lock(command), self._draft() as draft, self.writing():
@@ -280,6 +291,8 @@ class Store:
                 steps.step("checkpoint")
                 con.execute("COMMIT")
                 con.execute("CHECKPOINT")
+            if anew:
+                self._write_anew(draft)
             _check_written(draft, change.run_id)
             old = self.path.stat()
             os.chown(draft, -1, old.st_gid)
@@ -308,37 +321,7 @@ class Store:
         Counts, keys and the hash of every row are compared with the manifest of the last commit,
         and every vector with the hash that it was written with.
         """
-        con = self.connect()
-        found = [
-            f"{table} holds {rows - keys} rows twice (by {KEYS[table]})"
-            for table, rows, keys in _keys(con)
-            if rows != keys
-        ]
-        written = {
-            row[0]: row[1:]
-            for row in con.execute(
-                "SELECT table_name, n_rows, content_hash, duckdb_version FROM manifest"
-            ).fetchall()
-        }
-        for table, rows, content_hash in _contents(con):
-            if table not in written:
-                found.append(f"{table} is not in the manifest")
-            elif rows != written[table][0]:
-                found.append(f"{table} has {rows:,} rows, its manifest says {written[table][0]:,}")
-            elif (content_hash, duckdb.__version__) != written[table][1:]:
-                found.append(
-                    f"{table} is not as it was written"
-                    if duckdb.__version__ == written[table][2]
-                    else f"{table} was written by DuckDB {written[table][2]}, whose hashes "
-                    f"{duckdb.__version__} cannot compare"
-                )
-        for table in _HASHED:
-            (spoilt,) = self.one(
-                f"SELECT count(*) FROM {table} WHERE hash(embedding) <> vector_hash"
-            )
-            if spoilt:
-                found.append(f"{table} holds {spoilt:,} vectors that are not as they were written")
-        return found
+        return _faults(self.connect())
 
     @contextlib.contextmanager
     def _draft(self) -> Iterator[Path]:
@@ -354,9 +337,33 @@ class Store:
                 self.staging.rmdir()  # where no shards wait in it
 
     def _clear_draft(self, draft: Path) -> None:
-        for leftover in (draft, draft.with_name(draft.name + ".wal")):
+        for leftover in (draft, self._anew(draft)):
             leftover.unlink(missing_ok=True)
+            leftover.with_name(leftover.name + ".wal").unlink(missing_ok=True)
         shutil.rmtree(self.staging / "spill", ignore_errors=True)
+
+    def _anew(self, draft: Path) -> Path:
+        return draft.with_name("anew.duckdb")
+
+    def _write_anew(self, draft: Path) -> None:
+        """Write all rows of the draft into another file, verify it, and let that be the draft."""
+        steps.step("copy")
+        anew = self._anew(draft)
+        with contextlib.closing(self._open_draft(anew)) as con:
+            anew.chmod(0o600)  # DuckDB opens no empty file; the folder is private
+            con.execute("PRAGMA force_compression = 'uncompressed'")  # as commits write vectors
+            con.execute(f"ATTACH {quoted(draft)} AS draft (READ_ONLY)")
+            con.execute("COPY FROM DATABASE draft TO anew")
+            con.execute("DETACH draft")
+            make_objects(con, RULES)
+            steps.step("checkpoint")
+            con.execute("CHECKPOINT")
+            if found := _faults(con):
+                raise FeatureStoreError(
+                    f"{draft} could not be written anew: {found[0]}; the old version stays - check "
+                    "the disk, then run this again"
+                )
+        anew.replace(draft)
 
     def _open_draft(self, draft: Path) -> duckdb.DuckDBPyConnection:
         con = open_duckdb(draft, str(self.staging / "spill"))
@@ -493,6 +500,40 @@ def _contents(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, int, int]]:
                 f"FROM (SELECT *{vectors} FROM {table}) AS t"
             ).fetchall()[0]
             yield table, rows, content_hash
+
+
+def _faults(con: duckdb.DuckDBPyConnection) -> list[str]:
+    """What is not as the manifest says, a sentence each."""
+    found = [
+        f"{table} holds {rows - keys} rows twice (by {KEYS[table]})"
+        for table, rows, keys in _keys(con)
+        if rows != keys
+    ]
+    written = {
+        row[0]: row[1:]
+        for row in con.execute(
+            "SELECT table_name, n_rows, content_hash, duckdb_version FROM manifest"
+        ).fetchall()
+    }
+    for table, rows, content_hash in _contents(con):
+        if table not in written:
+            found.append(f"{table} is not in the manifest")
+        elif rows != written[table][0]:
+            found.append(f"{table} has {rows:,} rows, its manifest says {written[table][0]:,}")
+        elif (content_hash, duckdb.__version__) != written[table][1:]:
+            found.append(
+                f"{table} is not as it was written"
+                if duckdb.__version__ == written[table][2]
+                else f"{table} was written by DuckDB {written[table][2]}, whose hashes "
+                f"{duckdb.__version__} cannot compare"
+            )
+    for table in _HASHED:
+        (spoilt,) = con.execute(
+            f"SELECT count(*) FROM {table} WHERE hash(embedding) <> vector_hash"
+        ).fetchall()[0]
+        if spoilt:
+            found.append(f"{table} holds {spoilt:,} vectors that are not as they were written")
+    return found
 
 
 def _write_manifest(con: duckdb.DuckDBPyConnection, run_id: int) -> None:

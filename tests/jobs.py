@@ -66,6 +66,15 @@ def embedding(path):
     embed_pending(Store(path), WordCounter())
 
 
+def forgetting(path):
+    """The store's first patient, forgotten."""
+    from featurestore import Store
+    from featurestore.forget import forget
+
+    store = Store(path)
+    forget(store, store.one("SELECT min(subject_id) FROM admissions"))
+
+
 def killed_at(job, path, step, nth):
     """The same, killed before the n-th time that it begins a step."""
     from featurestore import steps
