@@ -28,7 +28,7 @@ from batch.fitting import (
     learning_curve,
 )
 from batch.promote import find_encoder
-from batch.shards import arrow_to_vectors, vectors_to_arrow
+from batch.shards import arrow_to_vectors
 from featurestore.errors import FeatureStoreError
 from featurestore.store import Store, check_question
 
@@ -135,7 +135,7 @@ def train(
             "versions": _versions(),
         }
         measured["warnings"] = _warnings(measured, calibrated_on)
-        coefficients = _folded(fit, slope, intercept, vectors)
+        coefficients = _folded(fit, slope, intercept)
         with store.change("train", started_at) as change:
             number = change.con.execute(
                 "SELECT coalesce(max(version), 0) + 1 FROM scorers WHERE name = $1", [name]
@@ -283,23 +283,25 @@ def _saw_training(store: Store, encoder: str) -> bool:
     return bool(json.loads(manifest).get("checkpoint", {}).get("finetune"))
 
 
-def _folded(fit: Fit, slope: float, intercept: float, vectors: Vectors) -> dict[str, Any]:
-    """Coefficients in float32, and what stays outside of them.
+def _folded(fit: Fit, slope: float, intercept: float) -> dict[str, Any]:
+    """Coefficients, and what stays outside of them.
 
     Calibration of a mean is folded in; that of ClinicalBERT's rule applies to the log odds of what
     the windows make together.
     """
-    inside = fit.aggregate == "mean"
-    coef = (fit.coef * (slope if inside else 1)).astype(np.float32)
-    exact = fit.intercept * (slope if inside else 1) + (intercept if inside else 0)
-    # What rounding to float32 moves the average admission by, the intercept takes back.
-    centre = vectors.X.mean(axis=0, dtype=np.float64)
-    exact += float(centre @ (fit.coef * (slope if inside else 1) - coef))
+    if fit.aggregate == "mean":
+        intercept_inside = slope * fit.intercept + intercept
+        return {
+            "coef": slope * fit.coef,
+            "intercept": intercept_inside,
+            "calibration_slope": 1.0,
+            "calibration_intercept": 0.0,
+        }
     return {
-        "coef": coef,
-        "intercept": exact,
-        "calibration_slope": 1.0 if inside else slope,
-        "calibration_intercept": 0.0 if inside else intercept,
+        "coef": fit.coef,
+        "intercept": fit.intercept,
+        "calibration_slope": slope,
+        "calibration_intercept": intercept,
     }
 
 
@@ -461,10 +463,10 @@ def _ids(hadm_id: npt.NDArray[np.int64]) -> Any:
     return pa.table({"hadm_id": hadm_id})
 
 
-def _column(coef: npt.NDArray[np.float32]) -> Any:
+def _column(coef: Floats) -> Any:
     import pyarrow as pa
 
-    return pa.table({"coef": vectors_to_arrow(coef[None, :])})
+    return pa.table({"coef": pa.FixedSizeListArray.from_arrays(pa.array(coef), len(coef))})
 
 
 def _rows_table(rows: TrainingSet, p: Floats, beside: dict[str, Floats]) -> Any:

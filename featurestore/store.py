@@ -415,7 +415,7 @@ def set_width(con: duckdb.DuckDBPyConnection, dim: int) -> None:
 
 
 def _table(name: str, dim: int) -> str:
-    return (SQL / f"{name}.sql").read_text().replace("FLOAT[768]", f"FLOAT[{dim}]")
+    return (SQL / f"{name}.sql").read_text().replace("[768]", f"[{dim}]")
 
 
 def check_question(cutoff: str = "72h", horizon_days: int = 30) -> None:

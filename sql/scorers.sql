@@ -2,7 +2,8 @@
 --
 -- Grain:   one row per fit (scorer_id: its name and version, such as readmit-72h-v1).
 -- Columns: coef and intercept (log odds; standardisation, and of a mean calibration too, is folded
---          in, so that the score is one inner product), metrics (JSON), training_hash (SHA-256 of
+--          in, so that the score is one inner product; in double precision, because vectors that
+--          lie far from zero would lose the fourth digit of a probability in float), metrics (JSON), training_hash (SHA-256 of
 --          the rows fitted on), aggregate (mean: of an admission's mean embedding; clinicalbert: of
 --          its windows, put together as (Pmax + Pmean * n / 2) / (1 + n / 2)), calibration_slope
 --          and calibration_intercept (applied to the log odds of what the windows make together).
@@ -14,7 +15,7 @@ CREATE TABLE scorers (
     cutoff VARCHAR NOT NULL,
     label_rule VARCHAR NOT NULL,
     horizon_days INTEGER NOT NULL,
-    coef FLOAT[768] NOT NULL CHECK (isfinite(array_inner_product(coef, coef))),
+    coef DOUBLE[768] NOT NULL CHECK (isfinite(array_inner_product(coef, coef))),
     intercept DOUBLE NOT NULL CHECK (isfinite(intercept)),
     metrics JSON NOT NULL,
     training_hash VARCHAR NOT NULL,

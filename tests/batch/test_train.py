@@ -94,6 +94,24 @@ def test_scores_in_sql_are_those_of_scikit_learn(trained):
     assert [p for (p,) in frozen] == pytest.approx(ours, abs=1e-6)
 
 
+def test_vectors_far_from_zero_lose_no_digit_of_a_probability(hospital, counter_class, tmp_path):
+    # As [CLS] of a BERT lies: what tells two notes apart is little beside what all have in common.
+    class Far(counter_class):
+        def run(self, batch):
+            return 0.001 * super().run(batch) + 30
+
+    store = Store.create(tmp_path / "w.duckdb", hospital, "mimic3")
+    sync(store)
+    embed_pending(store, Far("one-00000000"))
+    facts = train(store, "readmit", baseline=False, aggregate="mean")
+    rows, _, expected = by_scikit_learn(store, facts["c"])
+    in_sql = dict(
+        store.sql("SELECT hadm_id, probability FROM score_admissions('readmit-v1')").fetchall()
+    )
+    assert [in_sql[int(hadm_id)] for hadm_id in rows.hadm_id] == pytest.approx(expected, abs=1e-6)
+    assert np.std(expected) > 0.05
+
+
 def test_scores_of_windows_follow_clinicalberts_rule(embedded, tmp_path):
     store = copy_of(embedded, tmp_path)
     facts = train(store, "windows", aggregate="clinicalbert", baseline=False)
