@@ -2,11 +2,12 @@
 --
 -- Grain:   one row per fit (scorer_id: its name and version, such as readmit-72h-v1).
 -- Columns: coef and intercept (log odds; standardisation, and of a mean calibration too, is folded
---          in, so that the score is one inner product; in double precision, because vectors that
---          lie far from zero would lose the fourth digit of a probability in float), metrics (JSON), training_hash (SHA-256 of
---          the rows fitted on), aggregate (mean: of an admission's mean embedding; clinicalbert: of
---          its windows, put together as (Pmax + Pmean * n / 2) / (1 + n / 2)), calibration_slope
---          and calibration_intercept (applied to the log odds of what the windows make together).
+--          in, so that the score is one inner product; in double precision, because of vectors
+--          that lie far from zero a float would lose the fourth digit of a probability), metrics
+--          (JSON), training_hash (SHA-256 of the rows fitted on), aggregate (mean: of an
+--          admission's mean embedding; clinicalbert: of its windows, put together as
+--          (Pmax + Pmean * n / 2) / (1 + n / 2)), calibration_slope and calibration_intercept
+--          (applied to the log odds of what the windows make together).
 CREATE TABLE scorers (
     scorer_id VARCHAR NOT NULL,
     name VARCHAR NOT NULL,
