@@ -454,7 +454,9 @@ def receipt_lines(receipt: dict[str, Any]) -> str:
     lines += [f"  {table:<22}{rows:>9,}" for table, rows in went.items() if rows]
     for scorer in receipt["scorers"]:
         splits = ", ".join(f"{scorer[s]:,} {s}" for s in ("train", "valid", "test") if scorer[s])
-        lines.append(f"{scorer['scorer_id']} was trained with them ({splits}) - train it again")
+        fitted = scorer["train"] or scorer["valid"]
+        verb, advice = ("fitted", " - train it again") if fitted else ("tested", "")
+        lines.append(f"{scorer['scorer_id']} was {verb} on them ({splits}){advice}")
     lines.append("not reached:")
     lines += [f"- {place}" for place in receipt["not_reached"]]
     return "\n".join(lines)

@@ -4,9 +4,10 @@ import hmac
 import json
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import pyarrow as pa
@@ -66,6 +67,12 @@ _SCORERS = """
     FROM scorer_rows SEMI JOIN their_stays USING (hadm_id)
     GROUP BY scorer_id ORDER BY scorer_id
 """
+_NOBODYS = """
+    SELECT count(*)
+    FROM (SELECT hadm_id FROM scores UNION SELECT hadm_id FROM scorer_rows)
+    ANTI JOIN admissions USING (hadm_id)
+    ANTI JOIN former_stays USING (hadm_id)
+"""
 # Fine-tuning leaves the test patients of a store out.
 _ENCODERS = """
     SELECT encoder_id FROM encoders
@@ -89,11 +96,8 @@ def forget(
     nothing changed, where one of them is not in the store.
     """
     started_at = datetime.now()
-    output = Path(output) if output else None
-    if output and not output.absolute().parent.is_dir():
-        raise FeatureStoreError(f"{output.parent} is no folder - name another file for the receipt")
     wanted = sorted(set(subject_ids))
-    with store.lock("forget"):
+    with store.lock("forget"), _receipt_file(output) as file:
         _check_known(store, wanted)
         with store.change("forget", started_at, anew=True) as change:
             con = change.con
@@ -102,26 +106,26 @@ def forget(
             scorers = con.execute(_SCORERS).fetchall()
             encoders = [encoder for (encoder,) in con.execute(_ENCODERS).fetchall()]
             rows = {table: _delete(con, table, theirs) for table, theirs in _ROWS.items()}
-            (nights,) = con.execute("SELECT count(*) FROM nights").fetchall()[0]
+            not_reached = _not_reached(con, encoders)
             shards = _clear_shards(store, con)
             _keep_out(change, wanted)
             change.counts.update(patients=len(wanted), **rows, shards=shards)
-    receipt = {
-        "store": str(store.path),
-        "run_id": change.run_id,
-        "forgotten_at": datetime.now().isoformat(" ", "seconds"),
-        "patients": len(wanted),
-        "rows": rows,
-        "shards": shards,
-        "scorers": [
-            dict(zip(("scorer_id", "train", "valid", "test"), row, strict=True)) for row in scorers
-        ],
-        "encoders": encoders,
-        "not_reached": _not_reached(nights, encoders),
-    }
-    if output:
-        with private_file(output, encoding="utf-8") as stream:
-            json.dump(receipt, stream, indent=2)
+        receipt = {
+            "store": str(store.path),
+            "run_id": change.run_id,
+            "forgotten_at": datetime.now().isoformat(" ", "seconds"),
+            "patients": len(wanted),
+            "rows": rows,
+            "shards": shards,
+            "scorers": [
+                dict(zip(("scorer_id", "train", "valid", "test"), row, strict=True))
+                for row in scorers
+            ],
+            "encoders": encoders,
+            "not_reached": not_reached,
+        }
+        if file:
+            json.dump(receipt, file, indent=2)
     return receipt
 
 
@@ -132,6 +136,18 @@ def forgotten_test(store: Store) -> Callable[[int | None], bool] | None:
     rows = store.sql("SELECT key, patient_hash FROM forgotten").fetchall()
     hashes = {patient_hash for _, patient_hash in rows}
     return (lambda number: _hash(rows[0][0], number) in hashes) if rows else None
+
+
+def _receipt_file(output: str | Path | None) -> AbstractContextManager[IO[Any] | None]:
+    """Where the receipt goes, tried before there is anything to receipt."""
+    if output is None:
+        return nullcontext()
+    output = Path(output)
+    if output.exists() or not output.absolute().parent.is_dir():
+        raise FeatureStoreError(
+            f"{output} cannot be the receipt - name a new file in a folder that is there"
+        )
+    return private_file(output, encoding="utf-8")
 
 
 def _check_known(store: Store, wanted: Sequence[int]) -> None:
@@ -199,25 +215,29 @@ def _numbers(subject_ids: Sequence[int]) -> pa.Table:
     return pa.table({"subject_id": pa.array(subject_ids, pa.int64())})
 
 
-def _not_reached(nights: int, encoders: Sequence[str]) -> list[str]:
+def _not_reached(con: duckdb.DuckDBPyConnection, encoders: Sequence[str]) -> list[str]:
     """What may still know the patients, a sentence each."""
-    known = f" ({', '.join(encoders)} may be one)" if encoders else ""
-    return [
+    (nights,) = con.execute("SELECT count(*) FROM nights").fetchall()[0]
+    (nobodys,) = con.execute(_NOBODYS).fetchall()[0]
+    which = f" ({', '.join(encoders)} may be one)" if encoders else ""
+    places = [
         "the hospital's own database, which is only read",
         "backups, snapshots and copies of the store, and blocks that the disk has freed",
         "files written from it: of score -o, report -o, labels --meds, of queries, and logs",
-        f"checkpoints and model folders that were fine-tuned on their notes{known}, and what an "
+        f"checkpoints and model folders that were fine-tuned on their notes{which}, and what an "
         "encoder learned of them before it came here",
         "the coefficients, calibration and metrics of the scorers that were fitted on them, until "
         "those are trained again and their old versions are no longer used",
         "readers that opened the version before and still hold it",
         "their numbers where they were typed: a shell's history, the list of processes",
-        *(
-            [
-                f"{nights} means in nights, each of {_FEWEST_NOTES} notes or more, which cannot be "
-                "undone"
-            ]
-            if nights
-            else []
-        ),
     ]
+    if nights:
+        places.append(
+            f"{nights:,} means in nights, each of {_FEWEST_NOTES} notes or more, which cannot be "
+            "undone"
+        )
+    if nobodys:
+        places.append(
+            f"scores of {nobodys:,} stays that left the source before the store kept whose they are"
+        )
+    return places

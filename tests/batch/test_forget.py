@@ -357,11 +357,39 @@ def test_what_a_person_reads(ward):
     lines = output.splitlines()
     assert lines[0].startswith("1 patient forgotten: run ")
     assert "  admissions                    1" in lines
-    assert any(line.startswith("readmit-v1 was trained with them (") for line in lines)
-    assert "train it again" in output
+    assert "readmit-v1 was tested on them (2 test)" in lines
     assert "- readers that opened the version before and still hold it" in lines
-    refused = run("forget", ward.store.path, patient(OTHER), "-o", ward.folder / "no" / "r.json")
-    assert (refused.exit_code, "is no folder" in refused.stderr) == (1, True)
+    (fitted_on, stays) = ward.store.one(
+        "SELECT subject_id, count(*) FROM scorer_rows INNER JOIN admissions USING (hadm_id) "
+        "WHERE split = 'train' GROUP BY 1 ORDER BY 1 LIMIT 1"
+    )
+    output = run("forget", ward.store.path, fitted_on).stdout
+    assert f"readmit-v1 was fitted on them ({stays} train) - train it again\n" in output
+
+
+def test_a_receipt_that_cannot_be_written_is_refused_before_anything_is_changed(ward):
+    before = ward.store.path.read_bytes()
+    for output in (ward.folder / "no" / "r.json", ward.folder, ward.store.path):
+        result = run("forget", ward.store.path, patient(FORGOTTEN), "-o", output)
+        assert result.exit_code == 1
+        assert "cannot be the receipt - name a new file" in result.stderr
+    assert ward.store.path.read_bytes() == before
+
+
+def test_what_was_damaged_before_does_not_keep_a_patient_in_the_store(ward):
+    with ward.store.change("test") as change:
+        change.con.execute("UPDATE embeddings SET vector_hash = 7 WHERE hadm_id = $1", [stay(9)])
+    damaged = ward.store.verify()
+    assert len(damaged) == 1
+    forget(ward.store, [patient(FORGOTTEN)])
+    assert ward.store.verify() == damaged
+
+
+def test_scores_that_are_nobodys_are_told(ward):
+    with ward.store.change("test") as change:
+        change.con.execute("DELETE FROM former_stays")
+    told = forget(ward.store, [patient(FORGOTTEN)])["not_reached"]
+    assert told[-1].startswith("scores of 1 stays that left the source before")
 
 
 def test_an_encoder_that_may_know_the_patient_is_listed(ward):
