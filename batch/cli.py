@@ -177,12 +177,11 @@ def scorers_command(store: Path, as_json: bool) -> None:
     """List the scorers."""
     from featurestore import Store
 
-    rows = Store(store).sql(
+    found = Store(store).rows(
         "SELECT scorer_id, encoder_id, cutoff, horizon_days, label_rule, aggregate, "
         "CAST(metrics -> '$.test.scorer.auroc' AS DOUBLE[]) AS test_auroc, created_at "
         "FROM scorers ORDER BY created_at"
     )
-    found = [dict(zip(rows.columns, row, strict=True)) for row in rows.fetchall()]
     if as_json:
         click.echo(json.dumps(found, default=str))
         return

@@ -26,9 +26,8 @@ def explain(store: Store, hadm_id: int, scorer: str | None = None) -> dict[str, 
         (scorer,) = found
     scorer_id = find_scorer(store, scorer)
     check_admission(store, hadm_id, *find_question(store, scorer_id))
-    windows = _rows(store, "FROM explain_admission($scorer, $hadm)", scorer=scorer_id, hadm=hadm_id)
-    notes = _rows(
-        store,
+    windows = store.rows("FROM explain_admission($scorer, $hadm)", scorer=scorer_id, hadm=hadm_id)
+    notes = store.rows(
         """
         SELECT note_id, category, available_at, count(*) AS windows,
             sum(contribution) AS contribution
@@ -65,8 +64,7 @@ def similar(
     """
     check_question(cutoff, horizon_days)
     check_admission(store, hadm_id, find_encoder(store, None), cutoff)
-    return _rows(
-        store,
+    return store.rows(
         """
         SELECT s.hadm_id, s.subject_id, s.similarity, l.label, l.reason, l.days_to_return
         FROM similar_admissions($hadm, n := $n, cutoff := $cutoff) AS s
@@ -78,8 +76,3 @@ def similar(
         cutoff=cutoff,
         horizon=horizon_days,
     )
-
-
-def _rows(store: Store, query: str, **parameters: Any) -> list[dict[str, Any]]:
-    answer = store.sql(query, **parameters)
-    return [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]

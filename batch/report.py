@@ -77,14 +77,8 @@ def _facts(store: Store, scorer_id: str) -> Facts:
     )
 
 
-def _rows(store: Store, query: str, **parameters: Any) -> list[dict[str, Any]]:
-    answer = store.sql(query, **parameters)
-    return [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
-
-
 def _scorer(store: Store, scorer_id: str) -> dict[str, Any]:
-    (scorer,) = _rows(
-        store,
+    (scorer,) = store.rows(
         """
         SELECT
             s.scorer_id, s.name, s.version, s.encoder_id, s.cutoff, s.label_rule, s.horizon_days,
@@ -127,8 +121,7 @@ def _predicted(store: Store, scorer: dict[str, Any]) -> int:
 
 
 def _patients(store: Store, scorer_id: str) -> dict[str, dict[str, Any]]:
-    rows = _rows(
-        store,
+    rows = store.rows(
         "SELECT r.split, count(DISTINCT a.subject_id) AS patients, median(a.age) AS age, "
         "avg(CAST(a.gender = 'F' AS INTEGER)) AS women, CAST(min(a.admittime) AS DATE) AS first, "
         "CAST(max(a.admittime) AS DATE) AS last FROM scorer_rows AS r "

@@ -145,6 +145,11 @@ class Store:
         """Ask the newest version; `$name` in the query takes the parameter of that name."""
         return self.connect().sql(query, params=parameters or None)
 
+    def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Every row of a query's answer, by the names of its columns."""
+        answer = self.sql(query, **parameters)
+        return [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
+
     def one(self, query: str, **parameters: Any) -> tuple[Any, ...]:
         """The first row of a query that has one."""
         row = self.connect().execute(query, parameters or None).fetchone()
@@ -183,11 +188,6 @@ class Store:
 
     def facts(self) -> dict[str, Any]:
         """What the store holds, for a person or a machine: sizes, encoders, scorers, last runs."""
-
-        def rows(query: str) -> list[dict[str, Any]]:
-            answer = self.sql(query)
-            return [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
-
         ((source, schema, live, observed_until),) = self.sql("FROM settings").fetchall()
         ready, excluded = self.one(
             "SELECT count(*) FILTER (status = 'ready'), count(*) FILTER (status = 'excluded') "
@@ -199,16 +199,16 @@ class Store:
             "observed": f"until {observed_until}" if live else "fully (a research extract)",
             "admissions": self.one("SELECT count(*) FROM admissions")[0],
             "notes": f"{ready:,} ready, {excluded:,} excluded",
-            "encoders": rows(
+            "encoders": self.rows(
                 "SELECT encoder_id AS encoder, dim, precision, active, "
                 "count(e.note_id) AS windows, count(DISTINCT e.note_id) AS notes "
                 "FROM encoders LEFT JOIN embeddings AS e USING (encoder_id) GROUP BY ALL ORDER BY 1"
             ),
-            "scorers": rows(
+            "scorers": self.rows(
                 "SELECT scorer_id AS scorer, encoder_id AS encoder, cutoff, "
                 "horizon_days AS horizon FROM scorers ORDER BY created_at"
             ),
-            "nights": rows(
+            "nights": self.rows(
                 "SELECT run_id AS run, CAST(started_at AS DATE) AS night, "
                 "CAST(counts ->> '$.new' AS INTEGER) AS new, "
                 "CAST(counts ->> '$.changed' AS INTEGER) AS changed, "
@@ -219,7 +219,7 @@ class Store:
                 "len(CAST(counts -> '$.unusual' AS JSON[])) AS unusual "
                 "FROM runs WHERE command = 'nightly' ORDER BY run_id DESC LIMIT 7"
             ),
-            "runs": rows(
+            "runs": self.rows(
                 "SELECT run_id AS run, command, finished_at, counts FROM runs "
                 "ORDER BY run_id DESC LIMIT 5"
             ),
