@@ -18,10 +18,12 @@ from batch.means import means_are_stale, refresh_means
 from batch.shards import Shards, arrow_to_vectors
 from export.windows import Ids
 from featurestore import steps
+from featurestore.database import open_duckdb
+from featurestore.envelope import Envelope
 from featurestore.errors import FeatureStoreError
 from featurestore.index import Difference
 from featurestore.source import Source, text_hash
-from featurestore.store import Change, Store, open_duckdb, set_width
+from featurestore.store import Change, Store, set_width
 
 # Texts are taken, sorted by length and staged up to so many characters at a time: enough to find
 # like lengths, little enough to lose when a run is killed. About 200 full windows on a CPU.
@@ -188,7 +190,7 @@ def stage(
     behind it in another. The store is not changed.
     """
     _check_encoder(store, encoder)
-    shards = Shards(store.staging / encoder.id)
+    shards = Shards(store.staging / encoder.id, Envelope(store))
     pending = pending_notes(store, encoder.id, difference)
     todo, resumed = _split(pending, shards.notes(), categories)
     if limit is not None:

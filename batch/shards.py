@@ -1,5 +1,6 @@
 """Windows on their way into the store: shards that survive a kill, and vectors as Arrow columns."""
 
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,28 +12,32 @@ import pyarrow.parquet as pq
 
 from batch.encoder import Windows
 from featurestore import steps
-from featurestore.errors import FeatureStoreError
+from featurestore.envelope import SUFFIX, Envelope
 from featurestore.files import private_file, private_folder
 
 _BYTES_AT_ONCE = 64_000_000
 
 
 class Shards:
-    """Finished windows that wait for the commit: Parquet files in the private staging folder."""
+    """Finished windows that wait for the commit, in the private staging folder.
 
-    def __init__(self, folder: Path) -> None:
+    Each is a Parquet file in an envelope of the store's, whose folder is named for the encoder.
+    """
+
+    def __init__(self, folder: Path, envelope: Envelope) -> None:
         self.folder = folder
+        self._envelope = envelope
         self._next = max((int(file.stem) for file in self.files()), default=-1) + 1
 
     def files(self) -> list[Path]:
         """The whole shards, in the order they were written."""
-        return sorted(self.folder.glob("*.parquet"))
+        return sorted(self.folder.glob(f"*{SUFFIX}"))
 
     def write(self, note_ids: list[str], hashes: list[str], windows: Windows) -> None:
         """Write a shard, durably: it is there whole or not at all."""
         for folder in (self.folder.parent, self.folder):
             private_folder(folder)
-        file = self.folder / f"{self._next:06d}.parquet"
+        file = self.folder / f"{self._next:06d}{SUFFIX}"
         table = pa.table(
             {
                 "note_id": pa.array(note_ids, pa.string()).take(pa.array(windows.text_no)),
@@ -43,16 +48,13 @@ class Shards:
             }
         )
         steps.step("shard")
+        written = io.BytesIO()
+        # Floats have no repetitions to gain from: three times as fast without looking for any.
+        pq.write_table(
+            table, written, compression="none", use_dictionary=False, write_statistics=False
+        )
         with private_file(file) as stream:
-            # Floats have no repetitions to gain from: three times as fast without looking for any.
-            pq.write_table(
-                table,
-                stream,
-                compression="none",
-                use_dictionary=False,
-                write_statistics=False,
-                write_page_checksum=True,
-            )
+            stream.writelines(self._envelope.closed(file, written.getbuffer()))
         self._next += 1
 
     def tables(self) -> Iterator[pa.Table]:
@@ -74,12 +76,7 @@ class Shards:
         return pa.concat_tables([empty, *(part.group_by(columns).aggregate([]) for part in parts)])
 
     def _read(self, file: Path, columns: list[str] | None = None) -> pa.Table:
-        try:
-            return pq.read_table(file, columns=columns, page_checksum_verification=True)
-        except (OSError, pa.ArrowException):
-            raise FeatureStoreError(
-                f"{file} is damaged - delete it; its notes are then embedded again"
-            ) from None
+        return pq.read_table(pa.BufferReader(self._envelope.opened(file)), columns=columns)
 
     def clear(self) -> None:
         """Remove the shards, once they are committed."""

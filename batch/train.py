@@ -145,7 +145,7 @@ def train(
             change.con.execute(
                 "INSERT INTO scorers SELECT $id, $name, $version, $encoder, $cutoff, $rule, "
                 "$horizon, coef, $intercept, $metrics, $hash, $now, $aggregate, "
-                "$calibration_slope, $calibration_intercept FROM coefficients",
+                "$calibration_slope, $calibration_intercept, NULL FROM coefficients",
                 {
                     "id": scorer_id,
                     "name": name,

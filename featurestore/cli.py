@@ -42,7 +42,7 @@ COMMANDS = {
     "sql": ("featurestore.cli", "Ask the store in SQL, read-only."),
     "forget": ("featurestore.cli", "Take patients out of a store, to the last byte."),
     "info": ("featurestore.cli", "Show what a store holds."),
-    "verify": ("featurestore.cli", "Compare a store with the manifest of its last commit."),
+    "verify": ("featurestore.cli", "Check that a store is whole, and what the last job left."),
 }
 _LINE_EVERY = 60.0  # seconds
 STORE = click.argument("store", type=click.Path(path_type=Path))
@@ -201,7 +201,14 @@ def synth_command(folder: Path, patients: int, seed: int, schema: str) -> None:
 @click.option("--schema", required=True, help="mimic3, mimic4, or a folder with two SELECTs.")
 @click.option("--live", is_flag=True, help="A running hospital, not a research extract.")
 @click.option("--group", help="Let this group of users read the store.")
-def init_command(store: Path, source: str, schema: str, live: bool, group: str | None) -> None:
+@click.option(
+    "--encrypt",
+    is_flag=True,
+    help="Encrypt it, with the key in FEATURESTORE_KEY or in the file FEATURESTORE_KEY_FILE.",
+)
+def init_command(
+    store: Path, source: str, schema: str, live: bool, group: str | None, encrypt: bool
+) -> None:
     """Make an empty store that reads from a hospital."""
     from featurestore import Store
     from featurestore.source import without_password
@@ -216,7 +223,7 @@ def init_command(store: Path, source: str, schema: str, live: bool, group: str |
             "a password on the command line can be read by everybody on this machine - put the "
             "URL into the environment as FEATURESTORE_SOURCE and leave --source out"
         )
-    Store.create(store, source, schema, live, group)
+    Store.create(store, source, schema, live, group, encrypt)
     click.echo(f'{store} is ready - next: "featurestore sync {store}"')
 
 
@@ -465,13 +472,17 @@ def receipt_lines(receipt: dict[str, Any]) -> str:
 @main.command("verify")
 @STORE
 def verify_command(store: Path) -> None:
-    """Compare a store with the manifest of its last commit.
+    """Check that a store is whole, and what the last job left.
 
-    Exit status 1 where something is not as it was written.
+    Modes, seal, manifest, audit trail, vectors, notes, means, coefficients, staged shards. Prints
+    the last run and its link: who keeps them elsewhere can tell later that nothing was rewritten.
+    Exit status 1 where something was found.
     """
     from featurestore import Store
 
-    found = Store(store).verify()
-    click.echo("\n".join(f"- {finding}" for finding in found) or "as it was written")
-    if found:
+    opened = Store(store)
+    if found := opened.verify():
+        click.echo("\n".join(f"- {finding}" for finding in found))
         raise click.exceptions.Exit(1)
+    run, link = opened.one("SELECT run_id, chain FROM runs ORDER BY run_id DESC LIMIT 1")
+    click.echo(f"as it was written: run {run}, {link}")

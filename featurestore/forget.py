@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore import steps
+from featurestore.envelope import SUFFIX, Envelope
 from featurestore.errors import FeatureStoreError
 from featurestore.files import private_file
 from featurestore.store import Change, Store
@@ -173,24 +174,25 @@ def _clear_shards(store: Store, con: duckdb.DuckDBPyConnection) -> int:
     A shard goes as a whole, before the commit: its other notes are only embedded again, while after
     the commit nobody would know any more whose it was.
     """
-    removed = 0
+    removed, envelope = 0, Envelope(store)
     for folder in [path for path in store.staging.iterdir() if path.is_dir()]:
         for file in [path for path in folder.iterdir() if path.is_file()]:
-            if file.suffix != ".parquet" or not _is_of_others(file, con):
+            if file.suffix != SUFFIX or not _is_of_others(file, envelope, con):
                 steps.step("clean")
                 file.unlink()
-                removed += file.suffix == ".parquet"
+                removed += file.suffix == SUFFIX
         if not any(folder.iterdir()):
             folder.rmdir()
     return removed
 
 
-def _is_of_others(shard: Path, con: duckdb.DuckDBPyConnection) -> bool:
+def _is_of_others(shard: Path, envelope: Envelope, con: duckdb.DuckDBPyConnection) -> bool:
     """Whether all notes of a shard are notes of the store."""
     try:
-        con.register("shard", pq.read_table(shard, columns=["note_id"]))
-    except (OSError, pa.ArrowException):
+        content = pa.BufferReader(envelope.opened(shard))
+    except FeatureStoreError:
         return False
+    con.register("shard", pq.read_table(content, columns=["note_id"]))
     (unknown,) = con.execute(
         "SELECT count(*) FROM shard ANTI JOIN notes USING (note_id)"
     ).fetchall()[0]

@@ -7,9 +7,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from featurestore.database import attach, open_duckdb
 from featurestore.errors import FeatureStoreError
 from featurestore.forget import forgotten_test
-from featurestore.store import KEYS, SQL, Change, Store, open_duckdb, quoted
+from featurestore.manifest import KEYS
+from featurestore.store import SQL, Change, Store
 
 _NUMBERS = ("hadm_id", "subject_id")
 _TIMES = ("admittime", "dischtime", "deathtime", "dod", "dob")
@@ -210,7 +212,7 @@ def _load(
     """
     con.execute("CREATE VIEW asked AS SELECT " + ("TRUE" if since else "FALSE") + " AS partly")
     forgotten = _leave_out_forgotten(con, store, admissions, notes)
-    con.execute(f"ATTACH {quoted(store.path)} AS store (READ_ONLY)")
+    attach(con, store.path, "store")
     con.execute("CREATE VIEW notes AS FROM store.notes")
     con.execute(_ABSURD)
     _check_admissions(con)

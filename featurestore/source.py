@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
+from featurestore.database import DUCKDB, quoted
 from featurestore.errors import FeatureStoreError
-from featurestore.store import DUCKDB, SQL, quoted
+from featurestore.store import SQL
 
 ADMISSION_COLUMNS = (
     *("hadm_id", "subject_id", "admittime", "dischtime", "deathtime", "died_in_hospital"),

@@ -6,6 +6,7 @@ import fcntl
 import grp
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from featurestore import __version__, steps
+from featurestore.database import attach, is_damage, open_duckdb
 from featurestore.errors import FeatureStoreError, StoreBusyError
 from featurestore.files import copy, fsync, private_folder
+from featurestore.manifest import changed, check_keys, contents, store_hash, twice, write_manifest
+from featurestore.trail import check_seal, head, read_seal, record_run, sealed, write_seal
 
 if TYPE_CHECKING:
     from featurestore.source import Source
@@ -35,36 +39,14 @@ RULES = (
     *("prediction_times", "known_notes", "admission_windows", "training_set", "score_admissions"),
     *("latest_scores", "similar_admissions", "explain_admission"),
 )
-# A vector's hash is a column beside it.
-_HASHED = ("embeddings", "admission_embeddings", "past_embeddings")
 VECTORS = ("embeddings", "admission_embeddings", "past_embeddings", "scorers", "nights")
 CUTOFFS = ("24h", "48h", "72h", "discharge")
-
-KEYS = {
-    "admissions": "hadm_id",
-    "notes": "note_id",
-    "encoders": "encoder_id",
-    "embeddings": "(encoder_id, note_id, window_no)",
-    "admission_embeddings": "(encoder_id, hadm_id, cutoff)",
-    "past_embeddings": "(encoder_id, hadm_id, cutoff, vector_hash)",
-    "scorers": "scorer_id",
-    "scorer_rows": "(scorer_id, hadm_id)",
-    "runs": "run_id",
-    "nights": "(run_id, encoder_id, category)",
-    "former_stays": "hadm_id",
-    "forgotten": "patient_hash",
-    "manifest": "table_name",
-}
+# A scorer's coefficients, as a hash that the next version of DuckDB computes alike.
+COEF_HASH = "sha256(CAST((coef, intercept, calibration_slope, calibration_intercept) AS VARCHAR))"
 
 _COMMIT_MEMORY = "600MB"
 _GAVE_OUT = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-
-DUCKDB = {
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "python_enable_replacements": "false",
-}
 
 
 @dataclass
@@ -102,14 +84,17 @@ class Store:
         schema: str,
         live: bool = False,
         group: str | None = None,
+        encrypt: bool = False,
     ) -> "Store":
         """Make an empty store that reads from `source`, once its tables and columns are checked.
 
         `live` says that the source is a running hospital, whose horizons are observed up to the
-        newest sync. The file is private (0600), or readable by `group` (0640).
+        newest sync. The file is private (0600), or readable by `group` (0640). `encrypt` encrypts
+        it, and all that lies beside it, with the environment's key.
         """
         from featurestore.source import Source
 
+        started_at = datetime.now()
         path = Path(path)
         if not path.resolve().parent.is_dir():
             raise FeatureStoreError(f"{path.parent} is no folder - make it, or name another")
@@ -120,12 +105,16 @@ class Store:
         store = cls.__new__(cls)
         store.path, store._reader, store._version_read, store._locked = path, None, None, False
         with store.lock("init"), store._draft() as draft:
-            with contextlib.closing(open_duckdb(draft)) as con:
+            with contextlib.closing(store._open_draft(draft, encrypt)) as con:
                 make_objects(con, TABLES + RULES)
                 con.execute(
-                    "INSERT INTO settings VALUES ($source, $schema, $live, NULL)",
-                    {"source": checked.location, "schema": checked.schema, "live": live},
+                    "INSERT INTO settings VALUES ($source, $schema, $live, NULL, $secret)",
+                    {
+                        **{"source": checked.location, "schema": checked.schema, "live": live},
+                        "secret": secrets.token_bytes(32),
+                    },
                 )
+                _record(Change(con, 0), "init", started_at, store_hash([]))
                 con.execute("CHECKPOINT")
             draft.chmod(0o600)
             if gid is not None:
@@ -166,20 +155,38 @@ class Store:
             # An in-memory database that attaches the file: DuckDB hands out an already open
             # database by its path, and would give a process the version it opened first.
             reader = open_duckdb()
+            self._check_no_log()
             try:
-                reader.execute(f"ATTACH {quoted(self.path)} AS store (READ_ONLY)")
+                attach(reader, self.path, "store")
+                reader.execute("USE store")
             except duckdb.Error as error:
                 reader.close()
                 raise FeatureStoreError(
-                    f"{self.path} cannot be opened as a store ({type(error).__name__}) - "
-                    "name a file that featurestore init made"
+                    f"{self.path} is damaged - restore it from a backup"
+                    if is_damage(error)
+                    else f"{self.path} cannot be opened as a store ({type(error).__name__}) - "
+                    "name a file that featurestore init made, or restore this one from a backup"
                 ) from None
-            reader.execute("USE store")
             reader.execute("SET enable_external_access = false")
             reader.execute("SET lock_configuration = true")
             self._reader, self._version_read = reader, (stat.st_ino, stat.st_mtime_ns)
             self._check_tables()
         return self._reader
+
+    def is_encrypted(self) -> bool:
+        """Whether the file is encrypted, and so all that a job leaves beside it."""
+        return bool(
+            self.one("SELECT encrypted FROM duckdb_databases() WHERE database_name = 'store'")[0]
+        )
+
+    def secret(self) -> bytes:
+        """Random bytes of this store alone, by which it knows what is its own."""
+        if not self.one(
+            "SELECT count(*) FROM duckdb_columns() "
+            "WHERE (database_name, table_name, column_name) = ('store', 'settings', 'secret')"
+        )[0]:
+            return b""  # of an older version; the next change makes one
+        return bytes(self.one("SELECT coalesce(secret, ''::BLOB) FROM settings")[0])
 
     def has_table(self, name: str) -> bool:
         """Whether a table is there; one that came since gets into a store with its next change."""
@@ -188,13 +195,16 @@ class Store:
 
     def facts(self) -> dict[str, Any]:
         """What the store holds, for a person or a machine: sizes, encoders, scorers, last runs."""
-        ((source, schema, live, observed_until),) = self.sql("FROM settings").fetchall()
+        source, schema, live, observed_until = self.one(
+            "SELECT source, schema_name, live, observed_until FROM settings"
+        )
         ready, excluded = self.one(
             "SELECT count(*) FILTER (status = 'ready'), count(*) FILTER (status = 'excluded') "
             "FROM notes"
         )
         return {
             "store": f"{self.path} ({self.path.stat().st_size / 1e6:,.1f} MB)",
+            "encrypted": "yes" if self.is_encrypted() else "no",
             "source": f"{source} ({schema})",
             "observed": f"until {observed_until}" if live else "fully (a research extract)",
             "admissions": self.one("SELECT count(*) FROM admissions")[0],
@@ -277,23 +287,24 @@ class Store:
         started_at = started_at or datetime.now()
         with self.lock(command), self._draft() as draft, self.writing():
             steps.step("copy")
+            self._check_no_log()
             draft.touch(mode=0o600, exist_ok=False)
             copy(self.path, draft)
             with contextlib.closing(self._open_draft(draft)) as con:
+                last = head(con)
+                check_seal(self.path, last)
                 con.execute("BEGIN")
+                hash_before = store_hash(contents(con))
                 _renew(con)
-                (last_run,) = con.execute("SELECT coalesce(max(run_id), 0) FROM runs").fetchall()[0]
-                change = Change(con, last_run + 1)
+                change = Change(con, last[0] + 1)
                 yield change
-                _record_run(change, command, started_at)
-                _check_keys(con)
-                _write_manifest(con, change.run_id)
+                check_keys(con)
+                _record(change, command, started_at, hash_before)
                 steps.step("checkpoint")
                 con.execute("COMMIT")
                 con.execute("CHECKPOINT")
             if anew:
                 self._write_anew(draft)
-            _check_written(draft, change.run_id)
             old = self.path.stat()
             os.chown(draft, -1, old.st_gid)
             draft.chmod(old.st_mode & 0o777)
@@ -316,12 +327,10 @@ class Store:
             ) from None
 
     def verify(self) -> list[str]:
-        """What is wrong with the newest version, a sentence each; none where it is whole.
+        """What is wrong with the newest version, a sentence each; none where it is whole."""
+        from featurestore.verify import faults
 
-        Counts, keys and the hash of every row are compared with the manifest of the last commit,
-        and every vector with the hash that it was written with.
-        """
-        return _faults(self.connect())
+        return list(faults(self))
 
     @contextlib.contextmanager
     def _draft(self) -> Iterator[Path]:
@@ -349,26 +358,34 @@ class Store:
         """Write all rows of the draft into another file, verify it, and let that be the draft."""
         steps.step("copy")
         anew = self._anew(draft)
-        with contextlib.closing(self._open_draft(anew)) as con:
+        with contextlib.closing(self._writer()) as con:
+            encrypted = attach(con, draft, "draft")
+            attach(con, anew, "next", read_only=False, encrypt=encrypted)
+            con.execute("USE next")
             anew.chmod(0o600)  # DuckDB opens no empty file; the folder is private
             con.execute("PRAGMA force_compression = 'uncompressed'")  # as commits write vectors
-            con.execute(f"ATTACH {quoted(draft)} AS draft (READ_ONLY)")
-            con.execute("COPY FROM DATABASE draft TO anew")
+            con.execute("COPY FROM DATABASE draft TO next")
             make_objects(con, RULES)
             steps.step("checkpoint")
             con.execute("CHECKPOINT")
-            found = _faults(con)
+            found = [*twice(con), *changed(con)]
             con.execute("USE draft")
             # What was damaged before stays for verify to tell.
-            if found and found != _faults(con):
+            if found and found != [*twice(con), *changed(con)]:
                 raise FeatureStoreError(
                     f"{draft} could not be written anew: {found[0]}; the old version stays - check "
                     "the disk, then run this again"
                 )
         anew.replace(draft)
 
-    def _open_draft(self, draft: Path) -> duckdb.DuckDBPyConnection:
-        con = open_duckdb(draft, str(self.staging / "spill"))
+    def _open_draft(self, draft: Path, encrypt: bool = False) -> duckdb.DuckDBPyConnection:
+        con = self._writer()
+        attach(con, draft, "next", read_only=False, encrypt=encrypt)
+        con.execute("USE next")
+        return con
+
+    def _writer(self) -> duckdb.DuckDBPyConnection:
+        con = open_duckdb(self.staging / "spill")
         # More than that is spilled; each further thread would need a share of it.
         con.execute(f"SET memory_limit = '{_COMMIT_MEMORY}'")
         con.execute(f"SET threads = {min(os.cpu_count() or 1, 4)}")
@@ -378,10 +395,23 @@ class Store:
         """Make the draft the store, durably and at once for every reader that opens it next."""
         if draft.with_name(draft.name + ".wal").exists():
             raise FeatureStoreError(f"{draft} was not written out - run the command again")
+        new = sealed(_check_written(draft), draft)
+        # Killed before the second seal, the store is either of the two.
+        write_seal(self.path, *(read_seal(self.path)[-1:]), new)
         fsync(draft)
         steps.step("rename")
         draft.replace(self.path)
         fsync(self.path.resolve().parent)
+        write_seal(self.path, new)
+
+    def _check_no_log(self) -> None:
+        """Refuse a store that somebody opened to write: a log beside it changes what is read."""
+        log = self.path.with_name(self.path.name + ".wal")
+        if log.exists():
+            raise FeatureStoreError(
+                f"{log} lies beside the store, which no job leaves: something opened the store to "
+                "write in it - end that program, or remove the log where there is none"
+            )
 
     def _check_tables(self) -> None:
         rows = self.connect().execute(
@@ -394,13 +424,6 @@ class Store:
                 f"{self.path} is a DuckDB file but no feature store: it has no table "
                 f"{sorted(missing)[0]} - name a file that featurestore init made"
             )
-
-
-def open_duckdb(file: Path | str = ":memory:", spill: str = "") -> duckdb.DuckDBPyConnection:
-    """A database that loads nothing, sees no Python variable, and spills nowhere unless told."""
-    con = duckdb.connect(file, config={**DUCKDB, "temp_directory": spill})
-    con.execute("SET enable_progress_bar = false")  # it would write to stdout
-    return con
 
 
 def make_objects(con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
@@ -428,19 +451,23 @@ def check_question(cutoff: str = "72h", horizon_days: int = 30) -> None:
         raise FeatureStoreError(f"a horizon of {horizon_days} days is none - give 1 or more")
 
 
-def _record_run(change: Change, command: str, started_at: datetime) -> None:
+def _record(change: Change, command: str, started_at: datetime, hash_before: str) -> None:
+    """Write the run and the manifest, the last rows of a commit."""
+    con = change.con
+    con.execute(f"UPDATE scorers SET coef_hash = {COEF_HASH} WHERE coef_hash IS NULL")
+    held = contents(con)
     versions = {"clinical-featurestore": __version__, "duckdb": duckdb.__version__}
-    change.con.execute(
-        "INSERT INTO runs VALUES ($run, $command, $start, $end, 'done', $counts, $versions)",
-        {
-            "run": change.run_id,
-            "command": command,
-            "start": started_at,
-            "end": datetime.now(),
-            "counts": json.dumps(change.counts),
-            "versions": json.dumps(versions),
-        },
+    record_run(
+        con,
+        run_id=change.run_id,
+        command=command,
+        started_at=started_at,
+        counts=json.dumps(change.counts),
+        versions=json.dumps(versions),
+        hash_before=hash_before,
+        hash_after=store_hash(held),
     )
+    write_manifest(con, held, change.run_id)
 
 
 def _renew(con: duckdb.DuckDBPyConnection) -> None:
@@ -455,6 +482,7 @@ def _renew(con: duckdb.DuckDBPyConnection) -> None:
     for name in set(TABLES) - there:
         con.execute(_table(name, width or 768))
     _add_columns(con)
+    con.execute("UPDATE settings SET secret = $1 WHERE secret IS NULL", [secrets.token_bytes(32)])
     make_objects(con, RULES)
 
 
@@ -473,91 +501,24 @@ def _add_columns(con: duckdb.DuckDBPyConnection) -> None:
                 con.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}{given}")
 
 
-def _keys(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, int, int]]:
-    """Of each table how many rows it has, and how many of them are one of a kind."""
-    for table, key in KEYS.items():
-        query = f"SELECT count(*), count(DISTINCT {key}) FROM {table}"
-        rows, keys = con.execute(query).fetchall()[0]
-        yield table, rows, keys
+def _check_written(draft: Path) -> tuple[int, str]:
+    """Read back from the file that the commit is in it: nobody is told of one that is not.
 
-
-def _check_keys(con: duckdb.DuckDBPyConnection) -> None:
-    """Refuse a version in which something stands twice."""
-    for table, rows, keys in _keys(con):
-        if rows != keys:
-            raise FeatureStoreError(
-                f"{table} would hold {rows - keys} rows twice (by {KEYS[table]}); nothing was "
-                "changed - please report this"
-            )
-
-
-def _contents(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, int, int]]:
-    """Of each table but the manifest its rows, and a hash of them in which no order shows."""
-    for table in TABLES:
-        if table != "manifest":
-            # The hash of a vector stands beside it: a commit need not read every vector again.
-            vectors = " EXCLUDE (embedding)" if table in _HASHED else ""
-            rows, content_hash = con.execute(
-                "SELECT count(*), coalesce(sum(hash(t)), 0) "
-                f"FROM (SELECT *{vectors} FROM {table}) AS t"
-            ).fetchall()[0]
-            yield table, rows, content_hash
-
-
-def _faults(con: duckdb.DuckDBPyConnection) -> list[str]:
-    """What is not as the manifest says, a sentence each."""
-    found = [
-        f"{table} holds {rows - keys} rows twice (by {KEYS[table]})"
-        for table, rows, keys in _keys(con)
-        if rows != keys
-    ]
-    written = {
-        row[0]: row[1:]
-        for row in con.execute(
-            "SELECT table_name, n_rows, content_hash, duckdb_version FROM manifest"
-        ).fetchall()
-    }
-    for table, rows, content_hash in _contents(con):
-        if table not in written:
-            found.append(f"{table} is not in the manifest")
-        elif rows != written[table][0]:
-            found.append(f"{table} has {rows:,} rows, its manifest says {written[table][0]:,}")
-        elif (content_hash, duckdb.__version__) != written[table][1:]:
-            found.append(
-                f"{table} is not as it was written"
-                if duckdb.__version__ == written[table][2]
-                else f"{table} was written by DuckDB {written[table][2]}, whose hashes "
-                f"{duckdb.__version__} cannot compare"
-            )
-    for table in _HASHED:
-        (spoilt,) = con.execute(
-            f"SELECT count(*) FROM {table} WHERE hash(embedding) <> vector_hash"
-        ).fetchall()[0]
-        if spoilt:
-            found.append(f"{table} holds {spoilt:,} vectors that are not as they were written")
-    return found
-
-
-def _write_manifest(con: duckdb.DuckDBPyConnection, run_id: int) -> None:
-    con.execute("DELETE FROM manifest")
-    for table, rows, content_hash in list(_contents(con)):
-        con.execute(
-            "INSERT INTO manifest VALUES ($1, $2, $3, $4, $5)",
-            [table, rows, content_hash, run_id, duckdb.__version__],
-        )
-
-
-def _check_written(draft: Path, run_id: int) -> None:
-    """Read back from the file that the commit is in it: nobody is told of one that is not."""
-    with contextlib.closing(duckdb.connect(draft, read_only=True, config={**DUCKDB})) as con:
+    Returns its last run and link.
+    """
+    with contextlib.closing(open_duckdb()) as con:
+        attach(con, draft, "draft")
+        con.execute("USE draft")
+        last = head(con)
         written = con.execute("SELECT table_name, n_rows, run_id FROM manifest").fetchall()
         for table, rows, of_run in written:
             (count,) = con.execute(f"SELECT count(*) FROM {table}").fetchall()[0]
-            if (count, of_run) != (rows, run_id):
+            if (count, of_run) != (rows, last[0]):
                 raise FeatureStoreError(
                     f"{draft} does not hold what was written; the old version stays - check the "
                     "disk, then run this again"
                 )
+    return last
 
 
 def _group_id(group: str | None) -> int | None:
@@ -567,8 +528,3 @@ def _group_id(group: str | None) -> int | None:
         return grp.getgrnam(group).gr_gid
     except KeyError:
         raise FeatureStoreError(f"there is no group {group} on this machine - name one") from None
-
-
-def quoted(path: Path) -> str:
-    """A path as a string of SQL."""
-    return "'" + str(path).replace("'", "''") + "'"

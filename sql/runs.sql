@@ -1,7 +1,11 @@
 -- runs: every job that changed this store.
 --
--- Grain:   one row per run (run_id, counted from 1).
--- Columns: started_at and finished_at (local time), counts and versions (JSON).
+-- Grain:   one row per run (run_id; 0 is init).
+-- Columns: started_at and finished_at (local time), counts and versions (JSON), uid (the user's
+--          number on the machine that it ran on), hash_before and hash_after (SHA-256 of what the
+--          other tables held when it began and when it ended), chain (SHA-256 of this row and the
+--          chain of the row before: a row that is changed or removed breaks it). Runs by a version
+--          of this program that kept no trail have none of the last four.
 CREATE TABLE runs (
     run_id INTEGER NOT NULL,
     command VARCHAR NOT NULL,
@@ -9,5 +13,9 @@ CREATE TABLE runs (
     finished_at TIMESTAMP NOT NULL,
     status VARCHAR NOT NULL,
     counts JSON NOT NULL,
-    versions JSON NOT NULL
+    versions JSON NOT NULL,
+    uid INTEGER,
+    hash_before VARCHAR,
+    hash_after VARCHAR,
+    chain VARCHAR
 );

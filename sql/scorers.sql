@@ -7,7 +7,8 @@
 --          (JSON), training_hash (SHA-256 of the rows fitted on), aggregate (mean: of an
 --          admission's mean embedding; clinicalbert: of its windows, put together as
 --          (Pmax + Pmean * n / 2) / (1 + n / 2)), calibration_slope and calibration_intercept
---          (applied to the log odds of what the windows make together).
+--          (applied to the log odds of what the windows make together), coef_hash (SHA-256 of
+--          coefficients, intercept and calibration as they were written).
 CREATE TABLE scorers (
     scorer_id VARCHAR NOT NULL,
     name VARCHAR NOT NULL,
@@ -23,5 +24,6 @@ CREATE TABLE scorers (
     created_at TIMESTAMP NOT NULL,
     aggregate VARCHAR DEFAULT 'mean',
     calibration_slope DOUBLE DEFAULT 1,
-    calibration_intercept DOUBLE DEFAULT 0
+    calibration_intercept DOUBLE DEFAULT 0,
+    coef_hash VARCHAR
 );

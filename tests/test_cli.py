@@ -134,7 +134,7 @@ def test_info_says_what_the_store_holds(ward):
     assert "encoders: none yet" in output
     facts = json.loads(run("info", ward, "--json").stdout)
     assert facts["admissions"] == 2
-    assert [row["command"] for row in facts["runs"]] == ["sync"]
+    assert [row["command"] for row in facts["runs"]] == ["sync", "init"]
 
 
 def test_the_way_from_embed_to_scores(ward, model, tmp_path, write_prose):

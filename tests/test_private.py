@@ -134,7 +134,7 @@ def test_every_file_of_every_command_is_private_from_its_first_byte(command, mod
     assert all(path.read_bytes() == was for path, was in bait.items() if path.exists())
     assert {path.name for path in hostile.iterdir()} == {
         *(Path(name).parts[0] for name in BAIT),
-        *("theirs", "hospital", "hospital4", "ward.duckdb", "ward.duckdb.lock"),
+        *("theirs", "hospital", "hospital4", "ward.duckdb", "ward.duckdb.lock", "ward.duckdb.seal"),
         *("labels.parquet", "scores.csv", "answer.parquet", "report.html"),
     }
     assert list((tmp_path / "temporary").iterdir()) == []

@@ -13,6 +13,7 @@ from batch import OnnxEncoder, embed_pending
 from batch.encoder import encode
 from batch.shards import Shards, arrow_to_vectors
 from featurestore import Store, sync
+from featurestore.envelope import Envelope
 from featurestore.errors import FeatureStoreError
 from featurestore.source import text_hash
 from tests.hospital import admission, note, write_hospital
@@ -276,7 +277,7 @@ def test_a_killed_run_goes_on_from_its_shards(ward, counter, tmp_path):
         from featurestore import Store
         from tests.conftest import WordCounter
         def kill_after_the_first_shard(pace):
-            if len(list(store.staging.rglob("*.parquet"))):
+            if len(list(store.staging.rglob("*.shard"))):
                 os.kill(os.getpid(), signal.SIGKILL)
         store = Store({str(store.path)!r})
         WordCounter.budget = 100
@@ -300,7 +301,7 @@ def test_a_killed_run_goes_on_from_its_shards(ward, counter, tmp_path):
 
 def test_staged_windows_of_a_note_that_is_withdrawn_before_the_commit_are_left_out(ward, counter):
     store = ward(NOTES)
-    shards = Shards(store.staging / "counter-00000000")
+    shards = Shards(store.staging / "counter-00000000", Envelope(store))
     shards.write(["4"], [text_hash("alone")], encode(counter(), counter().tokenize(["alone"])))
     store = ward([*NOTES[:3], note(5, 8, "home")])
     counts = embed_pending(store, counter())
@@ -309,18 +310,20 @@ def test_staged_windows_of_a_note_that_is_withdrawn_before_the_commit_are_left_o
     assert not store.staging.exists()
 
 
-def test_a_shard_is_private_and_whole_or_not_there(tmp_path, counter):
-    shards = Shards(tmp_path / "staging" / "encoder")
+def test_a_shard_is_private_and_whole_or_not_there(ward, tmp_path, counter):
+    shards = Shards(tmp_path / "staging" / "encoder", Envelope(ward(NOTES)))
     shards.write(["1"], ["h"], encode(counter(), counter().tokenize(["chest pain"])))
-    (shards.folder / ".000001.parquet.partial").write_bytes(b"half")
-    assert [path.name for path in shards.files()] == ["000000.parquet"]
+    (shards.folder / ".000001.shard.partial").write_bytes(b"half")
+    assert [path.name for path in shards.files()] == ["000000.shard"]
     assert shards.notes().to_pylist() == [{"note_id": "1", "text_hash": "h"}]
     assert shards.files()[0].stat().st_mode & 0o777 == 0o600
     assert shards.folder.stat().st_mode & 0o777 == 0o700
     data = bytearray(shards.files()[0].read_bytes())
     data[30] ^= 1
     shards.files()[0].write_bytes(data)
-    with pytest.raises(FeatureStoreError, match=r"000000.parquet is damaged - delete it"):
+    with pytest.raises(
+        FeatureStoreError, match=r"000000.shard is damaged, or no shard of this store - delete it"
+    ):
         list(shards.tables())
 
 

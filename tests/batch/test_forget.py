@@ -8,8 +8,9 @@ import stat
 import struct
 import zlib
 
-import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -17,12 +18,13 @@ from batch import embed_pending, nightly, outcomes, score, train
 from batch.embed import stage
 from featurestore import Store, steps, sync
 from featurestore.cli import main
+from featurestore.envelope import Envelope
 from featurestore.errors import FeatureStoreError
 from featurestore.forget import forget
 from featurestore.store import RULES, TABLES
 from tests import jobs
 from tests.conftest import WordCounter
-from tests.hospital import admission, note, write_hospital
+from tests.hospital import admission, made_by_an_older_version, note, write_hospital
 from tests.timeline import day
 
 PATIENTS = 40
@@ -162,8 +164,10 @@ def needles(store, n):
         found["vector_hash"] = {struct.pack("<Q", h) for _, h in vectors} | found.get(
             "vector_hash", set()
         )
-    for shard in store.staging.rglob("*.parquet"):
-        staged = duckdb.sql(f"SELECT note_id, embedding FROM '{shard}'").fetchall()
+    for shard in store.staging.rglob("*.shard"):
+        content = Envelope(store).opened(shard)
+        rows = pq.read_table(pa.BufferReader(content), columns=["note_id", "embedding"])
+        staged = zip(*rows.to_pydict().values(), strict=True)
         found["staged"] = {
             np.array(vector, np.float32).tobytes()
             for note_id, vector in staged
@@ -411,10 +415,7 @@ def test_an_encoder_that_may_know_the_patient_is_listed(ward):
 
 def test_a_store_that_an_older_version_made(ward):
     # The tables are not there until the next change.
-    con = duckdb.connect(ward.store.path)
-    con.execute("DROP TABLE forgotten")
-    con.execute("DROP TABLE former_stays")
-    con.close()
+    made_by_an_older_version(ward.store.path, "DROP TABLE forgotten", "DROP TABLE former_stays")
     assert "forgotten" not in sync(ward.store)["notes"]
     forget(ward.store, [patient(FORGOTTEN)])
     assert ward.store.verify() == []

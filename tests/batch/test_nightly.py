@@ -15,7 +15,7 @@ from featurestore import Store, sync
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
 from tests.conftest import WordCounter
-from tests.hospital import admission, note, write_hospital
+from tests.hospital import admission, made_by_an_older_version, note, write_hospital
 from tests.timeline import day
 
 PATIENTS = 40
@@ -58,7 +58,12 @@ def ward(tmp_path):
 
 
 def last_runs(store):
-    return [c for (c,) in store.sql("SELECT command FROM runs ORDER BY run_id").fetchall()]
+    return [
+        c
+        for (c,) in store.sql(
+            "SELECT command FROM runs WHERE run_id > 0 ORDER BY run_id"
+        ).fetchall()
+    ]
 
 
 def test_a_night_is_one_commit_of_sync_embed_and_score(ward):
@@ -288,10 +293,14 @@ def test_verify_finds_what_another_hand_changed(ward, tmp_path, change, finding)
 def test_a_store_of_an_older_version_gets_the_tables_that_came_since(ward):
     old = ward.store.path.with_name("old.duckdb")
     shutil.copy(ward.store.path, old)
-    with duckdb.connect(old) as con:
-        con.execute("DROP TABLE nights")
-        con.execute("DROP TABLE manifest")
+    made_by_an_older_version(old, "DROP TABLE nights", "DROP TABLE manifest")
     ward.store = Store(old)
+    assert [line.partition(":")[0] for line in ward.store.verify()] == [
+        f"{old}.seal is missing, so that an older version in the store's place would not show - "
+        "the next command that changes the store writes it",
+        "there is no manifest",
+        "runs has no audit trail yet",
+    ]
     ward.add(1)
     ward.night()
     columns = ward.store.sql("DESCRIBE nights").fetchall()

@@ -52,6 +52,7 @@ def template(tmp_path_factory):
 def store(template, tmp_path):
     """A trained store of its own, whose hospital the test may change."""
     (tmp_path / "w.duckdb").write_bytes(template)
+    (tmp_path / "w.duckdb").chmod(0o600)
     write_hospital(tmp_path / "hospital", *tables())
     store = Store(tmp_path / "w.duckdb")
     with store.change("move") as change:

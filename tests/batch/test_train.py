@@ -2,9 +2,9 @@
 
 import csv
 import json
+import shutil
 import sys
 
-import duckdb
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -20,7 +20,7 @@ from batch.fitting import GRID, Cohort, Vectors, best, calibrate, fits
 from batch.train import training_set
 from featurestore import Store, sync
 from featurestore.errors import FeatureStoreError
-from tests.hospital import admission, note, write_hospital
+from tests.hospital import admission, made_by_an_older_version, note, write_hospital
 from tests.timeline import day
 
 PATIENTS = 400
@@ -51,7 +51,8 @@ def embedded(hospital, counter_class):
 
 def copy_of(store, folder):
     """The same store, to be changed by one test."""
-    (folder / "w.duckdb").write_bytes(store.path.read_bytes())
+    for end in ("", ".seal"):
+        shutil.copy(f"{store.path}{end}", folder / f"w.duckdb{end}")
     return Store(folder / "w.duckdb")
 
 
@@ -533,16 +534,15 @@ def test_an_older_store_gets_the_columns_that_came_since(embedded, tmp_path):
     store = copy_of(embedded, tmp_path)
     train(store, "readmit", baseline=False, aggregate="mean")
     store.connect().close()
-    with duckdb.connect(store.path) as con:
-        for table, column in (
-            ("scorers", "aggregate"),
-            ("scorers", "calibration_slope"),
-            ("scorers", "calibration_intercept"),
-            ("scores", "vectors_hash"),
-            ("encoders", "head"),
-        ):
-            con.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        con.execute("DROP TABLE past_embeddings")
+    made_by_an_older_version(
+        store.path,
+        "ALTER TABLE scorers DROP COLUMN aggregate",
+        "ALTER TABLE scorers DROP COLUMN calibration_slope",
+        "ALTER TABLE scorers DROP COLUMN calibration_intercept",
+        "ALTER TABLE scores DROP COLUMN vectors_hash",
+        "ALTER TABLE encoders DROP COLUMN head",
+        "DROP TABLE past_embeddings",
+    )
     store = Store(store.path)
     promote(store, "one-00000000")
     assert score(store, "readmit")["scored"] == PATIENTS

@@ -63,7 +63,8 @@ def quiet(evening, tmp_path_factory):
 def fresh(evening, folder, job):
     """A copy of the store as it was in the evening; synced, where the job does not do it."""
     path = folder / "w.duckdb"
-    shutil.copy(evening / "w.duckdb", path)
+    for name in ("w.duckdb", "w.duckdb.seal"):
+        shutil.copy(evening / name, folder)
     if job is jobs.embedding:
         sync(Store(path))
     return path
