@@ -47,7 +47,7 @@ def write_manifest(folder: Path, name: str, settings: dict[str, Any], **facts: A
     }
     (folder / CARD).write_text(_card(manifest))
     files[CARD] = sha256(folder / CARD)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    (folder / MANIFEST).write_text(_with_own_hash(manifest))
     return encoder_id
 
 
@@ -63,12 +63,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f'{folder}" writes one'
         )
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        text = (folder / MANIFEST).read_text()
+        manifest: dict[str, Any] = json.loads(text)
+        manifest.pop("sha256")
         files = {file: manifest["files"][file] for file in (MODEL, TOKENIZER, CARD)}
         if HEAD in manifest["files"]:
             files[HEAD] = manifest["files"][HEAD]
         fingerprint = _fingerprint(files, manifest)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise FeatureStoreError(
             f"{folder / MANIFEST} is damaged - export the model again"
         ) from None
@@ -88,11 +90,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder / MODEL} keeps weights in other files - export the model again"
         )
     encoder_id = f"{manifest.get('name')}-{fingerprint[:8]}"
-    if (manifest.get("fingerprint"), manifest.get("encoder_id")) != (fingerprint, encoder_id):
+    ids = (manifest.get("fingerprint"), manifest.get("encoder_id"))
+    if ids != (fingerprint, encoder_id) or text != _with_own_hash(manifest):
         raise FeatureStoreError(
             f"{folder / MANIFEST} was changed after the export - export the model again"
         )
     return manifest
+
+
+def _with_own_hash(manifest: dict[str, Any]) -> str:
+    """The text of encoder.json, which ends with a SHA-256 of what stands before."""
+    text = json.dumps(manifest, indent=2)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps({**manifest, "sha256": digest}, indent=2) + "\n"
 
 
 def _fingerprint(files: dict[str, str], settings: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from featurestore.database import attach, is_damage, open_duckdb
 from featurestore.errors import FeatureStoreError, StoreBusyError
 from featurestore.files import copy, fsync, private_folder
 from featurestore.manifest import changed, check_keys, contents, store_hash, twice, write_manifest
-from featurestore.trail import check_seal, head, read_seal, record_run, sealed, write_seal
+from featurestore.trail import check_seal, head, is_of, read_seal, record_run, sealed, write_seal
 
 if TYPE_CHECKING:
     from featurestore.source import Source
@@ -158,7 +158,7 @@ class Store:
             self._check_no_log()
             try:
                 attach(reader, self.path, "store")
-                reader.execute("USE store")
+                self._check_tables(reader)
             except duckdb.Error as error:
                 reader.close()
                 raise FeatureStoreError(
@@ -167,10 +167,10 @@ class Store:
                     else f"{self.path} cannot be opened as a store ({type(error).__name__}) - "
                     "name a file that featurestore init made, or restore this one from a backup"
                 ) from None
+            reader.execute("USE store")
             reader.execute("SET enable_external_access = false")
             reader.execute("SET lock_configuration = true")
             self._reader, self._version_read = reader, (stat.st_ino, stat.st_mtime_ns)
-            self._check_tables()
         return self._reader
 
     def is_encrypted(self) -> bool:
@@ -308,7 +308,7 @@ class Store:
             old = self.path.stat()
             os.chown(draft, -1, old.st_gid)
             draft.chmod(old.st_mode & 0o777)
-            self._publish(draft)
+            self._publish(draft, last)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -330,7 +330,7 @@ class Store:
         """What is wrong with the newest version, a sentence each; none where it is whole."""
         from featurestore.verify import faults
 
-        return list(faults(self))
+        return list(dict.fromkeys(faults(self)))
 
     @contextlib.contextmanager
     def _draft(self) -> Iterator[Path]:
@@ -391,13 +391,14 @@ class Store:
         con.execute(f"SET threads = {min(os.cpu_count() or 1, 4)}")
         return con
 
-    def _publish(self, draft: Path) -> None:
+    def _publish(self, draft: Path, last: tuple[int, str] | None = None) -> None:
         """Make the draft the store, durably and at once for every reader that opens it next."""
         if draft.with_name(draft.name + ".wal").exists():
             raise FeatureStoreError(f"{draft} was not written out - run the command again")
         new = sealed(_check_written(draft), draft)
         # Killed before the second seal, the store is either of the two.
-        write_seal(self.path, *(read_seal(self.path)[-1:]), new)
+        old = [line for line in read_seal(self.path) if last and is_of(line, last)]
+        write_seal(self.path, *old, new)
         fsync(draft)
         steps.step("rename")
         draft.replace(self.path)
@@ -413,13 +414,12 @@ class Store:
                 "write in it - end that program, or remove the log where there is none"
             )
 
-    def _check_tables(self) -> None:
-        rows = self.connect().execute(
+    def _check_tables(self, reader: duckdb.DuckDBPyConnection) -> None:
+        rows = reader.execute(
             "SELECT table_name FROM information_schema.tables WHERE table_catalog = 'store'"
         )
         missing = {"settings", "admissions", "notes"} - {name for (name,) in rows.fetchall()}
         if missing:
-            self._reader = None
             raise FeatureStoreError(
                 f"{self.path} is a DuckDB file but no feature store: it has no table "
                 f"{sorted(missing)[0]} - name a file that featurestore init made"

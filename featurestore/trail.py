@@ -17,8 +17,10 @@ import duckdb
 
 from featurestore.errors import FeatureStoreError
 from featurestore.files import private_file
+from featurestore.manifest import contents, store_hash
 
 _PIECE = 1 << 24  # bytes
+_NOW = json.dumps({"duckdb": duckdb.__version__})
 _LINKED = (
     "run_id, command, started_at, finished_at, status, CAST(counts AS VARCHAR), "
     "CAST(versions AS VARCHAR), uid, hash_before, hash_after"
@@ -68,6 +70,8 @@ def broken_links(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         before = (*run, chain)
     if before is None:
         yield "runs holds no run"
+    elif before[-2] not in (None, store_hash(contents(con))) and _same_hashes(before[6], _NOW):
+        yield f"the store is not as run {before[0]} left it"
 
 
 def _same_hashes(*versions: str) -> bool:
@@ -97,6 +101,11 @@ def seal_of(store: Path) -> Path:
 def sealed(run: tuple[int, str], file: Path) -> str:
     """The line of a seal for a store's file: run, link, and a hash of every byte."""
     return f"{run[0]} {run[1]} {digest(file)}\n"
+
+
+def is_of(line: str, run: tuple[int, str]) -> bool:
+    """Whether a line of a seal is of a run."""
+    return line.startswith(f"{run[0]} {run[1]} ")
 
 
 def write_seal(store: Path, *lines: str) -> None:
@@ -133,7 +142,7 @@ def read_seal(store: Path) -> list[str]:
 def check_seal(store: Path, run: tuple[int, str]) -> None:
     """Raise FeatureStoreError where another version lies in the place of the last one."""
     lines = read_seal(store)
-    if lines and not any(line.startswith(f"{run[0]} {run[1]} ") for line in lines):
+    if lines and not any(is_of(line, run) for line in lines):
         last = lines[-1].split(" ")[0]
         raise FeatureStoreError(
             f"{store} is at run {run[0]}, and its seal is of run {last}: an older or another file "

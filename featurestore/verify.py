@@ -177,6 +177,8 @@ def _far_off(sample: pa.Table, windows: pa.Table) -> int:
     counts = np.diff(starts, append=len(places))[:, None]
     means = np.add.reduceat(each, starts) / counts
     held = held[np.argsort(sample["place"].to_numpy())]
+    if held.shape != means.shape:
+        return len(held)
     apart = np.abs(held - means) > 1e-5 * np.maximum(1, np.abs(means))
     return int(apart.any(axis=1).sum())
 

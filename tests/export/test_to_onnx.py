@@ -77,10 +77,13 @@ def test_a_link_out_of_the_folder_is_refused(copy, tmp_path, file):
         read_manifest(copy)
 
 
+OWN = ("encoder_id", "fingerprint", "files", "sha256")
+
+
 def forged(folder):
     """The folder with a manifest that agrees with whatever lies in it now."""
     manifest = json.loads((folder / "encoder.json").read_text())
-    kept = {k: v for k, v in manifest.items() if k not in ("encoder_id", "fingerprint", "files")}
+    kept = {k: v for k, v in manifest.items() if k not in OWN}
     settings = {key: kept.pop(key) for key in SETTINGS}
     write_manifest(folder, kept.pop("name"), settings, **kept)
     return folder
