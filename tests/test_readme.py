@@ -1,5 +1,7 @@
 """The README cannot lie: what it shows is run, on a small hospital and a small BERT."""
 
+import base64
+import os
 import re
 import shlex
 from pathlib import Path
@@ -29,7 +31,7 @@ def folder(tmp_path, monkeypatch, checkpoint):
 
 
 def test_the_walk_through_and_the_five_lines_of_python(folder, capfd):
-    (walk,) = (block for block in blocks("sh") if "featurestore init" in block)
+    (walk,) = (block for block in blocks("sh") if block.startswith("featurestore init"))
     commands = [shlex.split(line, comments=True) for line in walk.splitlines()]
     assert [words[1] for words in commands] == [
         *("init", "sync", "labels", "finetune", "export", "embed", "train", "score", "report"),
@@ -61,6 +63,33 @@ def test_the_walk_through_and_the_five_lines_of_python(folder, capfd):
     assert len([line for line in python.splitlines() if line]) == 6
     exec(compile(python, "README.md", "exec"), {})
     assert "probability" in capfd.readouterr().out
+
+
+def test_an_encrypted_store_and_whether_it_is_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_hospital("mimic-iii", patients=5)
+    (block,) = (block for block in blocks("sh") if "--encrypt" in block)
+    key, name_it, init = block.splitlines()
+    assert key.startswith("openssl rand") and name_it.startswith("export FEATURESTORE_KEY_FILE=")
+    (tmp_path / "ward.key").write_text(base64.b64encode(os.urandom(32)).decode() + "\n")
+    (tmp_path / "ward.key").chmod(0o600)
+    monkeypatch.setenv("FEATURESTORE_KEY_FILE", str(tmp_path / "ward.key"))
+    (whole,) = (block for block in blocks("sh") if "featurestore verify" in block)
+    for line in (init, *whole.splitlines()):
+        result = CliRunner().invoke(main, shlex.split(line)[1:])
+        assert result.exit_code == 0, (line, result.output)
+    assert Store("ward.duckdb").is_encrypted()
+    assert re.search(rf"0 +init +{os.getuid()} ", result.stdout)
+
+
+def test_the_tests_of_the_promises_are_there():
+    tests = Path(__file__).resolve().parent.rglob("test_*.py")
+    there = set(re.findall(r"^def (test_\w+)", "\n".join(map(Path.read_text, tests)), re.M))
+    page = README[README.index("## What we promise") : README.index("### An encrypted store")]
+    rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
+    for row in rows:
+        cited = re.findall(r"`(test_\w+)`", row)
+        assert cited and set(cited) <= there, row
 
 
 def test_the_labels_it_shows_are_those_of_the_demo(tmp_path, monkeypatch):
