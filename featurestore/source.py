@@ -50,6 +50,9 @@ _KINDS = {
     "text": ("text",),
 }
 
+# What is raised before a value is read, and so names tables and columns: DuckDB's, PostgreSQL's.
+_OF_NAMES = ("CatalogException", "BinderException", "UndefinedTable", "UndefinedColumn")
+
 # Where mimic-code's builds put the tables of a schema.
 _DATABASE_SCHEMAS = {"mimic3": ("mimiciii",), "mimic4": ("mimiciv_hosp", "mimiciv_note")}
 
@@ -242,7 +245,7 @@ class Source:
         driver_error = getattr(error, "orig", None) or error
         whole = str(driver_error)
         kind = type(driver_error).__name__
-        message = whole.partition("\n")[0]
+        message = whole.partition("\n")[0] if kind in _OF_NAMES else ""
         if table := re.search(
             r'(?:[Tt]able (?:with name )?|relation )"?([\w.]+)"? does not exist', message
         ):
