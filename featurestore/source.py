@@ -366,12 +366,17 @@ def without_password(url: str) -> str:
     """A URL as it may be kept and shown; raises FeatureStoreError where it is none."""
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+        # What a password left here: its own @ makes a host of the rest, and libpq reads a
+        # database's name with a = as parameters.
+        if "@" in (parsed.host or "") or "=" in (parsed.database or ""):
+            raise ValueError
+    except (sa.exc.ArgumentError, ValueError):  # a port that is no number, say
         raise FeatureStoreError(
             "the source is no URL that SQLAlchemy reads - write it as "
-            "postgresql+psycopg://USER@HOST/DATABASE"
+            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, with %40 for an @ of the password"
         ) from None
-    query = {name: value for name, value in parsed.query.items() if name != "password"}
+    # sslpassword opens a client's key.
+    query = {name: value for name, value in parsed.query.items() if "password" not in name}
     return sa.URL.create(
         parsed.drivername,
         parsed.username,

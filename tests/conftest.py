@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import sys
+import tempfile
 import threading
 import warnings
 from pathlib import Path
@@ -106,6 +107,19 @@ class WordCounter:
 @pytest.fixture
 def counter():
     return WordCounter
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A PostgreSQL."""
+    # Not under pytest's own folder: as root, PostgreSQL runs as a user who may not enter that.
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pgserver
+
+        server = pgserver.get_server(folder)
+        yield server
+        server.cleanup()
 
 
 @pytest.fixture(scope="session")

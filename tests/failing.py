@@ -1,6 +1,7 @@
 """A process that runs commands one after the other, some of which are made to fail.
 
-`python -m tests.failing PLAN.json`: a list of {"arguments": [...], "error": name, "at": step}.
+`python -m tests.failing PLAN.json`: a list of {"arguments": [...]}, each perhaps with an "error"
+and the step "at" which it comes, and with an "environment".
 Every error holds the canary, as the errors of libraries hold values.
 """
 
@@ -183,6 +184,7 @@ def run(plan):
         steps.step = nothing
         if "error" in job:
             put(job["at"], NAMED[job["error"]])
+        os.environ.update(job.get("environment", {}))
         said = f"{json.dumps(job)}\n"
         for stream in (sys.stdout, sys.stderr):
             stream.write(said)

@@ -16,6 +16,7 @@ import sys
 import threading
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import duckdb
 import numpy as np
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from batch.demo import learn_word_pieces
 from featurestore import Store, sync
 from featurestore.cli import COMMANDS
 from tests import failing
@@ -32,9 +34,16 @@ from tests.hospital import NOTES, admission, note, own_schema, write_hospital
 from tests.test_private import ROOT
 from tests.timeline import day
 
-CANARY = "PHI_CANARY"
-# In one word too, which a tokenizer would not take apart; in one, two or four bytes a letter.
-LOOKS = re.compile(rb"(?i)p" + rb"\0{0,3}".join([b"", *b"h i _? c a n a r y".split()]))
+CANARY, PASSWORD, KEY = "PHI_CANARY", "PW_CANARY", "KEY_CANARY"  # of a note, a URL, encryption
+
+
+def spaced(word):
+    """A word in one, two or four bytes a letter."""
+    return rb"\0{0,3}".join(re.escape(letter).encode() for letter in word)
+
+
+# In one word too, which a tokenizer would not take apart.
+LOOKS = re.compile(b"(?i)" + b"|".join(map(spaced, (CANARY, "PHICANARY", PASSWORD, KEY))))
 
 
 def canaries(data):
@@ -236,7 +245,7 @@ def test_no_command_lets_a_note_out(program, checkpoint, model, tmp_path):
         "drop-encoder": [("drop-encoder ward.duckdb nobody", 1)],
         "forget": [(f"forget {store} 3 -o receipt.json", 0), (f"forget {store} 3 999999", None)],
         "verify": [(f"verify {store}", 0)],
-        # Its own notes are invented, and its word pieces are learned from them: below.
+        # It reads no hospital but its own: what it would learn from another stands below.
         "demo": [("demo h", 1)],
     }
     assert set(plan) == set(COMMANDS), "a command is not watched"
@@ -253,6 +262,18 @@ def test_no_command_lets_a_note_out(program, checkpoint, model, tmp_path):
         assert len(errors) == (ended == 1 and words[0] != "audit"), (words, err.decode())
     assert in_files(*program.places) == []
     assert in_tables(program.work / store) == []
+
+
+def test_word_pieces_are_learned_from_invented_notes_alone(tmp_path):
+    """A word of the texts becomes a token: nothing but the demo, on its own hospital, does that."""
+    pieces = learn_word_pieces(["phicanary lives alone"] * 9, vocabulary=400, lowercase=True)
+    pieces.save_pretrained(tmp_path)
+    assert in_files(tmp_path) == [str(tmp_path / "tokenizer.json")]
+    code = [
+        file for wing in ("featurestore", "batch", "export") for file in ROOT.glob(f"{wing}/*.py")
+    ]
+    learning = re.compile(r"small_bert|learn_word_pieces|train_from_iterator|train_new_from")
+    assert [file.name for file in code if learning.search(file.read_text())] == ["demo.py"]
 
 
 @pytest.mark.parametrize("form", ["plain", "utf-16", "gz", "npz", "pt", "parquet"])
@@ -339,9 +360,13 @@ def test_no_value_over_which_a_reader_breaks_is_quoted(program, tmp_path):
     assert sum(ended.values()) >= len(BAD)
 
 
-def casting(folder):
+def casting(folder, tables_in="", note="text"):
     """MIMIC-III's schema as somebody may write it, with casts that the source has to do."""
-    own = own_schema(folder, "a.admittime", "CAST(a.admittime AS TIMESTAMP) AS admittime")
+    own = own_schema(
+        folder, "a.admittime", "CAST(a.admittime AS TIMESTAMP) AS admittime", tables_in
+    )
+    notes = own / "notes.sql"
+    notes.write_text(re.sub(r"\btext\b", note, notes.read_text()))
     file = own / "admissions.sql"
     for column, kind in (("hadm_id", "BIGINT"), ("dischtime", "TIMESTAMP"), ("deathtime", "DATE")):
         file.write_text(
@@ -399,3 +424,78 @@ def test_what_a_job_outlives_quotes_no_note_either(program, embedding, debug):
         assert (ended, canaries(out + err)) == (0, []), (job, err.decode())
         assert b"2 embedded" in out
     assert in_files(*program.places) == []
+
+
+PROTOCOL = "postgresql+psycopg"
+URLS = {
+    "refused": (f"{PROTOCOL}://me:{PASSWORD}@127.0.0.1:1/mimic", "could not be reached"),
+    "refused, as a parameter": (
+        f"{PROTOCOL}://me@127.0.0.1:1/mimic?password={PASSWORD}",
+        "could not be reached",
+    ),
+    "no such host": (f"postgresql://me:{PASSWORD}@nowhere.invalid/mimic", "could not be reached"),
+    "of a client's key": (
+        f"{PROTOCOL}://me@127.0.0.1:1/mimic?sslpassword={PASSWORD}",
+        "could not be reached",
+    ),
+    "with an @ as it is": (f"{PROTOCOL}://me:a@{PASSWORD}@127.0.0.1:1/mimic", "is no URL"),
+    "with a slash as it is": (f"{PROTOCOL}://me:a/{PASSWORD}@127.0.0.1:1/mimic", "not be reached"),
+    "with no host": (f"{PROTOCOL}://me:{PASSWORD}", "is no URL"),
+    "as libpq writes it": (f"{PROTOCOL}:///host=127.0.0.1 password={PASSWORD}", "is no URL"),
+    "of another database": (f"mssql://me:{PASSWORD}@host/mimic", "neither PostgreSQL"),
+    "of no database": (f"nonsense://me:{PASSWORD}@host/mimic", "neither PostgreSQL"),
+    "of no URL": (f"://me:{PASSWORD}@host/mimic", "is no URL"),
+}
+
+
+def test_a_password_that_does_not_help_is_told_nowhere(program):
+    plan = [
+        {"arguments": ["--debug", "init", f"{number}.duckdb", "--schema", "mimic3"]}
+        | {"environment": {"FEATURESTORE_SOURCE": url}}
+        for number, (url, _) in enumerate(URLS.values())
+    ]
+    for job, said, (ended, out, err) in zip(plan, URLS.values(), program(plan), strict=True):
+        assert canaries(out + err) == [], (job, err.decode())
+        assert (ended, said[1] in err.splitlines()[-1].decode()) == (1, True), (job, err.decode())
+    assert in_files(*program.places) == []
+
+
+@pytest.mark.parametrize("way", ["userinfo", "parameter"])
+def test_a_password_that_opens_a_database_is_told_nowhere(program, server, model, tmp_path, way):
+    import psycopg
+
+    folder = ward(tmp_path / "hospital")
+    with psycopg.connect(server.get_uri()) as con:
+        con.execute("DROP SCHEMA IF EXISTS canary CASCADE; CREATE SCHEMA canary")
+        for table in ("ADMISSIONS", "PATIENTS", "NOTEEVENTS"):
+            data = (folder / f"{table}.csv").read_bytes().replace(b"\0", b" ")
+            header, _, rows = data.decode(errors="replace").partition("\r\n")
+            columns = ", ".join(f"{name} TEXT" for name in header.split(","))
+            con.execute(f"CREATE TABLE canary.{table} ({columns})")
+            with con.cursor().copy(f"COPY canary.{table} FROM STDIN (FORMAT csv)") as copy:
+                copy.write(rows)
+    schema = own_schema(tmp_path / "own", "", "", tables_in="canary.")
+    password = quote(f"{PASSWORD}@/:%?# \N{SNOWMAN}", safe="")
+    url = server.get_uri().replace("postgresql://", f"{PROTOCOL}://")
+    whole = url.replace("postgres:@", f"postgres:{password}@")
+    if way == "parameter":
+        whole = url.replace("postgres:@", "postgres@") + f"&password={password}"
+    casts = casting(
+        tmp_path / "casts", tables_in="canary.", note="CAST(CAST(text AS INT) AS TEXT) AS text"
+    )
+    plan = [
+        (["init", "w.duckdb", "--schema", schema], 0),
+        (["sync", "w.duckdb"], 0),
+        (["embed", "w.duckdb", model, "--device", "cpu", "--limit", "3"], 0),
+        (["info", "w.duckdb"], 0),
+        (["sql", "w.duckdb", "FROM settings"], 0),
+        (["init", "casts.duckdb", "--schema", casts], 0),
+        (["sync", "casts.duckdb"], 1),
+    ]
+    environment = {"FEATURESTORE_SOURCE": whole}
+    jobs = [{"arguments": ["--debug", *map(str, words)]} for words, _ in plan]
+    answers = program(jobs, (PASSWORD, password, CANARY), **environment)
+    for (words, status), (ended, out, err) in zip(plan, answers, strict=True):
+        assert (ended, canaries(out + err)) == (status, []), (words, err.decode())
+    assert in_files(*program.places) == []
+    assert in_tables(program.work / "w.duckdb") == []
