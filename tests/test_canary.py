@@ -168,7 +168,7 @@ def ward(folder):
         secret = f"PHI_CANARY_{patient:03d} phicanary{patient:03d}"
         notes.append(note(patient, patient, f"{secret} patient is {said} [**2150-1-1**]"))
     for number, text in enumerate(POISON.values(), 2_000):
-        text = f"{CANARY}_{number} {text[:20_000]} {CANARY}_end"
+        text = f"{CANARY}_{number} {text[:5_000]} {CANARY}_end"
         notes.append(note(number, 1 + number % 100, text))
     wrong = {"storetime": f"{CANARY}_time", "iserror": f"{CANARY}_flag", "hadm_id": f"{CANARY}_id"}
     for number, (column, value) in enumerate(wrong.items(), 3_000):
@@ -215,7 +215,7 @@ def test_no_command_lets_a_note_out(program, checkpoint, model, tmp_path):
             (f"embed {store} tuned --device cpu --limit 20 --json", 0),
             (f"embed {store} {hospital}", 1),
         ],
-        "train": [(f"train {store} readmit", 0), (f"train {store} readmit --cutoff 24h", 0)],
+        "train": [(f"train {store} readmit", 0), (f"train {store} other --encoder nobody", 1)],
         "scorers": [(f"scorers {store}", 0)],
         "score": [
             (f"score {store} readmit -o scores.csv", 0),
@@ -226,7 +226,7 @@ def test_no_command_lets_a_note_out(program, checkpoint, model, tmp_path):
             (["nightly", store, model, "readmit", "--device", "cpu"], 0),
             (f"nightly {store} tuned readmit --device cpu", 1),
         ],
-        "replay": [(f"replay {store} 7", 0), (f"replay {store} 1", 1)],
+        "replay": [(f"replay {store} 6", 0), (f"replay {store} 1", 1)],
         "outcomes": [(f"outcomes {store} readmit", 0)],
         "report": [(f"report {store} readmit -o report.html", 0)],
         "explain": [(f"explain {store} 1 --json", 0), (f"explain {store} 999999", 1)],
@@ -401,7 +401,7 @@ def test_an_error_that_holds_a_note_comes_to_one_line_wherever_it_is(program, em
         {"arguments": [*debug, *embedding(f"{error.__name__}-{place}")]}
         | {"error": error.__name__, "at": place}
         for error in failing.ERRORS
-        for place in itertools.islice(places, 2)
+        for place in itertools.islice(places, 1 + len(debug))
     ]
     assert len(failing.ERRORS) >= 15
     for job, (ended, out, err) in zip(plan, program(plan), strict=True):
