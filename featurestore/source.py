@@ -227,7 +227,10 @@ class Source:
                 f"there is no schema {self.schema} - use mimic3, mimic4, or a folder "
                 "that holds admissions.sql and notes.sql"
             )
-        return file.read_text().rstrip().rstrip(";")
+        try:
+            return file.read_text().rstrip().rstrip(";")
+        except UnicodeDecodeError:
+            raise FeatureStoreError(f"{file} is not UTF-8 - write the SELECT as text") from None
 
     def _explained(self, error: Exception) -> FeatureStoreError:
         driver_error = getattr(error, "orig", None) or error
