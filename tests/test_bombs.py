@@ -15,10 +15,12 @@ import torch
 from click.testing import CliRunner
 
 from batch.baselines import head_log_odds
+from batch.shards import vectors_to_arrow
 from export.model_folder import HEAD, MANIFEST, MODEL, TOKENIZER, _fingerprint, sha256
 from featurestore import Store, sync
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
+from featurestore.source import text_hash
 from tests.hospital import admission, note, own_schema, write_hospital
 from tests.timeline import day
 
@@ -143,10 +145,17 @@ def test_in_place_of_labelled_notes(bomb, checkpoint, tmp_path):
 def in_a_type(bomb):
     """A shard with a column of a type that old versions of pyarrow unpickled (CVE-2023-47248)."""
     named = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": bomb}
-    column = pa.field("note_id", pa.string(), metadata=named)
-    columns = [column, pa.field("text_hash", pa.string())]
+    rows = {
+        "note_id": ["1"],
+        "text_hash": [text_hash("chest pain and cough")],
+        "window_no": pa.array([0], pa.int32()),
+        "n_tokens": pa.array([6], pa.int32()),
+        "embedding": vectors_to_arrow(np.ones((1, 128), np.float32)),
+    }
+    table = pa.table(rows)
+    schema = table.schema.set(0, table.schema.field(0).with_metadata(named))
     stream = io.BytesIO()
-    pq.write_table(pa.table([["1"], ["x"]], pa.schema(columns)), stream)
+    pq.write_table(table.cast(schema), stream)
     return stream.getvalue()
 
 
@@ -159,6 +168,8 @@ def test_in_place_of_a_shard(bomb, store, model, form):
     result = CliRunner().invoke(main, ["embed", str(store), str(model), "--device", "cpu"])
     if form is bytes:
         assert "000000.parquet is damaged - delete it" in result.stderr
+    else:  # an honest shard, but for what it says of a type
+        assert "1 resumed" in result.stdout
 
 
 @pytest.mark.parametrize("file", [MODEL, TOKENIZER, HEAD, MANIFEST])
@@ -231,7 +242,7 @@ def test_the_code_and_the_arguments_of_a_checkpoint_are_never_loaded(
     config["auto_map"] = {"AutoModel": "own.Own", "AutoConfig": "own.Own"}
     (folder / "config.json").write_text(json.dumps(config))
     result = CliRunner().invoke(main, ["export", str(folder), str(tmp_path / "model")])
-    assert result.exit_code == 0 or "could not be loaded" in result.stderr
+    assert result.exit_code == 0, result.output
 
 
 @pytest.fixture(scope="module")

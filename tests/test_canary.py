@@ -182,6 +182,14 @@ def ward(folder):
     return hospital
 
 
+# What makes libraries say all that they can.
+TALKATIVE = {
+    **{"TRANSFORMERS_VERBOSITY": "debug", "HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug"},
+    **{"RUST_LOG": "trace", "TOKENIZERS_LOG": "trace", "RUST_BACKTRACE": "full"},
+    **{"PYTHONWARNINGS": "always", "PYTHONFAULTHANDLER": "1", "ORT_LOG_LEVEL": "VERBOSE"},
+}
+
+
 def test_no_command_lets_a_note_out(program, checkpoint, model, tmp_path):
     hospital = ward(tmp_path / "hospital")
     with (tmp_path / "labelled.csv").open("w", newline="") as stream:
@@ -254,7 +262,7 @@ def test_no_command_lets_a_note_out(program, checkpoint, model, tmp_path):
         for runs in plan.values()
         for words, status in runs
     ]
-    answers = program([{"arguments": ["--debug", *words]} for words, _ in asked])
+    answers = program([{"arguments": ["--debug", *words]} for words, _ in asked], **TALKATIVE)
     for (words, status), (ended, out, err) in zip(asked, answers, strict=True):
         assert status in (ended, None), (words, out.decode()[-500:], err.decode()[-3_000:])
         assert canaries(out + err) == [], words
