@@ -262,6 +262,7 @@ def test_no_command_lets_a_note_out(program, checkpoint, model, tmp_path):
         for runs in plan.values()
         for words, status in runs
     ]
+    # An encrypted store's key belongs here too: FEATURESTORE_KEY, with KEY in it.
     answers = program([{"arguments": ["--debug", *words]} for words, _ in asked], **TALKATIVE)
     for (words, status), (ended, out, err) in zip(asked, answers, strict=True):
         assert status in (ended, None), (words, out.decode()[-500:], err.decode()[-3_000:])
