@@ -1,6 +1,7 @@
 """What stands beside a scorer: its words alone, earlier admissions, and the encoder's own head."""
 
 import io
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from batch.evaluate import platt
 from batch.fitting import Cohort, Vectors, enough
+from featurestore.errors import FeatureStoreError
 from featurestore.store import Store
 
 Floats = npt.NDArray[np.float64]
@@ -112,7 +114,12 @@ def head(weights: bytes, windows: Vectors, cohort: Cohort) -> Floats:
 
 def head_log_odds(weights: bytes, X: npt.NDArray[np.float32]) -> Floats:
     """The log odds that the head of a model folder (head.npz) gives to [CLS]: (windows,)."""
-    layers = np.load(io.BytesIO(weights), allow_pickle=False)
+    try:
+        layers = dict(np.load(io.BytesIO(weights), allow_pickle=False))
+    except (ValueError, TypeError, OSError, zipfile.BadZipFile):  # no archive, or of other things
+        raise FeatureStoreError(
+            "the head of the encoder is no archive of numbers - export the model again"
+        ) from None
     first = X @ layers["dense"].T + layers["dense_bias"]
     first = np.tanh(first) if str(layers["activation"]) == "tanh" else np.maximum(first, 0)
     logits = first @ layers["out"].T + layers["out_bias"]  # (windows, 2)

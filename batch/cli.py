@@ -1,8 +1,10 @@
 """The commands of the jobs: embed, nightly, train, score and what belongs to them, demo."""
 
 import json
+import os
 import shutil
 import sys
+import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -389,7 +391,10 @@ def report_command(store: Path, scorer: str, output: Path, as_json: bool) -> Non
     from batch.report import report
     from featurestore import Store
 
-    facts = report(Store(store), scorer, output)
+    # Else matplotlib would leave its list of fonts at home.
+    with tempfile.TemporaryDirectory() as own:
+        os.environ["MPLCONFIGDIR"] = own
+        facts = report(Store(store), scorer, output)
     click.echo(
         json.dumps(facts, default=str)
         if as_json

@@ -71,7 +71,10 @@ SPECIAL = {
 
 
 def learn_word_pieces(texts: Iterable[str], vocabulary: int, lowercase: bool) -> Any:
-    """A BERT tokenizer, as transformers wraps it, with word pieces learned from texts."""
+    """A BERT tokenizer, as transformers wraps it, with word pieces learned from texts.
+
+    Words of the texts become its vocabulary, and travel with every model: for invented notes only.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,6 +1,8 @@
 """The commands that need torch: finetune, export."""
 
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ CSV = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def needs_torch() -> None:
-    """Say how to get the export extra where it is missing."""
+    """Load torch, with a folder of its own, or say how to get the export extra."""
+    # Else torch would make one in /tmp, under a name that anybody could have taken.
+    folder = click.get_current_context().with_resource(tempfile.TemporaryDirectory())
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401

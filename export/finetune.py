@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -196,9 +197,16 @@ def _train(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Train, or go on training; leave the best model in the folder and return its facts."""
+    from safetensors import SafetensorError
+
     step = newest_step(folder, plan)
     trainer = _trainer(model, train, valid, folder / "steps", plan, progress)
-    trainer.train(resume_from_checkpoint=step and str(step))
+    try:
+        trainer.train(resume_from_checkpoint=step and str(step))
+    except (pickle.UnpicklingError, SafetensorError, UnicodeDecodeError):
+        raise FeatureStoreError(
+            f"{step} is damaged - remove {folder}, and run this again"
+        ) from None
     trainer.model.save_pretrained(folder)
     logits = trainer.predict(valid).predictions if len(valid) else None
     return {

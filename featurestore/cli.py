@@ -3,19 +3,20 @@
 import contextlib
 import json
 import os
+import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
+from signal import SIGINT, SIGTERM, signal
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from featurestore import __version__
-from featurestore.errors import FeatureStoreError, StoreBusyError
+from featurestore.errors import StoreBusyError, hide_values, sentence, trace
 
 # Where each command lives, and what it is for: read without importing what the command needs.
 COMMANDS = {
@@ -74,6 +75,18 @@ class Busy(Failure):
     exit_code = 75
 
 
+class Interrupted(Failure):
+    """Ctrl-C: exit status 130, as a shell has it."""
+
+    exit_code = 130
+
+
+class Terminated(Failure):
+    """SIGTERM: exit status 143."""
+
+    exit_code = 143
+
+
 class Commands(click.Group):
     """Finds each command by name when it is called, and turns errors into one line."""
 
@@ -92,27 +105,63 @@ class Commands(click.Group):
             formatter.write_dl([(name, purpose) for name, (_, purpose) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except StoreBusyError as error:
-            raise Busy(str(error)) from None
-        except FeatureStoreError as error:
-            raise Failure(str(error)) from None
-        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
-            raise
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            raise Failure(f"{where}{error.strerror} - see to it, then run this again") from None
-        except Exception as error:
-            # Its message may quote a value, and a value may be a patient's: only the place is told.
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{Path(frame.filename).name}, line {frame.lineno}"
-            raise Failure(f"{type(error).__name__} in {place} - please report this") from None
+        arguments, debug = list(ctx.args), ctx.params["debug"]
+        hide_values(debug)
+        with _stoppable() as stopped:
+            try:
+                return super().invoke(ctx)
+            except (click.UsageError, click.Abort, click.exceptions.Exit, BrokenPipeError):
+                raise
+            except BaseException as error:  # a Rust library's panic is no Exception
+                if debug:
+                    say(trace(error))
+                if stopped:  # DuckDB makes a RuntimeError of it
+                    how = Terminated if stopped == [SIGTERM] else Interrupted
+                    raise how(sentence(KeyboardInterrupt())) from None
+                raise _failure(error, arguments, debug) from None
+
+
+def _failure(error: BaseException, arguments: list[str], debug: bool) -> click.ClickException:
+    """The one line that an error comes to, with its exit status."""
+    if isinstance(error, click.ClickException):
+        return error
+    said = sentence(error, arguments)
+    if isinstance(error, StoreBusyError):
+        return Busy(said)
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(said)
+    if said.endswith("please report this") and not debug:
+        said += ' ("featurestore --debug" shows where)'
+    return Failure(said)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[list[int]]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what is half done is cleared away.
+
+    The list is given the signal that came.
+    """
+    stopped: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {number: signal(number, stop) for number in (SIGINT, SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal(number, handler)
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="featurestore")
-def main() -> None:
+@click.option("--debug", is_flag=True, help="Where a command fails, show where; never a value.")
+def main(debug: bool) -> None:
     """A feature store for clinical-note embeddings, in one DuckDB file.
 
     The usual way: init, sync, finetune, export, embed, train, score. "featurestore demo" shows it.

@@ -51,6 +51,9 @@ _KINDS = {
     "text": ("text",),
 }
 
+# What is raised before a value is read, and so names tables and columns: DuckDB's, PostgreSQL's.
+_OF_NAMES = ("CatalogException", "BinderException", "UndefinedTable", "UndefinedColumn")
+
 # Where mimic-code's builds put the tables of a schema.
 _DATABASE_SCHEMAS = {"mimic3": ("mimiciii",), "mimic4": ("mimiciv_hosp", "mimiciv_note")}
 
@@ -225,7 +228,10 @@ class Source:
                 f"there is no schema {self.schema} - use mimic3, mimic4, or a folder "
                 "that holds admissions.sql and notes.sql"
             )
-        return file.read_text().rstrip().rstrip(";")
+        try:
+            return file.read_text().rstrip().rstrip(";")
+        except UnicodeDecodeError:
+            raise FeatureStoreError(f"{file} is not UTF-8 - write the SELECT as text") from None
 
     def _explained(self, error: Exception) -> FeatureStoreError:
         driver_error = getattr(error, "orig", None) or error
@@ -243,7 +249,7 @@ class Source:
         driver_error = getattr(error, "orig", None) or error
         whole = str(driver_error)
         kind = type(driver_error).__name__
-        message = whole.partition("\n")[0]
+        message = whole.partition("\n")[0] if kind in _OF_NAMES else ""
         if table := re.search(
             r'(?:[Tt]able (?:with name )?|relation )"?([\w.]+)"? does not exist', message
         ):
@@ -364,12 +370,17 @@ def without_password(url: str) -> str:
     """A URL as it may be kept and shown; raises FeatureStoreError where it is none."""
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+        # What a password left here: its own @ makes a host of the rest, and libpq reads a
+        # database's name with a = as parameters.
+        if "@" in (parsed.host or "") or "=" in (parsed.database or ""):
+            raise ValueError
+    except (sa.exc.ArgumentError, ValueError):  # a port that is no number, say
         raise FeatureStoreError(
             "the source is no URL that SQLAlchemy reads - write it as "
-            "postgresql+psycopg://USER@HOST/DATABASE"
+            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, with %40 for an @ of the password"
         ) from None
-    query = {name: value for name, value in parsed.query.items() if name != "password"}
+    # sslpassword opens a client's key.
+    query = {name: value for name, value in parsed.query.items() if "password" not in name}
     return sa.URL.create(
         parsed.drivername,
         parsed.username,

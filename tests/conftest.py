@@ -1,7 +1,12 @@
 """What several tests share: a small BERT and its model folder, made once a session."""
 
+import logging
 import os
 import random
+import sys
+import tempfile
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +110,19 @@ def counter():
 
 
 @pytest.fixture(scope="session")
+def server():
+    """A PostgreSQL."""
+    # Not under pytest's own folder: as root, PostgreSQL runs as a user who may not enter that.
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pgserver
+
+        server = pgserver.get_server(folder)
+        yield server
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
 def mimic_demo():
     """The folder of the MIMIC-III demo, or a reason to skip."""
     if not (MIMIC_DEMO / "ADMISSIONS.csv").is_file():
@@ -112,10 +130,21 @@ def mimic_demo():
     return MIMIC_DEMO
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _told_by():
+    """Who writes to stderr, before any command hides what they say."""
+    hooks = ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook"))
+    return [(*hook, getattr(*hook)) for hook in (*hooks, (warnings, "showwarning"))]
+
+
 @pytest.fixture(autouse=True)
-def _keep_umask():
-    """Commands set the umask of their process; tests share one."""
+def _keep_process(_told_by):
+    """Commands set the umask of their process, and hide what it says; tests share one."""
     umask = os.umask(0o022)
     os.umask(umask)
     yield
     os.umask(umask)
+    for where, name, was in _told_by:
+        setattr(where, name, was)
+    logging.setLogRecordFactory(logging.LogRecord)
+    logging.disable(logging.NOTSET)

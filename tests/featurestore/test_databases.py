@@ -3,8 +3,6 @@
 import csv
 import gzip
 import shutil
-import tempfile
-import warnings
 
 import duckdb
 import pytest
@@ -79,18 +77,6 @@ def duckdb_file(folder):
         con.execute("USE mimiciii")
         load_duckdb(con, folder)
     return file
-
-
-@pytest.fixture(scope="module")
-def server():
-    # Not under pytest's own folder: as root, PostgreSQL runs as a user who may not enter that.
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pgserver
-
-        server = pgserver.get_server(folder)
-        yield server
-        server.cleanup()
 
 
 @pytest.fixture(scope="module")

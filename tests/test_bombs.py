@@ -1,0 +1,295 @@
+"""A pickle in place of every file that a command opens: it is refused, and never goes off."""
+
+import gzip
+import io
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from click.testing import CliRunner
+
+from batch.baselines import head_log_odds
+from batch.shards import vectors_to_arrow
+from export.model_folder import HEAD, MANIFEST, MODEL, TOKENIZER, _fingerprint, sha256
+from featurestore import Store, sync
+from featurestore.cli import main
+from featurestore.errors import FeatureStoreError
+from featurestore.source import text_hash
+from tests.hospital import admission, note, own_schema, write_hospital
+from tests.timeline import day
+
+
+class Bomb:
+    """Whoever loads it makes a file."""
+
+    def __init__(self, there):
+        self.there = there
+
+    def __reduce__(self):
+        return open, (str(self.there), "w")
+
+
+@pytest.fixture
+def exploded(tmp_path):
+    """The file that a bomb would make; it must not be there in the end."""
+    there = tmp_path / "exploded"
+    yield there
+    assert not there.exists()
+
+
+@pytest.fixture
+def bomb(exploded):
+    return pickle.dumps(Bomb(exploded))
+
+
+def refused(*arguments):
+    """The one line that a command says no with."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 1, result.output
+    (*_, line) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert line.count(" - ") >= 1 and "please report" not in line, line
+    return line
+
+
+def hospital(folder):
+    """Whoever has chest pain comes back."""
+    stays, notes = [], []
+    for patient in range(1, 41):
+        stays.append(admission(patient))
+        if patient % 2:
+            stays.append(admission(1000 + patient, patient, day(20), day(21)))
+        said = "chest pain and cough" if patient % 2 else "stable and clear"
+        notes.append(note(patient, patient, said))
+    return write_hospital(folder, stays, notes)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A synced store."""
+    folder = tmp_path_factory.mktemp("whole")
+    store = Store.create(folder / "w.duckdb", hospital(folder / "hospital"), "mimic3")
+    sync(store)
+    return store
+
+
+@pytest.fixture
+def store(whole, tmp_path):
+    return Path(shutil.copy(whole.path, tmp_path / "w.duckdb"))
+
+
+def test_a_bomb_goes_off_where_it_is_loaded(tmp_path):
+    for number, (loads, form) in enumerate([(pickle.loads, bytes), (np.load, io.BytesIO)]):
+        there = tmp_path / f"exploded-{number}"
+        settings = {"allow_pickle": True} if loads is np.load else {}
+        loads(form(pickle.dumps(Bomb(there))), **settings).close()
+        assert there.is_file()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("sync", "labels", "info", "verify", "audit", "scorers", "similar 1", "explain 1"),
+        *("train x", "score x", "report x -o r.html", "promote x", "sql FROM&notes", "forget 1"),
+    ],
+)
+def test_in_place_of_the_store(bomb, store, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store.write_bytes(bomb)
+    name, *words = command.split()
+    line = refused(name, store, *(word.replace("&", " ") for word in words))
+    assert "cannot be opened as a store" in line
+
+
+def test_in_place_of_the_lock(bomb, store, model):
+    store.with_name(store.name + ".lock").write_bytes(bomb)
+    result = CliRunner().invoke(main, ["embed", str(store), str(model), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("name", ["ADMISSIONS", "PATIENTS", "NOTEEVENTS"])
+@pytest.mark.parametrize("form", ["csv", "csv.gz", "gz of it", "parquet"])
+def test_in_place_of_a_table_of_the_hospital(bomb, tmp_path, name, form):
+    folder = hospital(tmp_path / "hospital")
+    (folder / f"{name}.csv").unlink()
+    file = folder / f"{name}.{'csv.gz' if form == 'gz of it' else form}"
+    file.write_bytes(gzip.compress(bomb) if form == "gz of it" else bomb)
+    refused("init", tmp_path / "w.duckdb", "--source", folder, "--schema", "mimic3")
+
+
+def test_in_place_of_a_hospitals_database(bomb, tmp_path):
+    (tmp_path / "mimic.db").write_bytes(bomb)
+    source = ["--source", tmp_path / "mimic.db", "--schema", "mimic3"]
+    refused("init", tmp_path / "w.duckdb", *source)
+
+
+@pytest.mark.parametrize("protocol", [0, 5])
+def test_in_place_of_a_schema(exploded, tmp_path, protocol):
+    own = own_schema(tmp_path / "own", "", "")
+    (own / "notes.sql").write_bytes(pickle.dumps(Bomb(exploded), protocol))
+    source = ["--source", hospital(tmp_path / "hospital"), "--schema", own]
+    refused("init", tmp_path / "w.duckdb", *source)
+
+
+def test_in_place_of_labelled_notes(bomb, checkpoint, tmp_path):
+    (tmp_path / "notes.csv").write_bytes(bomb)
+    files = ["--train-csv", tmp_path / "notes.csv", "--val-csv", tmp_path / "notes.csv"]
+    refused("finetune", tmp_path / "new", "--base", checkpoint, *files)
+
+
+def in_a_type(bomb):
+    """A shard with a column of a type that old versions of pyarrow unpickled (CVE-2023-47248)."""
+    named = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": bomb}
+    rows = {
+        "note_id": ["1"],
+        "text_hash": [text_hash("chest pain and cough")],
+        "window_no": pa.array([0], pa.int32()),
+        "n_tokens": pa.array([6], pa.int32()),
+        "embedding": vectors_to_arrow(np.ones((1, 128), np.float32)),
+    }
+    table = pa.table(rows)
+    schema = table.schema.set(0, table.schema.field(0).with_metadata(named))
+    stream = io.BytesIO()
+    pq.write_table(table.cast(schema), stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("form", [bytes, in_a_type])
+def test_in_place_of_a_shard(bomb, store, model, form):
+    encoder = json.loads((model / MANIFEST).read_text())["encoder_id"]
+    folder = store.with_name(store.name + ".staging") / encoder
+    folder.mkdir(parents=True)
+    (folder / "000000.parquet").write_bytes(form(bomb))
+    result = CliRunner().invoke(main, ["embed", str(store), str(model), "--device", "cpu"])
+    if form is bytes:
+        assert "000000.parquet is damaged - delete it" in result.stderr
+    else:  # an honest shard, but for what it says of a type
+        assert "1 resumed" in result.stdout
+
+
+@pytest.mark.parametrize("file", [MODEL, TOKENIZER, HEAD, MANIFEST])
+@pytest.mark.parametrize("meant", [False, True], ids=["", "with the hashes made to fit"])
+def test_in_place_of_a_file_of_a_model(bomb, store, model, tmp_path, file, meant):
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / file).write_bytes(bomb)
+    if meant and file != MANIFEST:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest["files"][file] = sha256(folder / file)
+        manifest["fingerprint"] = _fingerprint(manifest["files"], manifest)
+        manifest["encoder_id"] = f"{manifest['name']}-{manifest['fingerprint'][:8]}"
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+    if file == HEAD:  # it is looked at by train alone, below; without its hash nobody reads it
+        result = CliRunner().invoke(main, ["embed", str(store), str(folder), "--device", "cpu"])
+        assert result.exit_code == 0, result.output
+    else:
+        refused("embed", store, folder, "--device", "cpu")
+
+
+def in_npz(there):
+    stream = io.BytesIO()
+    np.savez(stream, dense=np.array([Bomb(there)], object))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["bare", "in an array"])
+def test_in_place_of_a_head_that_train_reads(bomb, exploded, form):
+    weights = bomb if form == "bare" else in_npz(exploded)
+    with pytest.raises(FeatureStoreError, match=r"head .* export the model again"):
+        head_log_odds(weights, np.zeros((2, 4), np.float32))
+
+
+def in_torch(there):
+    """As torch writes a dictionary of tensors, with more in it."""
+    stream = io.BytesIO()
+    torch.save({"a": torch.zeros(2), "b": Bomb(there)}, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("command", ["export", "finetune"])
+@pytest.mark.parametrize("form", ["bare", "in torch's form"])
+@pytest.mark.parametrize(
+    "file",
+    ["pytorch_model.bin", "model.safetensors", "config.json", "tokenizer.json"],
+)
+def test_in_place_of_a_file_of_a_checkpoint(
+    bomb, exploded, store, checkpoint, tmp_path, file, form, command
+):
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    if file == "pytorch_model.bin":
+        (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(bomb if form == "bare" else in_torch(exploded))
+    if command == "export":
+        line = refused("export", folder, tmp_path / "model")
+    else:
+        line = refused("finetune", store, tmp_path / "new", "--base", folder)
+    assert "could not be loaded as a checkpoint" in line
+
+
+def test_the_code_and_the_arguments_of_a_checkpoint_are_never_loaded(
+    bomb, exploded, checkpoint, tmp_path
+):
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    (folder / "training_args.bin").write_bytes(bomb)
+    (folder / "pytorch_model.bin").write_bytes(bomb)  # beside model.safetensors
+    code = f"open({str(exploded)!r}, 'w')\nfrom transformers import BertModel as Own\n"
+    (folder / "own.py").write_text(code)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "own.Own", "AutoConfig": "own.Own"}
+    (folder / "config.json").write_text(json.dumps(config))
+    result = CliRunner().invoke(main, ["export", str(folder), str(tmp_path / "model")])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.fixture(scope="module")
+def half_finetuned(whole, checkpoint, tmp_path_factory):
+    """What a run leaves behind that was stopped after a step was written."""
+    folder = tmp_path_factory.mktemp("half")
+
+    def stop(step, _):
+        if step == steps[-1]:
+            raise KeyboardInterrupt
+
+    from export.finetune import finetune
+
+    steps = [4]
+    settings = {"epochs": 3, "batch_size": 16, "max_tokens": 32}
+    with pytest.raises(KeyboardInterrupt):
+        finetune(whole, folder / "new", checkpoint, **settings, progress=stop)
+    (step,) = (folder / ".new.unfinished" / "steps").glob("checkpoint-*")
+    return step
+
+
+UNFINISHED = (
+    *("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "training_args.bin"),
+    *("trainer_state.json", "config.json"),
+)
+
+
+def test_every_file_of_an_unfinished_step_is_looked_at(half_finetuned):
+    assert {file.name for file in half_finetuned.iterdir()} == set(UNFINISHED)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("form", ["bare", "in torch's form"])
+@pytest.mark.parametrize("file", UNFINISHED)
+def test_in_place_of_a_file_of_an_unfinished_run(
+    bomb, exploded, half_finetuned, whole, checkpoint, tmp_path, file, form
+):
+    shutil.copytree(half_finetuned.parents[1], tmp_path / ".new.unfinished")
+    step = tmp_path / ".new.unfinished" / "steps" / half_finetuned.name
+    state = step / "trainer_state.json"
+    state.write_text(state.read_text().replace(str(half_finetuned.parent), str(step.parent)))
+    (step / file).write_bytes(bomb if form == "bare" else in_torch(exploded))
+    settings = ["--epochs", 3, "--batch-size", 16, "--max-tokens", 32]
+    words = ["finetune", whole.path, tmp_path / "new", "--base", checkpoint, *settings]
+    if file not in ("trainer_state.json", "training_args.bin"):
+        assert "is damaged - remove" in refused(*words)
+        return
+    # What is not read, or what tells that the step is whole: it is begun anew.
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == 0, result.stderr

@@ -1,0 +1,510 @@
+"""A canary in every note, a password and every error: no command lets it out, whatever happens.
+
+Each command of the program must be in the plan below: a new one fails this file until it is.
+"""
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from urllib.parse import quote
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from batch.demo import learn_word_pieces
+from featurestore import Store, sync
+from featurestore.cli import COMMANDS
+from tests import failing
+from tests.batch.test_poison import NOT_UTF8, POISON
+from tests.hospital import NOTES, admission, note, own_schema, write_hospital
+from tests.test_private import ROOT
+from tests.timeline import day
+
+CANARY, PASSWORD, KEY = "PHI_CANARY", "PW_CANARY", "KEY_CANARY"  # of a note, a URL, encryption
+
+
+def spaced(word):
+    """A word in one, two or four bytes a letter."""
+    return rb"\0{0,3}".join(re.escape(letter).encode() for letter in word)
+
+
+# In one word too, which a tokenizer would not take apart.
+LOOKS = re.compile(b"(?i)" + b"|".join(map(spaced, (CANARY, "PHICANARY", PASSWORD, KEY))))
+
+
+def canaries(data):
+    """The canaries in some bytes: as they are, as UTF-16, compressed."""
+    found = LOOKS.findall(data)
+    if data[:2] == b"\x1f\x8b":
+        found += canaries(gzip.decompress(data))
+    elif data[:4] == b"PK\3\4":  # npz, and what torch writes
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            found += [c for name in packed.namelist() for c in canaries(packed.read(name))]
+    elif data[:4] == b"PAR1":
+        rows = pq.read_table(pa.py_buffer(data)).to_pylist()
+        found += canaries("\n".join(map(str, rows)).encode())
+    return found
+
+
+def as_text(con, table):
+    return "\n".join(
+        map(str, con.execute(f"SELECT t::VARCHAR FROM {table} AS t").fetchall())
+    ).encode()
+
+
+def in_files(*places):
+    """The files below some folders that hold a canary."""
+    files = [file for place in places for file in place.rglob("*") if file.is_file()]
+    return [str(file) for file in files if canaries(file.read_bytes())]
+
+
+def in_tables(store):
+    """The tables of a store that hold a canary, read as text: DuckDB compresses what it writes."""
+    with duckdb.connect(store, read_only=True) as con:
+        tables = [
+            name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+        ]
+        return [table for table in tables if canaries(as_text(con, table))]
+
+
+class ProcessList:
+    """Reads, again and again until the block ends, what everybody can read of every process."""
+
+    def __init__(self, *secrets):
+        self.secrets, self.seen = [secret.encode() for secret in secrets], []
+        self._over = threading.Event()
+        self._eye = threading.Thread(target=self._look)
+
+    def __enter__(self):
+        self._eye.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._eye.join()
+
+    def _look(self):
+        while not self._over.wait(0.02):
+            for process in Path("/proc").glob("[0-9]*"):
+                for what in ("cmdline", "comm"):
+                    try:
+                        read = (process / what).read_bytes()
+                    except OSError:
+                        continue
+                    self.seen += [read for secret in self.secrets if secret in read]
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Runs a plan in a process; gives of each job its status, stdout and stderr."""
+    places = {name: tmp_path / name for name in ("home", "temporary", "work")}
+    for place in places.values():
+        place.mkdir(mode=0o700)
+
+    def run(plan, secrets=(CANARY,), **environment):
+        (tmp_path / "plan.json").write_text(json.dumps(plan, default=str))
+        kept = {
+            name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ
+        }
+        threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        where = {"PYTHONPATH": str(ROOT), "HOME": str(places["home"])}
+        where["TMPDIR"] = str(places["temporary"])
+        with ProcessList(*secrets) as processes:
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "tests.failing", str(tmp_path / "plan.json")],
+                cwd=places["work"],
+                env=kept | threads | where | environment,
+                capture_output=True,
+                timeout=300,
+            )
+        assert processes.seen == []
+        return told(plan, done)
+
+    run.places = list(places.values())
+    run.work = places["work"]
+    return run
+
+
+def told(plan, done):
+    """What was said of each job: its status, stdout and stderr."""
+    marks = [(json.dumps(job, default=str) + "\n").encode() for job in plan]
+    parts = []
+    for stream in (done.stdout, done.stderr):
+        assert all(stream.count(mark) >= 1 for mark in marks), done.stderr.decode()[-3_000:]
+        said = []
+        for mark in marks:
+            _, stream = stream.split(mark, 1)
+            said.append(stream.split(b'{"arguments"', 1)[0])
+        parts.append(said)
+    return [
+        (int(re.search(rb"^exit (\d+)$", out, re.M)[1]), out, err)
+        for out, err in zip(*parts, strict=True)
+    ]
+
+
+def ward(folder):
+    """A hospital with a canary in every note; whoever has chest pain comes back."""
+    stays, notes = [], []
+    for patient in range(1, 101):
+        back = patient % 2
+        stays.append(admission(patient, patient, day(0), day(10)))
+        if back:
+            stays.append(admission(1000 + patient, patient, day(20), day(21)))
+        said = "chest pain and cough" if back else "stable and clear"
+        secret = f"PHI_CANARY_{patient:03d} phicanary{patient:03d}"
+        notes.append(note(patient, patient, f"{secret} patient is {said} [**2150-1-1**]"))
+    for number, text in enumerate(POISON.values(), 2_000):
+        text = f"{CANARY}_{number} {text[:5_000]} {CANARY}_end"
+        notes.append(note(number, 1 + number % 100, text))
+    wrong = {"storetime": f"{CANARY}_time", "iserror": f"{CANARY}_flag", "hadm_id": f"{CANARY}_id"}
+    for number, (column, value) in enumerate(wrong.items(), 3_000):
+        notes.append(note(number, 1, f"{CANARY}_{number}") | {column.upper(): value})
+    hospital = write_hospital(folder, stays, notes)
+    with (hospital / "NOTEEVENTS.csv").open("ab") as stream:
+        row = io.StringIO()
+        csv.DictWriter(row, NOTES).writerow(note(4_000, 1, "TEXT"))
+        bad = f"{CANARY}_bytes ".encode() + NOT_UTF8
+        stream.write(row.getvalue().encode().replace(b"TEXT", bad))
+    return hospital
+
+
+# What makes libraries say all that they can.
+TALKATIVE = {
+    **{"TRANSFORMERS_VERBOSITY": "debug", "HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug"},
+    **{"RUST_LOG": "trace", "TOKENIZERS_LOG": "trace", "RUST_BACKTRACE": "full"},
+    **{"PYTHONWARNINGS": "always", "PYTHONFAULTHANDLER": "1", "ORT_LOG_LEVEL": "VERBOSE"},
+}
+
+
+def test_no_command_lets_a_note_out(program, checkpoint, model, tmp_path):
+    hospital = ward(tmp_path / "hospital")
+    with (tmp_path / "labelled.csv").open("w", newline="") as stream:
+        rows = [["ID", "TEXT", "Label"], [1, f"{CANARY} a", 1], [f"{CANARY} 2", f"{CANARY} b", 0]]
+        csv.writer(stream).writerows(rows)
+    labelled = ["--train-csv", tmp_path / "labelled.csv", "--val-csv", tmp_path / "labelled.csv"]
+    store, small = "ward.duckdb", ["--epochs", "0.2", "--batch-size", "16", "--max-tokens", "32"]
+    counted = "SELECT encoder_id, count(*) FROM embeddings GROUP BY ALL"
+    # Of each command how it goes well, and how it fails: arguments with the exit status.
+    plan = {
+        "synth": [("synth h --patients 3", 0), ("synth h --patients 3", 1)],
+        "init": [
+            (f"init {store} --source {hospital} --schema mimic3", 0),
+            (f"init {store} --source {hospital} --schema mimic3", 1),
+            (f"init other.duckdb --source {hospital} --schema mimic4", 1),
+        ],
+        "sync": [(f"sync {store}", 0), (f"sync {store} --json", 0), ("sync nowhere.duckdb", 1)],
+        "labels": [
+            (f"labels {store}", 0),
+            (f"labels {store} --compare --json", 0),
+            (f"labels {store} --meds labels.parquet", 0),
+        ],
+        "finetune": [
+            (["finetune", store, "checkpoint", "--base", checkpoint, *small], 0),
+            (["finetune", store, "checkpoint", "--base", checkpoint, *small], 1),
+            (["finetune", "other", "--base", checkpoint, *labelled], 1),
+        ],
+        "export": [("export checkpoint tuned", 0), ("export checkpoint tuned", 1)],
+        "embed": [
+            (["embed", store, model, "--device", "cpu"], 0),
+            (f"embed {store} tuned --device cpu --limit 20 --json", 0),
+            (f"embed {store} {hospital}", 1),
+        ],
+        "train": [(f"train {store} readmit", 0), (f"train {store} other --encoder nobody", 1)],
+        "scorers": [(f"scorers {store}", 0)],
+        "score": [
+            (f"score {store} readmit -o scores.csv", 0),
+            (f"score {store} readmit --hadm-id 1 -o scores.parquet --json", 0),
+            (f"score {store} readmit --hadm-id 999999", 1),
+        ],
+        "nightly": [
+            (["nightly", store, model, "readmit", "--device", "cpu"], 0),
+            (f"nightly {store} tuned readmit --device cpu", 1),
+        ],
+        "replay": [(f"replay {store} 6", 0), (f"replay {store} 1", 1)],
+        "outcomes": [(f"outcomes {store} readmit", 0)],
+        "report": [(f"report {store} readmit -o report.html", 0)],
+        "explain": [(f"explain {store} 1 --json", 0), (f"explain {store} 999999", 1)],
+        "similar": [(f"similar {store} 1", 0), (f"similar {store} 999999", 1)],
+        "audit": [(f"audit {store}", None)],
+        "sql": [
+            (["sql", store, "FROM notes", "--limit", "0"], 0),
+            (["sql", store, "FROM notes", "-o", "notes.parquet"], 0),
+            (["sql", store, "SELECT CAST(category AS INTEGER) FROM notes"], 1),
+            (["sql", store, f"FROM read_csv('{hospital}/NOTEEVENTS.csv')"], 1),
+            (["sql", store, "--schema"], 0),
+            (["sql", store, counted, "--format", "json"], 0),
+        ],
+        "info": [(f"info {store}", 0), (f"info {store} --json", 0)],
+        "promote": [("promote ward.duckdb nobody", 1)],
+        "drop-encoder": [("drop-encoder ward.duckdb nobody", 1)],
+        "forget": [(f"forget {store} 3 -o receipt.json", 0), (f"forget {store} 3 999999", None)],
+        "verify": [(f"verify {store}", 0)],
+        # It reads no hospital but its own: what it would learn from another stands below.
+        "demo": [("demo h", 1)],
+    }
+    assert set(plan) == set(COMMANDS), "a command is not watched"
+    asked = [
+        (words.split() if isinstance(words, str) else words, status)
+        for runs in plan.values()
+        for words, status in runs
+    ]
+    # An encrypted store's key belongs here too: FEATURESTORE_KEY, with KEY in it.
+    answers = program([{"arguments": ["--debug", *words]} for words, _ in asked], **TALKATIVE)
+    for (words, status), (ended, out, err) in zip(asked, answers, strict=True):
+        assert status in (ended, None), (words, out.decode()[-500:], err.decode()[-3_000:])
+        assert canaries(out + err) == [], words
+        errors = re.findall(rb"^Error: ", err, re.M)
+        assert len(errors) == (ended == 1 and words[0] != "audit"), (words, err.decode())
+    assert in_files(*program.places) == []
+    assert in_tables(program.work / store) == []
+
+
+def test_word_pieces_are_learned_from_invented_notes_alone(tmp_path):
+    """A word of the texts becomes a token: nothing but the demo, on its own hospital, does that."""
+    pieces = learn_word_pieces(["phicanary lives alone"] * 9, vocabulary=400, lowercase=True)
+    pieces.save_pretrained(tmp_path)
+    assert in_files(tmp_path) == [str(tmp_path / "tokenizer.json")]
+    code = [
+        file for wing in ("featurestore", "batch", "export") for file in ROOT.glob(f"{wing}/*.py")
+    ]
+    learning = re.compile(r"small_bert|learn_word_pieces|train_from_iterator|train_new_from")
+    assert [file.name for file in code if learning.search(file.read_text())] == ["demo.py"]
+
+
+@pytest.mark.parametrize("form", ["plain", "utf-16", "gz", "npz", "pt", "parquet"])
+def test_a_canary_in_a_file_would_be_seen(form, tmp_path):
+    file, secret = tmp_path / form, "lives alone PHICANARY " * 3
+    if form == "gz":
+        file.write_bytes(gzip.compress(secret.encode()))
+    elif form == "npz":
+        with file.open("wb") as stream:
+            np.savez_compressed(stream, words=np.array([secret]))
+    elif form == "pt":
+        torch.save({"text": secret}, file)
+    elif form == "parquet":
+        table = pa.table({"text": [secret] * 100})
+        pq.write_table(table, file, compression="zstd")
+    else:
+        file.write_text(secret, encoding="utf-8" if form == "plain" else form)
+    assert in_files(tmp_path) == [str(file)]
+
+
+def test_a_canary_in_a_store_would_be_seen(tmp_path):
+    with duckdb.connect(tmp_path / "w.duckdb") as con:
+        con.execute("CREATE TABLE a AS SELECT 1 AS one")
+        con.execute(f"CREATE TABLE b AS SELECT ['x', '{CANARY}' || range] AS t FROM range(10000)")
+    assert in_tables(tmp_path / "w.duckdb") == ["b"]
+
+
+def test_a_canary_in_the_process_list_would_be_seen():
+    with ProcessList(CANARY) as processes:
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(0.3)", CANARY], check=True)
+    assert processes.seen
+
+
+# Values over which a database or a reader breaks, and quotes them.
+BAD = {
+    **{
+        f"{column} of a stay": ("ADMISSIONS", column, f"{CANARY} 2150-01-01")
+        for column in ("HADM_ID", "SUBJECT_ID", "ADMITTIME", "DISCHTIME", "DEATHTIME")
+    },
+    "DOB of a patient": ("PATIENTS", "DOB", CANARY),
+    "a number too large": ("ADMISSIONS", "HADM_ID", "9" * 30 + CANARY),
+    "words of a message": ("ADMISSIONS", "ADMITTIME", f'column "{CANARY}" does not exist'),
+    "a quote that is not closed": ("NOTEEVENTS", "TEXT", f'"{CANARY}'),
+    "a column too many": ("NOTEEVENTS", "TEXT", f"{CANARY},{CANARY}"),
+    "no UTF-8": ("ADMISSIONS", "DISCHTIME", f"{CANARY} \udcff"),
+}
+
+
+def spoilt(folder, table, column, value):
+    """A hospital of two stays with one value as it stands in the file."""
+    notes = [note(1, 7, f"{CANARY} chest pain"), note(2, 8, f"{CANARY} home")]
+    write_hospital(folder, [admission(7), admission(8)], notes)
+    file = folder / f"{table}.csv"
+    header, row, *rows = file.read_text().splitlines()
+    cells = row.split(",")
+    cells[header.split(",").index(column)] = value if "TEXT" in column else quoted(value)
+    lines = [header, ",".join(cells), *rows, ""]
+    file.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+    return folder
+
+
+def quoted(value):
+    return '"' + value.replace('"', '""') + '"'
+
+
+def test_no_value_over_which_a_reader_breaks_is_quoted(program, tmp_path):
+    plan = []
+    for number, place in enumerate(BAD.values()):
+        hospital = spoilt(tmp_path / f"hospital-{number}", *place)
+        for schema in ("mimic3", casting(tmp_path / f"schema-{number}")):
+            store = f"{number}-{Path(schema).name}.duckdb"
+            plan += [
+                ["init", store, "--source", hospital, "--schema", schema],
+                ["sync", store],
+            ]
+    plan = [{"arguments": ["--debug", *words]} for words in plan]
+    answers = program(plan)
+    for job, (ended, out, err) in zip(plan, answers, strict=True):
+        assert canaries(out + err) == [], (job, err.decode())
+        assert b"please report this" not in err, (job, err.decode())
+        assert len(re.findall(rb"^Error: ", err, re.M)) == ended
+    assert in_files(*program.places) == []
+    ended = {job["arguments"][2]: status for job, (status, *_) in zip(plan, answers, strict=True)}
+    assert sum(ended.values()) >= len(BAD)
+
+
+def casting(folder, tables_in="", note="text"):
+    """MIMIC-III's schema as somebody may write it, with casts that the source has to do."""
+    own = own_schema(
+        folder, "a.admittime", "CAST(a.admittime AS TIMESTAMP) AS admittime", tables_in
+    )
+    notes = own / "notes.sql"
+    notes.write_text(re.sub(r"\btext\b", note, notes.read_text()))
+    file = own / "admissions.sql"
+    for column, kind in (("hadm_id", "BIGINT"), ("dischtime", "TIMESTAMP"), ("deathtime", "DATE")):
+        file.write_text(
+            file.read_text().replace(f"a.{column},", f"CAST(a.{column} AS {kind}) AS {column},")
+        )
+    return own
+
+
+@pytest.fixture
+def embedding(model, tmp_path):
+    """Gives the words that embed a fresh copy of a small store."""
+    notes = [note(1, 7, "chest pain " * 40), note(2, 8, "home")]
+    folder = write_hospital(tmp_path / "small", [admission(7), admission(8)], notes)
+    store = Store.create(tmp_path / "small.duckdb", folder, "mimic3")
+    sync(store)
+
+    def words(name):
+        copied = shutil.copy(store.path, tmp_path / "work" / f"{name}.duckdb")
+        return ["embed", str(copied), str(model), "--device", "cpu"]
+
+    return words
+
+
+# Where reading, tokenizing, the model, staging and the commit are; they are in three threads.
+PLACES = ("read", "tokenize", "encode", "shard", "copy", "checkpoint", "fsync", "rename", "clean")
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["", "debug"])
+def test_an_error_that_holds_a_note_comes_to_one_line_wherever_it_is(program, embedding, debug):
+    places = itertools.cycle(PLACES)
+    plan = [
+        {"arguments": [*debug, *embedding(f"{error.__name__}-{place}")]}
+        | {"error": error.__name__, "at": place}
+        for error in failing.ERRORS
+        for place in itertools.islice(places, 1 + len(debug))
+    ]
+    assert len(failing.ERRORS) >= 15
+    for job, (ended, out, err) in zip(plan, program(plan), strict=True):
+        assert canaries(out + err) == [], (job, err.decode())
+        assert ended == (130 if job["error"] == "stopped" else 1), (job, err.decode())
+        line = err.splitlines()[-1].decode()
+        assert line.startswith("Error: ") and " - " in line, job
+        assert debug or len(err.splitlines()) == 2, job  # the other one names the encoder
+        assert out.count(b"\n") == 1, job
+    assert in_files(*program.places) == []
+
+
+@pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["", "debug"])
+def test_what_a_job_outlives_quotes_no_note_either(program, embedding, debug):
+    plan = [
+        {"arguments": [*debug, *embedding(error.__name__)], "error": error.__name__, "at": place}
+        for error, place in zip(failing.CHATTER, PLACES, strict=False)
+    ]
+    for job, (ended, out, err) in zip(plan, program(plan), strict=True):
+        assert (ended, canaries(out + err)) == (0, []), (job, err.decode())
+        assert b"2 embedded" in out
+    assert in_files(*program.places) == []
+
+
+PROTOCOL = "postgresql+psycopg"
+URLS = {
+    "refused": (f"{PROTOCOL}://me:{PASSWORD}@127.0.0.1:1/mimic", "could not be reached"),
+    "refused, as a parameter": (
+        f"{PROTOCOL}://me@127.0.0.1:1/mimic?password={PASSWORD}",
+        "could not be reached",
+    ),
+    "no such host": (f"postgresql://me:{PASSWORD}@nowhere.invalid/mimic", "could not be reached"),
+    "of a client's key": (
+        f"{PROTOCOL}://me@127.0.0.1:1/mimic?sslpassword={PASSWORD}",
+        "could not be reached",
+    ),
+    "with an @ as it is": (f"{PROTOCOL}://me:a@{PASSWORD}@127.0.0.1:1/mimic", "is no URL"),
+    "with a slash as it is": (f"{PROTOCOL}://me:a/{PASSWORD}@127.0.0.1:1/mimic", "not be reached"),
+    "with no host": (f"{PROTOCOL}://me:{PASSWORD}", "is no URL"),
+    "as libpq writes it": (f"{PROTOCOL}:///host=127.0.0.1 password={PASSWORD}", "is no URL"),
+    "of another database": (f"mssql://me:{PASSWORD}@host/mimic", "neither PostgreSQL"),
+    "of no database": (f"nonsense://me:{PASSWORD}@host/mimic", "neither PostgreSQL"),
+    "of no URL": (f"://me:{PASSWORD}@host/mimic", "is no URL"),
+}
+
+
+def test_a_password_that_does_not_help_is_told_nowhere(program):
+    plan = [
+        {"arguments": ["--debug", "init", f"{number}.duckdb", "--schema", "mimic3"]}
+        | {"environment": {"FEATURESTORE_SOURCE": url}}
+        for number, (url, _) in enumerate(URLS.values())
+    ]
+    for job, said, (ended, out, err) in zip(plan, URLS.values(), program(plan), strict=True):
+        assert canaries(out + err) == [], (job, err.decode())
+        assert (ended, said[1] in err.splitlines()[-1].decode()) == (1, True), (job, err.decode())
+    assert in_files(*program.places) == []
+
+
+@pytest.mark.parametrize("way", ["userinfo", "parameter"])
+def test_a_password_that_opens_a_database_is_told_nowhere(program, server, model, tmp_path, way):
+    import psycopg
+
+    folder = ward(tmp_path / "hospital")
+    with psycopg.connect(server.get_uri()) as con:
+        con.execute("DROP SCHEMA IF EXISTS canary CASCADE; CREATE SCHEMA canary")
+        for table in ("ADMISSIONS", "PATIENTS", "NOTEEVENTS"):
+            data = (folder / f"{table}.csv").read_bytes().replace(b"\0", b" ")
+            header, _, rows = data.decode(errors="replace").partition("\r\n")
+            columns = ", ".join(f"{name} TEXT" for name in header.split(","))
+            con.execute(f"CREATE TABLE canary.{table} ({columns})")
+            with con.cursor().copy(f"COPY canary.{table} FROM STDIN (FORMAT csv)") as copy:
+                copy.write(rows)
+    schema = own_schema(tmp_path / "own", "", "", tables_in="canary.")
+    password = quote(f"{PASSWORD}@/:%?# \N{SNOWMAN}", safe="")
+    url = server.get_uri().replace("postgresql://", f"{PROTOCOL}://")
+    whole = url.replace("postgres:@", f"postgres:{password}@")
+    if way == "parameter":
+        whole = url.replace("postgres:@", "postgres@") + f"&password={password}"
+    casts = casting(
+        tmp_path / "casts", tables_in="canary.", note="CAST(CAST(text AS INT) AS TEXT) AS text"
+    )
+    plan = [
+        (["init", "w.duckdb", "--schema", schema], 0),
+        (["sync", "w.duckdb"], 0),
+        (["embed", "w.duckdb", model, "--device", "cpu", "--limit", "3"], 0),
+        (["info", "w.duckdb"], 0),
+        (["sql", "w.duckdb", "FROM settings"], 0),
+        (["init", "casts.duckdb", "--schema", casts], 0),
+        (["sync", "casts.duckdb"], 1),
+    ]
+    environment = {"FEATURESTORE_SOURCE": whole}
+    jobs = [{"arguments": ["--debug", *map(str, words)]} for words, _ in plan]
+    answers = program(jobs, (PASSWORD, password, CANARY), **environment)
+    for (words, status), (ended, out, err) in zip(plan, answers, strict=True):
+        assert (ended, canaries(out + err)) == (status, []), (words, err.decode())
+    assert in_files(*program.places) == []
+    assert in_tables(program.work / "w.duckdb") == []
