@@ -9,6 +9,7 @@ from typing import IO, Any
 import duckdb
 
 from featurestore.answers import write_parquet, write_rows
+from featurestore.database import is_damage
 from featurestore.errors import FeatureStoreError
 from featurestore.reach import check, see
 from featurestore.store import Store
@@ -105,6 +106,8 @@ def _words(error: duckdb.Error) -> str:
 
 def _without_values(error: Exception, query: str) -> str:
     """What went wrong, and in which column where the query names it: DuckDB quotes the value."""
+    if is_damage(error):
+        return "the store is damaged - restore it from a backup"
     kind = str(error).partition(" Error: ")[0]
     column = re.search(r"when casting from source column (\w+)\s*(\n\nLINE|$)", str(error))
     named = column and re.search(rf"\b{column.group(1)}\b", query)

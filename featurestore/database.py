@@ -1,6 +1,7 @@
 """DuckDB files, plain or encrypted, opened with nothing else within reach."""
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,11 +62,11 @@ def attach(
                 f"ATTACH {quoted(file)} AS {name} ({options}, ENCRYPTION_KEY {quoted(key)})"
             )
         except duckdb.InvalidInputException as error:
-            if _WRONG_KEY not in str(error):
-                raise
             raise FeatureStoreError(
                 f"{file} is encrypted with another key, or damaged - give its own as {KEY} or, in "
                 f"a file, as {KEY_FILE}"
+                if _WRONG_KEY in str(error)
+                else f"{file} is damaged - restore it from a backup"
             ) from None
     return encrypt
 
@@ -84,10 +85,11 @@ def encryption_key(file: Path) -> str:
         )
     if key_file:
         key = _read_key(Path(key_file))
-    if len(key) < _SHORTEST_KEY or not key.isprintable():
+    # DuckDB reads a key as it reads a BLOB, in which other letters and backslashes are codes.
+    if len(key) < _SHORTEST_KEY or not re.fullmatch(r"[ -\[\]-~]+", key):
         raise FeatureStoreError(
-            f"the key of {file} is too short or no text: it takes {_SHORTEST_KEY} printable "
-            'characters or more - "openssl rand -base64 32" makes a good one'
+            f"the key of {file} is too short, or has other signs than ASCII's without the "
+            f'backslash: it takes {_SHORTEST_KEY} or more - "openssl rand -base64 32" makes one'
         )
     return key
 
@@ -123,6 +125,6 @@ def load_ciphers(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(f"LOAD {quoted(extensions[0])}")
 
 
-def is_damage(error: duckdb.Error) -> bool:
+def is_damage(error: BaseException) -> bool:
     """Whether DuckDB says that a file is not as it was written."""
     return any(words in str(error) for words in _DAMAGED)

@@ -42,6 +42,8 @@ def sentence(error: BaseException, arguments: Sequence[str] = ()) -> str:
     if isinstance(error, OSError) and error.errno:
         where = f"{error.filename}: " if _is_a_file(error.filename, arguments) else ""
         return f"{where}{os.strerror(error.errno)} - see to it, then run this again"
+    if _is_damage(error):
+        return 'the store is damaged: "featurestore verify STORE" says more - restore a backup'
     return f"{_kind_and_place(error)} - please report this"
 
 
@@ -136,6 +138,15 @@ def _frames(error: BaseException) -> Iterator[str]:
         yield line
         if again := len(list(same)) - 1:
             yield f"    and {again} times more"
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Whether DuckDB met a block that is not as it was written."""
+    if not type(error).__module__.endswith("duckdb"):
+        return False
+    from featurestore.database import is_damage  # DuckDB is loaded by now
+
+    return is_damage(error)
 
 
 def _kind_and_place(error: BaseException) -> str:

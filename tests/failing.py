@@ -179,9 +179,11 @@ def run(plan):
     from featurestore import steps
     from featurestore.cli import main
 
-    nothing = steps.step
+    nothing, own = steps.step, dict(os.environ)
     for job in plan:
         steps.step = nothing
+        os.environ.clear()
+        os.environ.update(own)
         if "error" in job:
             put(job["at"], NAMED[job["error"]])
         os.environ.update(job.get("environment", {}))

@@ -55,7 +55,8 @@ def canaries(data):
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
             found += [c for name in packed.namelist() for c in canaries(packed.read(name))]
     elif data[:4] == b"PAR1":
-        rows = pq.read_table(pa.py_buffer(data)).to_pylist()
+        whole = data[: data.rindex(b"PAR1") + 4]  # a shard has a mark behind it
+        rows = pq.read_table(pa.py_buffer(whole)).to_pylist()
         found += canaries("\n".join(map(str, rows)).encode())
     return found
 
@@ -508,3 +509,47 @@ def test_a_password_that_opens_a_database_is_told_nowhere(program, server, model
         assert (ended, canaries(out + err)) == (status, []), (words, err.decode())
     assert in_files(*program.places) == []
     assert in_tables(program.work / "w.duckdb") == []
+
+
+def test_the_key_is_told_nowhere(program, model, tmp_path):
+    ward(tmp_path / "hospital")
+    key, other = f"{KEY} of the store ' \" {{}} %s", f"{KEY} of another store"
+    snow = f"{KEY} of the store \N{SNOWMAN}"
+    for name, text in (("key", f"{key}\n"), ("other", other), ("short", KEY)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    (tmp_path / "open").write_text(key)
+    named = {"FEATURESTORE_KEY_FILE": str(tmp_path / "key")}
+    embed = ["embed", "w.duckdb", model, "--device", "cpu"]
+    plan = [
+        (["init", "w.duckdb", "--source", tmp_path / "hospital", "--schema", "mimic3"], named, 0),
+        (["sync", "w.duckdb"], {"FEATURESTORE_KEY": key}, 0),
+        ([*embed, "--limit", "90"], named, 0),
+        (["train", "w.duckdb", "readmit"], named, 0),
+        (["score", "w.duckdb", "readmit", "-o", "scores.csv"], named, 0),
+        (["nightly", "w.duckdb", model, "readmit", "--force"], named, 0),
+        (["report", "w.duckdb", "readmit", "-o", "report.html"], named, 0),
+        (["forget", "w.duckdb", "7", "-o", "receipt.json"], named, 0),
+        (["info", "w.duckdb"], named, 0),
+        (["verify", "w.duckdb"], named, 0),
+        (["sql", "w.duckdb", "FROM settings"], named, 0),
+        (["sql", "w.duckdb", "FROM duckdb_databases()"], named, 1),
+        (["sql", "w.duckdb", "SELECT getenv('FEATURESTORE_KEY')"], {"FEATURESTORE_KEY": key}, 1),
+        (["sync", "w.duckdb"], {"FEATURESTORE_KEY": other}, 1),
+        (["sync", "w.duckdb"], {"FEATURESTORE_KEY": KEY}, 1),
+        (["sync", "w.duckdb"], {"FEATURESTORE_KEY": snow}, 1),
+        (["sync", "w.duckdb"], named | {"FEATURESTORE_KEY": key}, 1),
+        *(
+            (words, {"FEATURESTORE_KEY_FILE": str(tmp_path / name)}, 1)
+            for name in ("other", "short", "open", "none")
+            for words in (["sync", "w.duckdb"], ["verify", "w.duckdb"], embed)
+        ),
+    ]
+    plan[0][0].append("--encrypt")
+    jobs = [
+        {"arguments": ["--debug", *map(str, words)], "environment": environment}
+        for words, environment, _ in plan
+    ]
+    for (words, _, status), (ended, out, err) in zip(plan, program(jobs, (KEY,)), strict=True):
+        assert (ended, canaries(out + err)) == (status, []), (words, err.decode())
+    assert in_files(*program.places) == []
