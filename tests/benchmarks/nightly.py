@@ -71,10 +71,10 @@ def some_scorer(store):
         )
 
 
-def a_night(folder, notes, budget=""):
+def a_night(folder, notes, budget="", encrypt=False):
     """A store of so many notes, then a night with nothing new."""
     write_tables(folder / "hospital", notes)
-    store = Store.create(folder / "w.duckdb", folder / "hospital", "mimic3")
+    store = Store.create(folder / "w.duckdb", folder / "hospital", "mimic3", encrypt=encrypt)
     sync(store)
     encoder = StandIn()
     begun = {}
@@ -98,9 +98,10 @@ def a_night(folder, notes, budget=""):
     return store, encoder
 
 
-def by_new_notes(folder, notes):
+def by_new_notes(folder, notes, encrypt=False):
     """The same store, with more and more new notes a night."""
-    store, encoder = a_night(folder, notes)
+    print(f"| **{'encrypted' if encrypt else 'plain'}** | | |")
+    store, encoder = a_night(folder, notes, encrypt=encrypt)
     for new in (20, 100, 1_000, 10_000):
         notes += new
         write_tables(folder / "hospital", notes)
@@ -110,6 +111,9 @@ def by_new_notes(folder, notes):
             f"nightly with {new:,} new notes of {notes:,}",
             f"{seconds:.2f} s ({facts['seconds']})",
         )
+    seconds, found = timed(store.verify)
+    assert found == []
+    row(f"verify of {store.path.stat().st_size / 1e6:,.0f} MB", f"{seconds:.1f} s")
 
 
 def memory(folder):
@@ -146,8 +150,10 @@ def main():
     print(f"{os.cpu_count()} cores\n\n| what | measured | budget |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         memory(Path(folder))
-    with tempfile.TemporaryDirectory() as folder:
-        by_new_notes(Path(folder), 100_000)
+    os.environ["FEATURESTORE_KEY"] = "a key of the benchmark"
+    for encrypt in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            by_new_notes(Path(folder), 100_000, encrypt)
     with tempfile.TemporaryDirectory() as folder:
         a_night(Path(folder), chosen.notes, "10 s")
 
