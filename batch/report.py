@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from batch.evaluate import ends, in_words
 from batch.figures import FIGURES, NAMES, OF_OUTCOMES, SPLITS, Facts, Floats, draw
 from batch.health import SHIFT
 from batch.score import find_scorer
@@ -217,7 +218,7 @@ def _page(facts: Facts, figures: dict[str, dict[str, str]], missing: dict[str, s
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    pages.filters.update(interval=interval, ranged=ranged)
+    pages.filters.update(interval=in_words, ranged=ends)
     return pages.get_template("report.html").render(
         **vars(facts),
         test=facts.metrics["test"],
@@ -231,13 +232,3 @@ def _page(facts: Facts, figures: dict[str, dict[str, str]], missing: dict[str, s
         stopping_shift=SHIFT,
         mapped=_MAPPED,
     )
-
-
-def interval(found: list[float] | None, digits: int = 3) -> str:
-    """An estimate with its interval, in words."""
-    return f"{found[0]:.{digits}f} ({ranged(found, digits)})" if found else "-"
-
-
-def ranged(found: list[float], digits: int = 3) -> str:
-    """The interval alone."""
-    return f"{found[1]:.{digits}f} to {found[2]:.{digits}f}"

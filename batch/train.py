@@ -15,7 +15,16 @@ import numpy.typing as npt
 
 from batch import baselines
 from batch.embed import follow_sync
-from batch.evaluate import BOOTSTRAPS, Interval, Judge, auroc, calibration_slope
+from batch.evaluate import (
+    BOOTSTRAPS,
+    Interval,
+    Judge,
+    auroc,
+    calibration_slope,
+    ends,
+    in_words,
+    probability,
+)
 from batch.fitting import (
     FEW,
     NAIVE,
@@ -106,7 +115,7 @@ def train(
         found = _fits(means, windows, cohort, aggregate, _saw_training(store, encoder))
         fit = best(found, cohort)
         slope, intercept, calibrated_on = calibrate(fit, cohort)
-        p = 1 / (1 + np.exp(-(slope * fit.log_odds + intercept)))
+        p = probability(slope * fit.log_odds + intercept)
         beside = {
             "prior_admissions": baselines.prior_admissions(store, rows.hadm_id, cohort),
             **(
@@ -333,7 +342,7 @@ def _evaluation(
 
 
 def _candidate(fit: Fit, kept: Fit, judge: Judge, test: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    raw = 1 / (1 + np.exp(-fit.log_odds[test]))
+    raw = probability(fit.log_odds[test])
     return {
         "aggregate": fit.aggregate,
         "fitted_on": fit.fitted_on,
@@ -420,12 +429,12 @@ def _warnings(measured: dict[str, Any], calibrated_on: str) -> list[str]:
             )
         if low <= 0.5 <= high:
             found.append(
-                f"the test AUROC of {estimate:.3f} ({low:.3f} to {high:.3f}) cannot be told from "
+                f"the test AUROC of {in_words(of_test)} cannot be told from "
                 "0.5, which is no better than chance"
             )
         elif high - low > estimate - 0.5:
             found.append(
-                f"the interval of the test AUROC, {low:.3f} to {high:.3f}, is wider than its "
+                f"the interval of the test AUROC, {ends(of_test)}, is wider than its "
                 f"distance from chance ({estimate - 0.5:.3f}) - more test patients would say more"
             )
     words = measured["differences"].get("bag_of_words")
