@@ -82,6 +82,21 @@ class Fit:
     valid_auroc: float | None
 
 
+@dataclass
+class Kept:
+    """The fit that was kept, on what, and its calibration (Platt)."""
+
+    fit: Fit
+    vectors: Vectors
+    slope: float
+    intercept: float
+    calibrated_on: str
+
+    @property
+    def probability(self) -> Floats:
+        return probability(self.slope * self.fit.log_odds + self.intercept)
+
+
 def fits(vectors: Vectors, cohort: Cohort, saw_training: bool) -> Iterator[Fit]:
     """The naive fit first, then the others that are worth a try.
 
