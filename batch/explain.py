@@ -15,16 +15,7 @@ def explain(store: Store, hadm_id: int, scorer: str | None = None) -> dict[str, 
     scorer_id, probability, base, unit (log odds, or probability before calibration), `notes` and
     `windows`, whatever moved it most first. Raises FeatureStoreError.
     """
-    if scorer is None:
-        newest = store.sql("SELECT scorer_id FROM scorers ORDER BY created_at DESC LIMIT 1")
-        found = newest.fetchone()
-        if found is None:
-            raise FeatureStoreError(
-                f'{store.path} holds no scorer yet - "featurestore train {store.path} NAME" makes '
-                "one"
-            )
-        (scorer,) = found
-    scorer_id = find_scorer(store, scorer)
+    scorer_id = find_scorer(store, _newest(store) if scorer is None else scorer)
     check_admission(store, hadm_id, *find_question(store, scorer_id))
     windows = store.rows("FROM explain_admission($scorer, $hadm)", scorer=scorer_id, hadm=hadm_id)
     probability, aggregate = store.one(
@@ -42,6 +33,15 @@ def explain(store: Store, hadm_id: int, scorer: str | None = None) -> dict[str, 
         "notes": _by_note(windows),
         "windows": windows,
     }
+
+
+def _newest(store: Store) -> str:
+    found = store.sql("SELECT scorer_id FROM scorers ORDER BY created_at DESC LIMIT 1").fetchone()
+    if found is None:
+        raise FeatureStoreError(
+            f'{store.path} holds no scorer yet - "featurestore train {store.path} NAME" makes one'
+        )
+    return str(found[0])
 
 
 def _by_note(windows: list[dict[str, Any]]) -> list[dict[str, Any]]:

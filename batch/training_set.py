@@ -47,6 +47,11 @@ def training_set(store: Store, encoder: str, cutoff: str, horizon_days: int) -> 
     )
     if not len(rows.y):
         raise FeatureStoreError(_why_no_labels(store, encoder, cutoff, horizon_days))
+    _check_it_teaches(rows, encoder, cutoff)
+    return rows
+
+
+def _check_it_teaches(rows: TrainingSet, encoder: str, cutoff: str) -> None:
     of_train = rows.y[rows.split == "train"]
     if of_train.sum() < 2 or (~of_train).sum() < 2 or len(of_train) < _FEWEST:
         raise FeatureStoreError(
@@ -59,7 +64,6 @@ def training_set(store: Store, encoder: str, cutoff: str, horizon_days: int) -> 
             f"all {len(rows.y):,} admissions have the same embedding by {encoder} - export the "
             "model again, from its last layer"
         )
-    return rows
 
 
 def _why_no_labels(store: Store, encoder: str, cutoff: str, horizon_days: int) -> str:
