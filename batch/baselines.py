@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.evaluate import platt
+from batch.evaluate import platt, probability
 from batch.fitting import Cohort, Vectors, enough
 from featurestore.errors import FeatureStoreError
 from featurestore.store import Store
@@ -130,4 +130,4 @@ def _calibrated(z: Floats, cohort: Cohort) -> Floats:
     """Probabilities of log odds, Platt's way on validation patients where there are enough."""
     valid = cohort.split == "valid"
     slope, intercept = platt(z[valid], cohort.y[valid]) if enough(cohort.y[valid]) else (1.0, 0.0)
-    return np.asarray(1 / (1 + np.exp(-(slope * z + intercept))))
+    return probability(slope * z + intercept)

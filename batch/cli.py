@@ -6,11 +6,13 @@ import shutil
 import sys
 import tempfile
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from batch.evaluate import in_words
 from featurestore.cli import CUTOFF, HORIZON, JSON, SINCE, STORE, main, progress, say
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
@@ -18,6 +20,7 @@ SCORER = click.argument("scorer")
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
+interval = partial(in_words, to="-")  # a terminal is narrower than a page
 
 
 @main.command("embed")
@@ -162,14 +165,6 @@ def metrics_table(systems: dict[str, Any]) -> str:
         cells = (interval(measured[metric]) for metric in metrics)
         lines.append(f"{name.replace('_', ' '):<18}" + "".join(f"{cell:<23}" for cell in cells))
     return "\n".join(line.rstrip() for line in lines)
-
-
-def interval(of_metric: list[float] | None) -> str:
-    """An estimate with its 95% interval, or a dash."""
-    if of_metric is None:
-        return "-"
-    estimate, low, high = of_metric
-    return f"{estimate:.3f} ({low:.3f}-{high:.3f})"
 
 
 @main.command("scorers")

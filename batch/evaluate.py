@@ -91,6 +91,16 @@ def interval(samples: Floats) -> Interval:
     return [float(samples[0]), float(low), float(high)]
 
 
+def in_words(found: Interval, digits: int = 3, to: str = " to ") -> str:
+    """An estimate with its interval, or a dash."""
+    return f"{found[0]:.{digits}f} ({ends(found, digits, to)})" if found else "-"
+
+
+def ends(found: list[float], digits: int = 3, to: str = " to ") -> str:
+    """The interval alone."""
+    return f"{found[1]:.{digits}f}{to}{found[2]:.{digits}f}"
+
+
 class Ranked:
     """Outcomes in the order of their probabilities, the highest first; equal ones are one group."""
 
@@ -175,7 +185,7 @@ def _recalibrated(ranked: Ranked, weight: Floats, slope: bool) -> Floats:
     if slope:
         found[:] = log_odds(np.atleast_1d(ranked.y.mean()))[0], 0
     for _ in range(30):
-        p = 1 / (1 + np.exp(-np.clip(found[:, :1] + found[:, 1:] * z, -30, 30)))
+        p = probability(np.clip(found[:, :1] + found[:, 1:] * z, -30, 30))
         residual, curvature = weight * (ranked.y - p), weight * p * (1 - p)
         g0, h00 = residual.sum(axis=1), curvature.sum(axis=1)
         if slope:
@@ -232,20 +242,24 @@ def log_odds(p: Floats) -> Floats:
     return np.asarray(np.log(p / (1 - p)))
 
 
+def probability(z: npt.NDArray[np.floating]) -> Floats:
+    """1 / (1 + exp(-z)), of log odds however far from 0."""
+    from scipy.special import expit
+
+    return np.asarray(expit(z))
+
+
 def platt(z: Floats, y: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """Slope and intercept that calibrate log odds on these outcomes (Platt 1999, no targets moved).
 
     Never less than a hundredth: a slope of nothing would make all probabilities one.
     """
     everybody = np.ones((1, len(y)))
-    intercept, slope = _recalibrated(Ranked(y, _probability(z)), everybody, slope=True)[0]
+    within = probability(np.clip(z, -20, 20))
+    intercept, slope = _recalibrated(Ranked(y, within), everybody, slope=True)[0]
     if 0.01 <= slope < 100:
         return float(slope), float(intercept)
     # Where both outcomes are apart there is no slope.
     slope = 1.0 if z[y].mean() > z[~y].mean() else 0.01
-    ranked = Ranked(y, _probability(slope * z))
+    ranked = Ranked(y, probability(np.clip(slope * z, -20, 20)))
     return slope, float(calibration_intercept(ranked, everybody)[0])
-
-
-def _probability(z: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-np.clip(z, -20, 20))))

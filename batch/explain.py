@@ -15,28 +15,9 @@ def explain(store: Store, hadm_id: int, scorer: str | None = None) -> dict[str, 
     scorer_id, probability, base, unit (log odds, or probability before calibration), `notes` and
     `windows`, whatever moved it most first. Raises FeatureStoreError.
     """
-    if scorer is None:
-        newest = store.sql("SELECT scorer_id FROM scorers ORDER BY created_at DESC LIMIT 1")
-        found = newest.fetchone()
-        if found is None:
-            raise FeatureStoreError(
-                f'{store.path} holds no scorer yet - "featurestore train {store.path} NAME" makes '
-                "one"
-            )
-        (scorer,) = found
-    scorer_id = find_scorer(store, scorer)
+    scorer_id = find_scorer(store, _newest(store) if scorer is None else scorer)
     check_admission(store, hadm_id, *find_question(store, scorer_id))
     windows = store.rows("FROM explain_admission($scorer, $hadm)", scorer=scorer_id, hadm=hadm_id)
-    notes = store.rows(
-        """
-        SELECT note_id, category, available_at, count(*) AS windows,
-            sum(contribution) AS contribution
-        FROM explain_admission($scorer, $hadm)
-        GROUP BY ALL ORDER BY abs(sum(contribution)) DESC, note_id
-        """,
-        scorer=scorer_id,
-        hadm=hadm_id,
-    )
     probability, aggregate = store.one(
         "SELECT a.probability, s.aggregate FROM score_admissions($scorer) AS a, scorers AS s "
         "WHERE a.hadm_id = $hadm AND s.scorer_id = $scorer",
@@ -49,9 +30,29 @@ def explain(store: Store, hadm_id: int, scorer: str | None = None) -> dict[str, 
         "probability": probability,
         "base": windows[0]["base"],
         "unit": "log odds" if aggregate == "mean" else "probability before calibration",
-        "notes": notes,
+        "notes": _by_note(windows),
         "windows": windows,
     }
+
+
+def _newest(store: Store) -> str:
+    found = store.sql("SELECT scorer_id FROM scorers ORDER BY created_at DESC LIMIT 1").fetchone()
+    if found is None:
+        raise FeatureStoreError(
+            f'{store.path} holds no scorer yet - "featurestore train {store.path} NAME" makes one'
+        )
+    return str(found[0])
+
+
+def _by_note(windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the windows of each note add up to, the strongest note first."""
+    notes: dict[str, dict[str, Any]] = {}
+    for window in windows:
+        told = {name: window[name] for name in ("note_id", "category", "available_at")}
+        note = notes.setdefault(window["note_id"], told | {"windows": 0, "contribution": 0.0})
+        note["windows"] += 1
+        note["contribution"] += window["contribution"]
+    return sorted(notes.values(), key=lambda note: (-abs(note["contribution"]), note["note_id"]))
 
 
 def similar(

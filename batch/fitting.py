@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from batch.evaluate import Judge, auroc, log_odds, platt
+from batch.evaluate import Judge, auroc, log_odds, platt, probability
 from batch.logistic import Path, Standard, fit_path, polish, standardise
 
 Floats = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ class Vectors:
         """
         if self.aggregate == "mean":
             return of_rows.astype(np.float64)
-        p = 1 / (1 + np.exp(-of_rows.astype(np.float64)))
+        p = probability(of_rows.astype(np.float64))
         starts = np.flatnonzero(np.r_[True, np.diff(self.of) != 0])
         n = np.diff(np.r_[starts, len(p)])
         most, total = np.maximum.reduceat(p, starts), np.add.reduceat(p, starts)
@@ -80,6 +80,21 @@ class Fit:
     log_odds: Floats  # (admissions,)
     unseen: Floats  # the same, but for admissions fitted on by fits that did not see them
     valid_auroc: float | None
+
+
+@dataclass
+class Kept:
+    """The fit that was kept, on what, and its calibration (Platt)."""
+
+    fit: Fit
+    vectors: Vectors
+    slope: float
+    intercept: float
+    calibrated_on: str
+
+    @property
+    def probability(self) -> Floats:
+        return probability(self.slope * self.fit.log_odds + self.intercept)
 
 
 def fits(vectors: Vectors, cohort: Cohort, saw_training: bool) -> Iterator[Fit]:

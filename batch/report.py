@@ -1,17 +1,18 @@
 """A scorer as a clinical committee reads it: one page with figures, which loads nothing."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from batch.evaluate import ends, in_words
 from batch.figures import FIGURES, NAMES, OF_OUTCOMES, SPLITS, Facts, Floats, draw
 from batch.health import SHIFT
 from batch.score import find_scorer
 from batch.shards import arrow_to_vectors
+from featurestore.audit import read_before
 from featurestore.cohort import flow
 from featurestore.errors import FeatureStoreError
 from featurestore.files import private_file
@@ -217,7 +218,7 @@ def _page(facts: Facts, figures: dict[str, dict[str, str]], missing: dict[str, s
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    pages.filters.update(interval=interval, ranged=ranged)
+    pages.filters.update(interval=in_words, ranged=ends)
     return pages.get_template("report.html").render(
         **vars(facts),
         test=facts.metrics["test"],
@@ -227,26 +228,7 @@ def _page(facts: Facts, figures: dict[str, dict[str, str]], missing: dict[str, s
         versions=facts.scorer["versions"] | facts.metrics["versions"],
         figures=figures,
         missing=missing,
-        contamination=contamination(facts.schema, facts.encoder),
+        contamination=read_before(facts.encoder, facts.schema),
         stopping_shift=SHIFT,
         mapped=_MAPPED,
     )
-
-
-def interval(found: list[float] | None, digits: int = 3) -> str:
-    """An estimate with its interval, in words."""
-    return f"{found[0]:.{digits}f} ({ranged(found, digits)})" if found else "-"
-
-
-def ranged(found: list[float], digits: int = 3) -> str:
-    """The interval alone."""
-    return f"{found[1]:.{digits}f} to {found[2]:.{digits}f}"
-
-
-def contamination(schema: str, encoder: dict[str, Any]) -> bool:
-    """Whether the encoder goes back to a model that was pretrained on the store's very notes."""
-    checkpoint = encoder.get("checkpoint") or {}
-    base = (checkpoint.get("finetune") or {}).get("base")
-    names = f"{encoder.get('name')} {checkpoint.get('name')} {base}"
-    heard_of = re.search(r"clinical[-_]?bert|mimic", names, re.IGNORECASE)
-    return schema in ("mimic3", "mimic4") and heard_of is not None

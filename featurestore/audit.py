@@ -1,7 +1,9 @@
 """Leaks and immature labels: what would make a reported number too good, in plain sentences."""
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from featurestore.errors import FeatureStoreError
@@ -10,7 +12,7 @@ from featurestore.store import Store
 # Above what the literature reaches (arXiv 1904.05342): an early AUROC of 0.67, 0.71 at discharge.
 PLAUSIBLE_AUROC = {"24h": 0.75, "48h": 0.75, "72h": 0.75, "discharge": 0.80}
 # Parts of the names of models that were pretrained on the notes of MIMIC-III.
-_SAW_MIMIC = ("clinicalbert", "clinical-bert", "bluebert", "clinical-longformer", "mimic")
+_SAW_MIMIC = r"clinical[-_]?bert|bluebert|clinical[-_]?longformer|mimic"
 
 _EXCLUDED_BUT_EMBEDDED = """
     SELECT count(DISTINCT note_id) FROM embeddings SEMI JOIN
@@ -124,8 +126,7 @@ def _scorer_findings(
 
 def _encoder_findings(manifest: dict[str, Any], source_schema: str) -> Iterator[str]:
     encoder_id = manifest.get("encoder_id", manifest.get("name"))
-    checkpoint = manifest.get("checkpoint", {})
-    finetuned = checkpoint.get("finetune")
+    finetuned = (manifest.get("checkpoint") or {}).get("finetune")
     if finetuned is None:
         yield (
             f"on which patients {encoder_id} was fine-tuned is not known, so that its test "
@@ -136,9 +137,21 @@ def _encoder_findings(manifest: dict[str, Any], source_schema: str) -> Iterator[
             f"{encoder_id} was fine-tuned on patients who were not split as the scorer's are - "
             "fine-tune with featurestore finetune"
         )
-    names = f"{checkpoint.get('name', '')} {(finetuned or {}).get('base', '')}".lower()
-    if source_schema in ("mimic3", "mimic4") and any(name in names for name in _SAW_MIMIC):
+    if read_before(manifest, source_schema):
         yield (
             f"{encoder_id} comes from a model pretrained on MIMIC's notes and is tested on "
             "MIMIC - say so beside every number, or test it on another hospital"
         )
+
+
+def read_before(manifest: dict[str, Any], source_schema: str) -> bool:
+    """Whether an encoder goes back to a model that was pretrained on the source's very notes.
+
+    Told by name, of a hub or of a folder: of the encoder, its checkpoint, and what that was
+    fine-tuned from.
+    """
+    checkpoint = manifest.get("checkpoint") or {}
+    base = (checkpoint.get("finetune") or {}).get("base")
+    names = f"{manifest.get('name')} {checkpoint.get('name')} {base}"
+    saw_mimic = re.search(_SAW_MIMIC, names, re.IGNORECASE) is not None
+    return saw_mimic and Path(source_schema).name in ("mimic3", "mimic4")

@@ -19,6 +19,8 @@ average AS (
     FROM scorers AS s
     INNER JOIN asked ON s.scorer_id = asked.scorer_id
     INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
+    -- All that is read of other admissions; of a scorer on windows nothing is.
+    WHERE s.aggregate = 'mean'
 ),
 
 windows AS (

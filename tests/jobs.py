@@ -142,7 +142,7 @@ def reading(path, whole_runs, stop, answers):
         except Exception as error:
             wrong.append(repr(error))
         reads += 1
-        time.sleep(0.1)  # the job under test needs a core too
+        time.sleep(0.3)  # the job under test needs a core too
     answers.put((reads, wrong))
 
 

@@ -1,5 +1,6 @@
 """Whatever happens to notes, in whatever order, wherever runs are killed: a plain dict agrees."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
+HISTORIES = int(os.environ.get("HISTORIES", "4"))  # of 25 nights each
 TEXTS = st.lists(st.sampled_from([*WordCounter.COUNTED, "quiet"]), min_size=1, max_size=9)
 STAYS = st.sampled_from([7, 8, 9])
 NOTES = st.sampled_from(["2", "3", "4", "5", "6"])
@@ -135,8 +137,8 @@ class Nights(RuleBasedStateMachine):
 
 
 Nights.TestCase.settings = settings(
-    max_examples=8,
-    stateful_step_count=15,
+    max_examples=HISTORIES,
+    stateful_step_count=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

@@ -18,8 +18,11 @@ from batch.evaluate import (
     auroc,
     brier,
     calibration_slope,
+    ends,
+    in_words,
     log_odds,
     platt,
+    probability,
     top,
 )
 
@@ -152,3 +155,17 @@ def test_calibration_never_turns_a_ranking_round():
     assert slope == 0.01
     p = 1 / (1 + np.exp(-(slope * (-5.0 * y) + intercept)))
     assert p.mean() == pytest.approx(y.mean(), abs=0.02)
+
+
+def test_log_odds_however_far_from_zero_have_a_probability():
+    assert probability(np.array([-1_000.0, 0.0, 1_000.0])).tolist() == [0.0, 0.5, 1.0]
+    p = np.array([0.1, 0.5, 0.9])
+    assert probability(log_odds(p)) == pytest.approx(p)
+
+
+def test_an_interval_in_words():
+    slope = [0.8551, -0.6771, 2.0721]
+    assert in_words(slope) == "0.855 (-0.677 to 2.072)"
+    assert in_words(slope, digits=1, to="-") == "0.9 (-0.7-2.1)"
+    assert ends(slope, 2) == "-0.68 to 2.07"
+    assert in_words(None) == "-"

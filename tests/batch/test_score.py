@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -260,6 +261,31 @@ def test_contributions_of_windows_add_up_to_clinicalberts_probability(store):
     total = sum(window["contribution"] for window in found["windows"])
     log_odds = slope * math.log(total / (1 - total)) + shift
     assert 1 / (1 + math.exp(-log_odds)) == pytest.approx(found["probability"], abs=1e-6)
+
+
+def test_a_note_moved_a_score_by_what_its_windows_did(store):
+    (hadm_id,) = store.one("SELECT hadm_id FROM notes GROUP BY 1 HAVING count(*) = 2 ORDER BY 1")
+    for scorer in ("means", "windows"):
+        found = explain(store, hadm_id, scorer)
+        in_sql = store.rows(
+            "SELECT note_id, category, available_at, count(*) AS windows, "
+            "sum(contribution) AS contribution FROM explain_admission($scorer, $hadm) "
+            "GROUP BY ALL ORDER BY abs(sum(contribution)) DESC, note_id",
+            scorer=f"{scorer}-v1",
+            hadm=hadm_id,
+        )
+        assert len(in_sql) == 2
+        for ours, theirs in zip(found["notes"], in_sql, strict=True):
+            assert ours == theirs | {"contribution": pytest.approx(theirs["contribution"])}
+
+
+def test_a_score_of_windows_is_explained_without_a_look_at_other_stays(store):
+    alone, with_others = Store(shutil.copy(store.path, f"{store.path}-alone")), explain(store, 7)
+    with alone.change("test") as change:
+        change.con.execute("DELETE FROM admission_embeddings WHERE hadm_id <> 7")
+        change.con.execute("DELETE FROM embeddings WHERE hadm_id <> 7")
+    assert explain(alone, 7) == with_others
+    assert explain(alone, 7, "means")["base"] != explain(store, 7, "means")["base"]
 
 
 def test_an_explanation_names_notes_and_never_tells_them(store):

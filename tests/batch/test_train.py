@@ -64,9 +64,9 @@ def counter_class():
 
 
 @pytest.fixture(scope="module")
-def trained(embedded):
-    facts = train(embedded, "readmit", aggregate="mean")
-    return embedded, facts
+def trained(embedded, tmp_path_factory):
+    store = copy_of(embedded, tmp_path_factory.mktemp("with-scorer"))
+    return store, train(store, "readmit", aggregate="mean")
 
 
 def by_scikit_learn(store, c):
@@ -269,12 +269,8 @@ def test_bag_of_words_sees_the_notes_that_the_embeddings_saw(tmp_path, counter_c
     assert word_counts(store, np.array([8]), "discharge").nnz == 2
 
 
-def test_training_a_name_again_makes_its_next_version_and_score_takes_it(
-    hospital, counter_class, tmp_path
-):
-    store = Store.create(tmp_path / "w.duckdb", hospital, "mimic3")
-    sync(store)
-    embed_pending(store, counter_class())
+def test_training_a_name_again_makes_its_next_version_and_score_takes_it(embedded, tmp_path):
+    store = copy_of(embedded, tmp_path)
     assert train(store, "readmit", baseline=False)["scorer_id"] == "readmit-v1"
     assert train(store, "readmit", baseline=False)["scorer_id"] == "readmit-v2"
     first, second = score(store, "readmit-v1"), score(store, "readmit")
@@ -301,7 +297,7 @@ def test_training_a_name_again_makes_its_next_version_and_score_takes_it(
     assert len(in_csv) == PATIENTS
 
 
-def test_scores_follow_a_sync_without_waiting_for_embed(hospital, counter_class, tmp_path):
+def test_scores_follow_a_sync_without_waiting_for_embed(counter_class, tmp_path):
     stays = [
         admission(n + back, n, day(20 * bool(back)), day(10 + 11 * bool(back)))
         for n in range(1, 61)
@@ -328,14 +324,12 @@ def test_scores_follow_a_sync_without_waiting_for_embed(hospital, counter_class,
     assert 2 in before and 2 not in after
 
 
-def test_scorers_of_two_encoders_never_mix(hospital, counter_class, tmp_path):
+def test_scorers_of_two_encoders_never_mix(embedded, counter_class, tmp_path):
     class Mirrored(counter_class):
         def run(self, batch):
             return 5 - super().run(batch)
 
-    store = Store.create(tmp_path / "w.duckdb", hospital, "mimic3")
-    sync(store)
-    embed_pending(store, counter_class("one-00000000"))
+    store = copy_of(embedded, tmp_path)
     alone = train(store, "alone", baseline=False)
     embed_pending(store, Mirrored("two-00000000"))
     beside = train(store, "beside", encoder="one-00000000", baseline=False)

@@ -1,5 +1,6 @@
 """Killed at any moment, out of disk at any moment: the tables end as those of a quiet run."""
 
+import collections
 import errno
 import itertools
 import os
@@ -12,7 +13,7 @@ import duckdb
 import pytest
 from click.testing import CliRunner
 
-from batch import embed_pending, nightly, train
+from batch import embed_pending, train
 from featurestore import Store, steps, sync
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
@@ -21,6 +22,7 @@ from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
+NIGHTS = 6  # that ten readers see
 KILLS = int(os.environ.get("KILLS", "6"))  # "make test-kill" asks for 200
 
 
@@ -49,54 +51,68 @@ def evening(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def quiet(evening, tmp_path_factory):
-    """What an undisturbed run leaves, by job."""
+def before(evening, tmp_path_factory):
+    """By job, the store as it was in the evening, synced where the job does not do it."""
     found = {}
     for job in (jobs.night, jobs.embedding):
-        path = fresh(evening, tmp_path_factory.mktemp("quiet"), job)
-        assert jobs.ended(jobs.start(job, path)) == 0
-        found[job] = jobs.contents(Store(path))
-        assert Store(path).verify() == []
+        folder = tmp_path_factory.mktemp("before")
+        for name in ("w.duckdb", "w.duckdb.seal"):
+            shutil.copy(evening / name, folder)
+        store = Store(folder / "w.duckdb")
+        if job is jobs.embedding:
+            sync(store)
+        found[job] = store.path, jobs.contents(store)
     return found
 
 
-def fresh(evening, folder, job):
-    """A copy of the store as it was in the evening; synced, where the job does not do it."""
-    path = folder / "w.duckdb"
-    for name in ("w.duckdb", "w.duckdb.seal"):
-        shutil.copy(evening / name, folder)
-    if job is jobs.embedding:
-        sync(Store(path))
-    return path
+@pytest.fixture(scope="module")
+def quiet(before, tmp_path_factory):
+    """What an undisturbed run leaves, by job, and how often it begins each step."""
+    found, begun = {}, {}
+    for job in (jobs.night, jobs.embedding):
+        path = fresh(before, tmp_path_factory.mktemp("quiet"), job)
+        begun[job] = collections.Counter()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(WordCounter, "budget", 6)
+            patch.setattr(steps, "step", lambda name, job=job: begun[job].update([name]))
+            job(path)
+        found[job] = jobs.contents(Store(path))
+        assert Store(path).verify() == []
+    return found, begun
+
+
+def fresh(before, folder, job):
+    """A copy of the store before the job."""
+    shutil.copy(f"{before[job][0]}.seal", folder / "w.duckdb.seal")
+    return shutil.copy(before[job][0], folder / "w.duckdb")
 
 
 @pytest.mark.parametrize("step", steps.STEPS)
 @pytest.mark.parametrize("job", [jobs.night, jobs.embedding], ids=["nightly", "embed"])
 def test_killed_before_any_step_the_next_run_ends_as_an_undisturbed_one(
-    evening, quiet, tmp_path, job, step
+    before, quiet, tmp_path, monkeypatch, job, step
 ):
-    for nth in itertools.count(1):
-        path = fresh(evening, tmp_path, job)
-        before = jobs.contents(Store(path))
+    monkeypatch.setattr(WordCounter, "budget", 6)
+    whole, begun = quiet
+    assert begun[job][step], f"the job has no step {step}"
+    for nth in range(1, begun[job][step] + 1):
+        path = fresh(before, tmp_path, job)
         status = jobs.ended(jobs.start(jobs.killed_at, job, path, step, nth))
-        if status == 0:
-            break
         assert status == -signal.SIGKILL
         # Either all of it or nothing: the rename decides.
-        assert jobs.contents(Store(path)) in (before, quiet[job])
-        assert jobs.ended(jobs.start(job, path)) == 0
-        assert jobs.contents(Store(path)) == quiet[job]
+        assert jobs.contents(Store(path)) in (before[job][1], whole[job])
+        job(path)
+        assert jobs.contents(Store(path)) == whole[job]
         assert Store(path).verify() == []
         assert not Store(path).staging.exists()
-    assert nth > 1, f"the job has no step {step}"
 
 
-def test_killed_at_random_moments(evening, quiet, tmp_path):
+def test_killed_at_random_moments(before, quiet, tmp_path):
     dice = random.Random(1)
     killed = 0
     for no in range(KILLS):
         job = (jobs.night, jobs.embedding)[no % 2]
-        path = fresh(evening, tmp_path, job)
+        path = fresh(before, tmp_path, job)
         while True:  # until one comes through
             process = jobs.start(job, path)
             time.sleep(dice.uniform(0, 1.2))
@@ -107,14 +123,14 @@ def test_killed_at_random_moments(evening, quiet, tmp_path):
             if dice.random() < 0.5:
                 assert jobs.ended(jobs.start(job, path)) == 0
                 break
-        assert jobs.contents(Store(path)) == quiet[job]
+        assert jobs.contents(Store(path)) == quiet[0][job]
         assert Store(path).verify() == []
     assert killed
 
 
 @pytest.mark.parametrize("step", steps.STEPS)
 def test_with_a_full_disk_at_any_step_the_old_version_stays_and_the_next_run_completes(
-    evening, quiet, tmp_path, monkeypatch, step
+    before, quiet, tmp_path, monkeypatch, step
 ):
     def full(name):
         nonlocal begun
@@ -123,46 +139,45 @@ def test_with_a_full_disk_at_any_step_the_old_version_stays_and_the_next_run_com
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "w.duckdb.staging/000000")
 
     monkeypatch.setattr(WordCounter, "budget", 6)
-    for nth in itertools.count(1):
+    whole = quiet[0][jobs.night]
+    for nth in range(1, quiet[1][jobs.night][step] + 1):
         begun = 0
-        path = fresh(evening, tmp_path, jobs.night)
-        before = jobs.contents(Store(path))
+        path = fresh(before, tmp_path, jobs.night)
         with monkeypatch.context() as patch:
             patch.setattr(steps, "step", full)
             try:
-                nightly(Store(path), WordCounter(), "readmit")
+                jobs.night(path)
             except FeatureStoreError as error:
                 assert "could not be changed (No space left on device)" in str(error)
             except OSError as error:
                 assert error.errno == errno.ENOSPC
-        if begun < nth:
-            break
-        assert jobs.contents(Store(path)) in (before, quiet[jobs.night])
-        nightly(Store(path), WordCounter(), "readmit")
-        assert jobs.contents(Store(path)) == quiet[jobs.night]
+        assert begun >= nth
+        assert jobs.contents(Store(path)) in (before[jobs.night][1], whole)
+        jobs.night(path)
+        assert jobs.contents(Store(path)) == whole
         assert not Store(path).staging.exists()
 
 
 @pytest.mark.parametrize("kilobytes", [1, 20, 300, 2_000, 3_000, 4_000, 6_000])
-def test_where_files_really_cannot_grow(evening, quiet, tmp_path, kilobytes):
-    path = fresh(evening, tmp_path, jobs.night)
-    before = jobs.contents(Store(path))
+def test_where_files_really_cannot_grow(before, quiet, tmp_path, monkeypatch, kilobytes):
+    monkeypatch.setattr(WordCounter, "budget", 6)
+    path = fresh(before, tmp_path, jobs.night)
     most = kilobytes * 1_000
     status = jobs.ended(jobs.start(jobs.with_small_disk, jobs.night, path, most))
     if status == 0:
         assert kilobytes >= 2_000
-        assert jobs.contents(Store(path)) == quiet[jobs.night]
+        assert jobs.contents(Store(path)) == quiet[0][jobs.night]
     else:
         assert status == 3
-        assert jobs.contents(Store(path)) == before
-    assert jobs.ended(jobs.start(jobs.night, path)) == 0
-    assert jobs.contents(Store(path)) == quiet[jobs.night]
+        assert jobs.contents(Store(path)) == before[jobs.night][1]
+    jobs.night(path)
+    assert jobs.contents(Store(path)) == quiet[0][jobs.night]
 
 
 def test_a_second_job_exits_75_and_names_the_first_and_after_a_kill_starts_at_once(
-    evening, quiet, tmp_path, model
+    before, quiet, tmp_path, model
 ):
-    path = fresh(evening, tmp_path, jobs.night)
+    path = fresh(before, tmp_path, jobs.night)
     started = jobs.event()
     first = jobs.start(jobs.holding, path, started)
     assert started.wait(30)
@@ -173,23 +188,23 @@ def test_a_second_job_exits_75_and_names_the_first_and_after_a_kill_starts_at_on
     first.kill()
     jobs.ended(first)
     assert jobs.ended(jobs.start(jobs.night, path)) == 0
-    assert jobs.contents(Store(path)) == quiet[jobs.night]
+    assert jobs.contents(Store(path)) == quiet[0][jobs.night]
 
 
 def test_ten_readers_see_whole_runs_only_and_nobody_waits(tmp_path):
-    stays = [admission(n) for n in range(1, 12)]
-    notes = [note(n, n, "pain " * n) for n in range(1, 12)]
+    stays = [admission(n) for n in range(1, NIGHTS + 1)]
+    notes = [note(n, n, "pain " * n) for n in range(1, NIGHTS + 1)]
     folder = write_hospital(tmp_path / "h", stays, notes[:1])
     store = Store.create(tmp_path / "w.duckdb", folder, "mimic3")
     sync(store)
     embed_pending(store, WordCounter())
-    windows = list(itertools.accumulate(-(-n // 4) for n in range(1, 12)))
-    whole_runs = [(n, windows[n - 1], windows[n - 1]) for n in range(1, 12)]
+    windows = list(itertools.accumulate(-(-n // 4) for n in range(1, NIGHTS + 1)))
+    whole_runs = [(n, windows[n - 1], windows[n - 1]) for n in range(1, NIGHTS + 1)]
     # A sync alone is a whole run too: its new note has no vector yet.
-    whole_runs += [(n + 1, windows[n - 1], windows[n - 1]) for n in range(1, 11)]
+    whole_runs += [(n + 1, windows[n - 1], windows[n - 1]) for n in range(1, NIGHTS)]
     held = duckdb.connect(store.path, read_only=True)
     hear = jobs.readers(store.path, whole_runs, 10)
-    for n in range(2, 12):
+    for n in range(2, NIGHTS + 1):
         write_hospital(folder, stays, notes[:n])
         sync(store)
         embed_pending(store, WordCounter())
@@ -197,5 +212,5 @@ def test_ten_readers_see_whole_runs_only_and_nobody_waits(tmp_path):
     heard = hear()
     assert [wrong for _, wrong in heard] == [[]] * 10
     assert min(reads for reads, _ in heard) > 0
-    assert store.one("SELECT max(run_id) FROM runs") == (22,)
-    assert store.sql(jobs.WHOLE).fetchall() == [(11, windows[-1], windows[-1])]
+    assert store.one("SELECT max(run_id) FROM runs") == (2 * NIGHTS,)
+    assert store.sql(jobs.WHOLE).fetchall() == [(NIGHTS, windows[-1], windows[-1])]

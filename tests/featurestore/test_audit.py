@@ -7,7 +7,7 @@ import pytest
 
 from batch import embed_pending, train
 from featurestore import Store, sync
-from featurestore.audit import audit
+from featurestore.audit import audit, read_before
 from featurestore.errors import FeatureStoreError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
@@ -123,6 +123,27 @@ def test_a_planted_leak_is_found(store, leak, finding):
     found = audit(store)
     assert any(finding in sentence and " - " in sentence for sentence in found), found
     assert any(finding in sentence for sentence in audit(store, "readmit"))
+
+
+BY_HUB_NAME = {"finetune": {"base": "emilyalsentzer/Bio_ClinicalBERT"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "checkpoint", "expected"),
+    [
+        pytest.param("mimic3", BY_HUB_NAME, True, id="the very notes"),
+        pytest.param("mimic4", BY_HUB_NAME, True, id="the same hospital"),
+        pytest.param("/ours/mimic3", BY_HUB_NAME, True, id="the very notes, by our own SELECTs"),
+        pytest.param("our-hospital", BY_HUB_NAME, False, id="other notes"),
+        pytest.param("mimic3", {"name": "Bio_ClinicalBERT"}, True, id="a folder, not fine-tuned"),
+        pytest.param("mimic3", {"name": "Clinical-Longformer"}, True, id="a longer model"),
+        pytest.param("mimic3", {"name": "bluebert_pubmed_mimic"}, True, id="a bluer model"),
+        pytest.param("mimic3", {"name": "bert-base-uncased"}, False, id="a model of no hospital"),
+        pytest.param("mimic3", None, False, id="a model of no known checkpoint"),
+    ],
+)
+def test_who_has_read_the_notes_before(schema, checkpoint, expected):
+    assert read_before({"name": "ours", "checkpoint": checkpoint}, schema) is expected
 
 
 def test_an_unknown_scorer(store):
