@@ -7,8 +7,9 @@ INSTALLED := .venv/installed
 demo: $(INSTALLED)  ## the main job, on a synthetic hospital
 	$(BIN)/featurestore demo demo
 
+# A process a core, each with one thread: on small matrices more of them cost ten times what they save.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-kill: $(INSTALLED)  ## 200 kills at random moments; minutes
 	KILLS=200 $(BIN)/pytest tests/batch/test_unkillable.py
