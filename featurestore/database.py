@@ -2,6 +2,8 @@
 
 import os
 import re
+import stat
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -84,7 +86,7 @@ def encryption_key(file: Path) -> str:
             f"{which} - set one of them"
         )
     if key_file:
-        key = _read_key(Path(key_file))
+        key = _key_in(Path(key_file))
     # DuckDB reads a key as it reads a BLOB, in which other letters and backslashes are codes.
     if len(key) < _SHORTEST_KEY or not re.fullmatch(r"[ -\[\]-~]+", key):
         raise FeatureStoreError(
@@ -94,17 +96,25 @@ def encryption_key(file: Path) -> str:
     return key
 
 
-def _read_key(file: Path) -> str:
+def _key_in(file: Path) -> str:
     try:
-        if file.stat().st_mode & 0o077:
+        status = file.stat()
+        if status.st_mode & 0o077:
             raise FeatureStoreError(
                 f"others can read the key in {file} - chmod 600 {file}, and think of a new key"
             )
-        return file.read_text().strip()
+        # A pipe, as <(...) of a shell is, can be read but once.
+        version = status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
+        return _read_key(file, status.st_ino, version)
     except (OSError, UnicodeDecodeError):
         raise FeatureStoreError(
             f"the key cannot be read from {file} - see what {KEY_FILE} names"
         ) from None
+
+
+@cache
+def _read_key(file: Path, _inode: int, _version: int) -> str:
+    return file.read_text().strip()
 
 
 def load_ciphers(con: duckdb.DuckDBPyConnection) -> None:

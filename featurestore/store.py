@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from featurestore import __version__, steps
-from featurestore.database import attach, is_damage, open_duckdb
+from featurestore.database import attach, encryption_key, is_damage, open_duckdb
 from featurestore.errors import FeatureStoreError, StoreBusyError
 from featurestore.files import copy, fsync, private_folder
 from featurestore.manifest import changed, check_keys, contents, store_hash, twice, write_manifest
@@ -99,6 +99,8 @@ class Store:
         if not path.resolve().parent.is_dir():
             raise FeatureStoreError(f"{path.parent} is no folder - make it, or name another")
         gid = _group_id(group)
+        if encrypt:
+            encryption_key(path)
         checked = Source(source, schema)
         checked.check()
 

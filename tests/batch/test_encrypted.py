@@ -1,6 +1,8 @@
 """An encrypted store says the same as a plain one, and nothing to whoever has not got its key."""
 
+import os
 import shutil
+import threading
 
 import duckdb
 import numpy as np
@@ -210,6 +212,23 @@ def test_the_key_may_lie_in_a_file_that_nobody_else_can_read(hospital, tmp_path,
     monkeypatch.delenv("FEATURESTORE_KEY_FILE")
     monkeypatch.setenv("FEATURESTORE_KEY", KEY)
     assert Store(tmp_path / "w.duckdb").verify() == []
+
+
+def test_the_key_may_come_from_a_pipe_which_is_read_once(hospital, tmp_path, monkeypatch):
+    monkeypatch.delenv("FEATURESTORE_KEY")
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    monkeypatch.setenv("FEATURESTORE_KEY_FILE", str(tmp_path / "pipe"))
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=[f"{KEY}\r\n"])
+    writer.start()
+    assert a_store(hospital, tmp_path / "w.duckdb").verify() == []
+    writer.join()
+
+
+def test_a_store_that_cannot_be_encrypted_is_not_begun(hospital, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEATURESTORE_KEY", "short")
+    with pytest.raises(FeatureStoreError, match=r"w.duckdb is too short"):
+        a_store(hospital, tmp_path / "w.duckdb")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plain_store_does_not_mind_a_key(hospital, tmp_path):
