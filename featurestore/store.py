@@ -261,7 +261,8 @@ class Store:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = os.read(descriptor, 200).decode(errors="replace") or "another job"
+                holder = os.read(descriptor, 200).decode(errors="replace")
+                holder = "".join(filter(str.isprintable, holder)) or "another job"
                 raise StoreBusyError(
                     f"{self.path} is being changed by {holder} - wait until it has finished"
                 ) from None
@@ -405,7 +406,8 @@ class Store:
         steps.step("rename")
         draft.replace(self.path)
         fsync(self.path.resolve().parent)
-        write_seal(self.path, new)
+        with contextlib.suppress(OSError):  # the seal of both fits the store too
+            write_seal(self.path, new)
 
     def _check_no_log(self) -> None:
         """Refuse a store that somebody opened to write: a log beside it changes what is read."""

@@ -20,7 +20,6 @@ from featurestore.files import private_file
 from featurestore.manifest import contents, store_hash
 
 _PIECE = 1 << 24  # bytes
-_NOW = json.dumps({"duckdb": duckdb.__version__})
 _LINKED = (
     "run_id, command, started_at, finished_at, status, CAST(counts AS VARCHAR), "
     "CAST(versions AS VARCHAR), uid, hash_before, hash_after"
@@ -56,27 +55,23 @@ def broken_links(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     if not _has_trail(con):
         yield "runs has no audit trail yet: the next command that changes the store begins one"
         return
-    rows = con.execute(f"SELECT {_LINKED}, chain FROM runs ORDER BY run_id").fetchall()
-    before: tuple[Any, ...] | None = None
-    for *run, chain in rows:
-        number = run[0]
-        link = before[-1] if before else None
-        if before and number != before[0] + 1:
-            yield f"runs lacks what came between run {before[0]} and run {number}"
+    rows = con.execute(
+        f"SELECT {_LINKED}, chain, versions ->> '$.duckdb' FROM runs ORDER BY run_id"
+    ).fetchall()
+    last, link, left, hashed_by = None, None, None, None
+    for *run, chain, duckdb_version in rows:
+        number, *_, found, leaves = run
+        if last is not None and number != last + 1:
+            yield f"runs lacks what came between run {last} and run {number}"
         elif chain != _link(link, tuple(run)) and not (chain is None and link is None):
             yield f"run {number} in runs is not as it was written, or does not follow from the last"
-        elif before and _same_hashes(before[6], run[6]) and before[-2] and before[-2] != run[-2]:
-            yield f"between run {before[0]} and run {number} something else changed the store"
-        before = (*run, chain)
-    if before is None:
+        elif left not in (None, found) and hashed_by == duckdb_version:
+            yield f"between run {last} and run {number} something else changed the store"
+        last, link, left, hashed_by = number, chain, leaves, duckdb_version
+    if last is None:
         yield "runs holds no run"
-    elif before[-2] not in (None, store_hash(contents(con))) and _same_hashes(before[6], _NOW):
-        yield f"the store is not as run {before[0]} left it"
-
-
-def _same_hashes(*versions: str) -> bool:
-    """Whether two runs hashed with the same DuckDB."""
-    return len({json.loads(each)["duckdb"] for each in versions}) == 1
+    elif left not in (None, store_hash(contents(con))) and hashed_by == duckdb.__version__:
+        yield f"the store is not as run {last} left it"
 
 
 def head(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:

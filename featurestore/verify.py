@@ -1,5 +1,6 @@
 """Is a store whole, and what the last job left? Every promise of a store that its file can show."""
 
+import contextlib
 import stat
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -44,7 +45,7 @@ def faults(store: Store) -> Iterator[str]:
     a sample of the means computed again; the coefficients; the shards in staging.
     """
     yield from _open_to_others(store)
-    yield from _told(lambda: _unsealed(store))
+    yield from _unsealed(store)
     try:
         con = store.connect()
     except FeatureStoreError as error:
@@ -70,7 +71,7 @@ def _open_to_others(store: Store) -> Iterator[str]:
     lock, seal = store.path.with_name(store.path.name + ".lock"), seal_of(store.path)
     readable = store.path.stat().st_mode & stat.S_IRGRP
     for path in (store.path, seal, lock, store.staging, *_shards(store)):
-        if path.exists():
+        with contextlib.suppress(FileNotFoundError):  # a job is at work
             mode = path.stat().st_mode
             allowed = readable if path in (store.path, seal) else 0
             if mode & 0o077 & ~allowed:
@@ -79,10 +80,16 @@ def _open_to_others(store: Store) -> Iterator[str]:
 
 def _unsealed(store: Store) -> Iterator[str]:
     """Whether the file is the one that the last job left, to the last byte."""
-    told, read = [], None
-    while read != (read := store.path.stat().st_ino):  # until no job comes in between
-        told = list(_compare_seal(store))
+    told: list[str] = []
+    status = None
+    while status != (status := _version(store)):  # until no job comes in between
+        told = list(_told(lambda: _compare_seal(store)))
     yield from told
+
+
+def _version(store: Store) -> tuple[int, int]:
+    status = store.path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _compare_seal(store: Store) -> Iterator[str]:
@@ -190,7 +197,9 @@ def _vectors(table: pa.Table) -> npt.NDArray[np.float64]:
 
 
 def _shards(store: Store) -> list[Path]:
-    return sorted(store.staging.glob(f"*/*{SUFFIX}")) if store.staging.is_dir() else []
+    with contextlib.suppress(FileNotFoundError):  # a job has ended
+        return sorted(store.staging.glob(f"*/*{SUFFIX}"))
+    return []
 
 
 def _odd_shards(store: Store) -> Iterator[str]:

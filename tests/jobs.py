@@ -172,3 +172,16 @@ def readers(path, whole_runs, count):
 
 def event():
     return _FORKS.Event()
+
+
+def many(path, folder, stays, notes):
+    """Ten syncs and ten runs of embed, each with one more note than the last."""
+    from batch import embed_pending
+    from featurestore import Store, sync
+    from tests.conftest import WordCounter
+    from tests.hospital import write_hospital
+
+    for number in range(10):
+        write_hospital(folder, stays, notes[: len(notes) - 10 + number])
+        sync(Store(path))
+        embed_pending(Store(path), WordCounter())

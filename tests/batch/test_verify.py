@@ -22,6 +22,7 @@ from featurestore.envelope import Envelope
 from featurestore.errors import FeatureStoreError
 from featurestore.manifest import contents, write_manifest
 from featurestore.trail import digest, head
+from tests import jobs
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
@@ -103,6 +104,22 @@ def test_another_stores_file_in_its_place_is_found(store, ward):
     Store.create(ward / "other.duckdb", ward / "h", "mimic3")
     shutil.copy(ward / "other.duckdb", store.path)
     assert any(OLDER in line for line in found(store))
+
+
+def test_while_jobs_replace_the_store_it_is_whole_all_the_time(tmp_path):
+    stays = [admission(n, n, day(0), day(5)) for n in range(1, 31)]
+    notes = [note(n, n, "pain home " * n) for n in range(1, 31)]
+    store = Store.create(
+        tmp_path / "w.duckdb", write_hospital(tmp_path / "h", stays, notes[:5]), "mimic3"
+    )
+    process = jobs.start(jobs.many, store.path, tmp_path / "h", stays, notes)
+    times = 0
+    while process.exitcode is None or not times:
+        assert found(store) == []
+        times += 1
+    assert jobs.ended(process) == 0
+    assert store.one("SELECT max(run_id) FROM runs") == (20,)
+    assert times > 5
 
 
 def test_a_writers_log_is_found_and_keeps_everybody_out(store):
