@@ -82,6 +82,11 @@ def refresh_means(con: duckdb.DuckDBPyConnection) -> None:
             "FROM missing_means AS m INNER JOIN means AS v USING (row_no) ORDER BY row_no"
         )
         con.unregister("means")
+    # Another text can have the same mean, and other hashes in a new version the same windows.
+    con.execute(
+        "DELETE FROM past_embeddings WHERE (encoder_id, hadm_id, cutoff, vector_hash) IN "
+        "(SELECT (encoder_id, hadm_id, cutoff, vector_hash) FROM admission_embeddings)"
+    )
 
 
 def means_are_stale(con: duckdb.DuckDBPyConnection) -> bool:

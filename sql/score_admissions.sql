@@ -46,7 +46,7 @@ together AS (
         calibration_intercept,
         -- In a fixed order: the last bit of a sum depends on it.
         (max(p) + sum(p ORDER BY note_id, window_no) / 2) / (1 + count(*) / 2) AS p,
-        bit_xor(hash(note_id, window_no, vector_hash)) AS vectors_hash
+        bit_xor(hash(hash(note_id, window_no, vector_hash))) AS vectors_hash
     FROM windows
     GROUP BY ALL
 )
