@@ -248,8 +248,9 @@ class Store:
     def lock(self, command: str) -> Iterator[None]:
         """Keep other jobs out while the block runs; readers are never concerned.
 
-        Raises StoreBusyError, naming the holder, where another job has it. Within a job that
-        holds the lock already it does nothing.
+        Raises StoreBusyError, naming the holder, where another job has it, and FeatureStoreError
+        where the file is not the one that the last job left. Within a job that holds the lock
+        already it does nothing.
         """
         if self._locked:
             yield
@@ -271,6 +272,8 @@ class Store:
             os.write(
                 descriptor, f"featurestore {command} (pid {os.getpid()}, since {since})".encode()
             )
+            if self.path.exists():  # before any work is done on it
+                check_seal(self.path, head(self.connect()))
             self._locked = True
             yield
         finally:
@@ -295,7 +298,6 @@ class Store:
             copy(self.path, draft)
             with contextlib.closing(self._open_draft(draft)) as con:
                 last = head(con)
-                check_seal(self.path, last)
                 con.execute("BEGIN")
                 hash_before = store_hash(contents(con))
                 _renew(con)

@@ -70,7 +70,9 @@ def test_an_encrypted_store_and_whether_it_is_whole(tmp_path, monkeypatch):
     write_hospital("mimic-iii", patients=5)
     (block,) = (block for block in blocks("sh") if "--encrypt" in block)
     key, name_it, init = block.splitlines()
-    assert key.startswith("(umask 077; openssl rand") and name_it.startswith("export FEATURESTORE_KEY_FILE=")
+    assert key.startswith("(umask 077; openssl rand") and name_it.startswith(
+        "export FEATURESTORE_KEY_FILE="
+    )
     (tmp_path / "ward.key").write_text(base64.b64encode(os.urandom(32)).decode() + "\n")
     (tmp_path / "ward.key").chmod(0o600)
     monkeypatch.setenv("FEATURESTORE_KEY_FILE", str(tmp_path / "ward.key"))

@@ -415,6 +415,7 @@ def test_an_encoder_that_may_know_the_patient_is_listed(ward):
 
 def test_a_store_that_an_older_version_made(ward):
     # The tables are not there until the next change.
+    ward.store.connect().close()
     made_by_an_older_version(ward.store.path, "DROP TABLE forgotten", "DROP TABLE former_stays")
     assert "forgotten" not in sync(ward.store)["notes"]
     forget(ward.store, [patient(FORGOTTEN)])

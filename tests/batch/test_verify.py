@@ -92,8 +92,11 @@ def test_an_older_file_that_is_put_back_is_found_and_no_job_goes_on_from_it(stor
     shutil.copy(ward / "older.duckdb", store.path)
     sentence = f"{store.path} is at run 3, and its seal is of run 4: {OLDER}"
     assert [line.partition(" - ")[0] for line in found(store)] == [sentence]
-    with pytest.raises(FeatureStoreError, match=OLDER):
-        sync(Store(store.path))
+    encoder = WordCounter()
+    for job in (lambda: sync(Store(store.path)), lambda: embed_pending(Store(store.path), encoder)):
+        with pytest.raises(FeatureStoreError, match=OLDER):
+            job()
+    assert encoder.texts_seen == []
     # A backup that was meant.
     (ward / "w.duckdb.seal").unlink()
     sync(Store(store.path))
