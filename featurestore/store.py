@@ -311,7 +311,8 @@ class Store:
             if anew:
                 self._write_anew(draft)
             old = self.path.stat()
-            os.chown(draft, -1, old.st_gid)
+            # Of root, who may be another than the one whose jobs run every night.
+            os.chown(draft, old.st_uid if os.getuid() == 0 else -1, old.st_gid)
             draft.chmod(old.st_mode & 0o777)
             self._publish(draft, last)
 

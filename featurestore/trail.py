@@ -113,7 +113,8 @@ def write_seal(store: Path, *lines: str) -> None:
         stream.flush()
         if store.exists():
             status = store.stat()
-            os.fchown(stream.fileno(), -1, status.st_gid)
+            owner = status.st_uid if os.getuid() == 0 else -1
+            os.fchown(stream.fileno(), owner, status.st_gid)
             os.fchmod(stream.fileno(), status.st_mode & 0o777)
 
 

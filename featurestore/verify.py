@@ -14,11 +14,19 @@ import pyarrow as pa
 from featurestore.envelope import SUFFIX, Envelope
 from featurestore.errors import FeatureStoreError
 from featurestore.manifest import changed, twice
-from featurestore.store import COEF_HASH, CUTOFFS, Store
+from featurestore.store import COEF_HASH, CUTOFFS, RULES, Store
 from featurestore.trail import broken_links, check_seal, digest, head, read_seal, seal_of
 
 _MEANS = 100  # how many are computed again
 _VECTORS = {"embeddings": "embedding", "admission_embeddings": "embedding", "scorers": "coef"}
+_RULES = """
+    SELECT view_name FROM duckdb_views()
+    WHERE NOT internal AND database_name = current_database()
+    UNION
+    SELECT function_name FROM duckdb_functions()
+    WHERE NOT internal AND database_name = current_database()
+    ORDER BY 1
+"""
 _UNACCOUNTED = """
     SELECT count(*) FROM notes
     WHERE NOT coalesce(
@@ -44,14 +52,15 @@ def faults(store: Store) -> Iterator[str]:
     encoder's and as it was written; each note accounted for, its windows there once, without a gap;
     a sample of the means computed again; the coefficients; the shards in staging.
     """
-    yield from _open_to_others(store)
+    yield from _told(lambda: _open_to_others(store))
     yield from _unsealed(store)
     try:
         con = store.connect()
     except FeatureStoreError as error:
         yield str(error)
         return
-    for check in (changed, twice, broken_links, _odd_vectors, _odd_notes, _odd_scorers, _odd_means):
+    checks = (changed, _odd_rules, twice, broken_links, _odd_vectors, _odd_notes, _odd_scorers)
+    for check in (*checks, _odd_means):
         yield from _told(partial(check, con))
     yield from _told(lambda: _odd_shards(store))
 
@@ -64,17 +73,22 @@ def _told(check: Callable[[], Iterator[str]]) -> Iterator[str]:
         yield str(error)
     except duckdb.Error as error:
         yield f"what the store holds cannot be read ({type(error).__name__}): it is damaged"
+    except OSError as error:
+        yield f"{error.filename} cannot be checked: {error.strerror}"
 
 
 def _open_to_others(store: Store) -> Iterator[str]:
-    """Files that others may use, beyond the group that the store was made for."""
+    """Files that others may use, beyond the group that the store was made for, and links."""
     lock, seal = store.path.with_name(store.path.name + ".lock"), seal_of(store.path)
     readable = store.path.stat().st_mode & stat.S_IRGRP
     for path in (store.path, seal, lock, store.staging, *_shards(store)):
         with contextlib.suppress(FileNotFoundError):  # a job is at work
-            mode = path.stat().st_mode
+            mode = path.lstat().st_mode
             allowed = readable if path in (store.path, seal) else 0
-            if mode & 0o077 & ~allowed:
+            own = stat.S_ISDIR if path == store.staging else stat.S_ISREG
+            if path != store.path and not own(mode):
+                yield f"{path} is not what a job makes ({stat.filemode(mode)}) - remove it"
+            elif path.stat().st_mode & 0o077 & ~allowed:
                 yield f"{path} is open to others ({stat.filemode(mode)}) - chmod go= it"
 
 
@@ -104,6 +118,13 @@ def _compare_seal(store: Store) -> Iterator[str]:
     check_seal(store.path, head(store.connect()))
     if not any(line.endswith(f" {found}\n") for line in lines):
         yield f"{store.path} is not byte for byte what the last job left"
+
+
+def _odd_rules(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    """Views and macros that no version of this program made; its own are made anew by each job."""
+    for (name,) in con.execute(_RULES).fetchall():
+        if name not in RULES:
+            yield f"{name} is no view or macro of this program's: something else made it"
 
 
 def _odd_vectors(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
@@ -197,8 +218,15 @@ def _vectors(table: pa.Table) -> npt.NDArray[np.float64]:
 
 
 def _shards(store: Store) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError):  # a job has ended
-        return sorted(store.staging.glob(f"*/*{SUFFIX}"))
+    """The staged shards; raises PermissionError where another user may not look into staging."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # a job has ended
+        return sorted(
+            shard
+            for folder in store.staging.iterdir()
+            if folder.is_dir() and not folder.is_symlink()
+            for shard in folder.iterdir()
+            if shard.name.endswith(SUFFIX)
+        )
     return []
 
 
@@ -210,5 +238,7 @@ def _odd_shards(store: Store) -> Iterator[str]:
             envelope.opened(shard)
         except FileNotFoundError:
             pass  # committed in this moment
+        except OSError as error:
+            yield f"{shard} is no shard ({error.strerror}) - remove it"
         except FeatureStoreError as error:
             yield str(error)

@@ -132,8 +132,10 @@ def test_no_id_and_no_vector_is_in_any_file_at_any_time(hospital, tmp_path, monk
     monkeypatch.setattr(featurestore.store, "_COMMIT_MEMORY", "60MB")
     with store.change("spill") as change:  # more than that
         change.con.execute(
-            "CREATE TEMP TABLE much AS SELECT n.*, [hash(i, k) for k in range(200)] AS h "
-            "FROM notes AS n, range(1500) AS r(i)"
+            # A number of the patient's in each row, among others that cannot be compressed.
+            "CREATE TEMP TABLE much AS SELECT [$1] || [hash(i, k) for k in range(200)] AS numbers "
+            "FROM range(60000) AS r(i)",
+            [FIRST + 7],
         )
         eyes.look()
     monkeypatch.undo()

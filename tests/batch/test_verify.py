@@ -103,6 +103,15 @@ def test_an_older_file_that_is_put_back_is_found_and_no_job_goes_on_from_it(stor
     assert found(store) == []
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_a_job_of_root_leaves_the_store_to_whom_it_belongs(store, ward):
+    for name in ("w.duckdb", "w.duckdb.seal"):
+        os.chown(ward / name, 65534, 65534)
+    embed_pending(store, WordCounter())
+    owners = {name: (ward / name).stat().st_uid for name in ("w.duckdb", "w.duckdb.seal")}
+    assert owners == {"w.duckdb": 65534, "w.duckdb.seal": 65534}
+
+
 def test_another_stores_file_in_its_place_is_found(store, ward):
     Store.create(ward / "other.duckdb", ward / "h", "mimic3")
     shutil.copy(ward / "other.duckdb", store.path)
@@ -205,6 +214,26 @@ def test_the_trail_says_who_did_what(store):
     ]
     # Each began with what the one before had left; the first with nothing.
     assert [before for *_, before, _ in rows[1:]] == [after for *_, after in rows[:-1]]
+
+
+def test_what_no_job_makes_beside_a_store_is_named(store, ward):
+    (ward / "elsewhere").mkdir(mode=0o700)
+    seal = ward / "w.duckdb.seal"
+    seal.rename(ward / "elsewhere" / "seal")
+    seal.symlink_to(ward / "elsewhere" / "seal")
+    junk = store.staging / "counter-00000000" / "junk.shard"
+    junk.mkdir(mode=0o700)
+    assert found(store) == [
+        f"{seal} is not what a job makes (lrwxrwxrwx) - remove it",
+        f"{junk} is not what a job makes (drwx------) - remove it",
+        f"{junk} is no shard (Is a directory) - remove it",
+    ]
+
+
+def test_a_view_that_another_hand_added_is_found(store):
+    by_hand(store, "CREATE VIEW riskiest AS FROM latest_scores", forged=True)
+    sentence = "riskiest is no view or macro of this program's: something else made it"
+    assert found(store) == [sentence]
 
 
 def smuggled_from_another_store(store, shard):
