@@ -31,7 +31,7 @@ class Shards:
 
     def files(self) -> list[Path]:
         """The whole shards, in the order they were written."""
-        return sorted(self.folder.glob(f"*{SUFFIX}"))
+        return sorted(self.folder.glob(f"{'[0-9]' * 6}{SUFFIX}"))
 
     def write(self, note_ids: list[str], hashes: list[str], windows: Windows) -> None:
         """Write a shard, durably: it is there whole or not at all."""

@@ -99,7 +99,11 @@ def encryption_key(file: Path) -> str:
 def _key_in(file: Path) -> str:
     try:
         status = file.stat()
-        if status.st_mode & 0o077:
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+            raise OSError
+        # systemd lets the group of root read what it hands a service.
+        handed = file.parent == Path(os.environ.get("CREDENTIALS_DIRECTORY", "-"))
+        if status.st_mode & (0o037 if handed and status.st_uid == 0 else 0o077):
             raise FeatureStoreError(
                 f"others can read the key in {file} - chmod 600 {file}, and think of a new key"
             )

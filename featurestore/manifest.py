@@ -29,18 +29,20 @@ _WRITTEN_LAST = ("manifest", "runs")
 
 
 class Content(NamedTuple):
-    """How many rows a table has, and a hash of them in which no order shows."""
+    """How many rows a table has, a hash of them in which no order shows, and its columns."""
 
     table: str
     rows: int
     content_hash: int
+    columns: str
 
 
 def tables(con: duckdb.DuckDBPyConnection) -> list[str]:
     """The tables of the database that is used, by name."""
     query = (
         "SELECT table_name FROM duckdb_tables() "
-        "WHERE database_name = current_database() AND NOT temporary ORDER BY 1"
+        "WHERE (database_name, schema_name) = (current_database(), 'main') AND NOT temporary "
+        "ORDER BY 1"
     )
     return [name for (name,) in con.execute(query).fetchall()]
 
@@ -52,7 +54,8 @@ def content(con: duckdb.DuckDBPyConnection, table: str) -> Content:
     rows, content_hash = con.execute(
         f"SELECT count(*), coalesce(sum(hash(t)), 0) FROM (SELECT *{vectors} FROM {table}) AS t"
     ).fetchall()[0]
-    return Content(table, rows, content_hash)
+    columns = con.execute(f"SELECT column_name, column_type FROM (DESCRIBE {table})").fetchall()
+    return Content(table, rows, content_hash, str(columns))
 
 
 def contents(con: duckdb.DuckDBPyConnection) -> list[Content]:
@@ -70,7 +73,8 @@ def write_manifest(con: duckdb.DuckDBPyConnection, held: list[Content], run_id: 
     con.execute("DELETE FROM manifest")
     for each in (*held, content(con, "runs")):
         con.execute(
-            "INSERT INTO manifest VALUES ($1, $2, $3, $4, $5)", [*each, run_id, duckdb.__version__]
+            "INSERT INTO manifest VALUES ($1, $2, $3, $4, $5)",
+            [*each[:3], run_id, duckdb.__version__],
         )
 
 

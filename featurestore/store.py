@@ -67,6 +67,8 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if self.path.is_symlink():  # else a job would put a store of its own in the link's place
+            self.path = self.path.resolve()
         if not self.path.is_file():
             raise FeatureStoreError(
                 f'{path} does not exist - "featurestore init {path} --source SOURCE '

@@ -122,7 +122,9 @@ def read_seal(store: Path) -> list[str]:
     """The lines of the seal; none where there is no seal. Raises FeatureStoreError."""
     seal = seal_of(store)
     try:
-        lines = seal.read_text(encoding="ascii").splitlines(keepends=True)
+        # A pipe would never end.
+        text = seal.read_text(encoding="ascii") if seal.is_file() or not seal.exists() else ""
+        lines = text.splitlines(keepends=True)
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError):

@@ -23,6 +23,9 @@ _RULES = """
     SELECT view_name FROM duckdb_views()
     WHERE NOT internal AND database_name = current_database()
     UNION
+    SELECT schema_name FROM duckdb_schemas()
+    WHERE NOT internal AND database_name = current_database() AND schema_name <> 'main'
+    UNION
     SELECT function_name FROM duckdb_functions()
     WHERE NOT internal AND database_name = current_database()
     ORDER BY 1
@@ -121,10 +124,10 @@ def _compare_seal(store: Store) -> Iterator[str]:
 
 
 def _odd_rules(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    """Views and macros that no version of this program made; its own are made anew by each job."""
+    """Views, macros and schemas of no version of this program; its own each job makes anew."""
     for (name,) in con.execute(_RULES).fetchall():
         if name not in RULES:
-            yield f"{name} is no view or macro of this program's: something else made it"
+            yield f"{name} is no view, macro or schema of this program's: something else made it"
 
 
 def _odd_vectors(con: duckdb.DuckDBPyConnection) -> Iterator[str]:

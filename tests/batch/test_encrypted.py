@@ -216,6 +216,23 @@ def test_the_key_may_lie_in_a_file_that_nobody_else_can_read(hospital, tmp_path,
     assert Store(tmp_path / "w.duckdb").verify() == []
 
 
+def test_a_key_as_systemd_hands_it_to_a_service(hospital, tmp_path, monkeypatch):
+    (tmp_path / "credentials").mkdir()
+    file = tmp_path / "credentials" / "key"
+    file.write_text(KEY)
+    file.chmod(0o440)
+    monkeypatch.delenv("FEATURESTORE_KEY")
+    monkeypatch.setenv("FEATURESTORE_KEY_FILE", str(file))
+    with pytest.raises(FeatureStoreError, match="others can read the key"):
+        a_store(hospital, tmp_path / "w.duckdb")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(file.parent))
+    if os.getuid() == 0:  # whose the file has to be
+        assert a_store(hospital, tmp_path / "w.duckdb").verify() == []
+    monkeypatch.setenv("FEATURESTORE_KEY_FILE", str(file.parent))
+    with pytest.raises(FeatureStoreError, match="the key cannot be read"):
+        a_store(hospital, tmp_path / "other.duckdb")
+
+
 def test_the_key_may_come_from_a_pipe_which_is_read_once(hospital, tmp_path, monkeypatch):
     monkeypatch.delenv("FEATURESTORE_KEY")
     os.mkfifo(tmp_path / "pipe", 0o600)

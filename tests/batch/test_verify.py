@@ -230,9 +230,36 @@ def test_what_no_job_makes_beside_a_store_is_named(store, ward):
     ]
 
 
+def test_a_job_through_a_link_changes_the_store_that_it_leads_to(store, ward):
+    (ward / "link.duckdb").symlink_to(store.path)
+    embed_pending(Store(ward / "link.duckdb"), WordCounter())
+    assert (ward / "link.duckdb").is_symlink()
+    assert Store(store.path).one("SELECT max(run_id) FROM runs") == (5,)
+    assert found(store) == []
+
+
+def test_columns_that_changed_their_names_are_found(store):
+    names = ("dischtime TO x", "deathtime TO dischtime", "x TO deathtime")
+    by_hand(store, *(f"ALTER TABLE admissions RENAME {name}" for name in names), forged=True)
+    assert found(store) == ["the store is not as run 4 left it"]
+
+
+def test_a_schema_that_another_hand_made_is_found(store):
+    by_hand(store, "CREATE SCHEMA s", "CREATE TABLE s.notes AS SELECT 1", forged=True)
+    assert [line.partition(":")[0] for line in found(store)] == [
+        "s is no view, macro or schema of this program's"
+    ]
+
+
+def test_a_pipe_in_the_place_of_the_seal_hangs_nobody(store, ward):
+    (ward / "w.duckdb.seal").unlink()
+    os.mkfifo(ward / "w.duckdb.seal", 0o600)
+    assert any("w.duckdb.seal cannot be read" in line for line in found(store))
+
+
 def test_a_view_that_another_hand_added_is_found(store):
     by_hand(store, "CREATE VIEW riskiest AS FROM latest_scores", forged=True)
-    sentence = "riskiest is no view or macro of this program's: something else made it"
+    sentence = "riskiest is no view, macro or schema of this program's: something else made it"
     assert found(store) == [sentence]
 
 
