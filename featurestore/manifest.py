@@ -47,6 +47,12 @@ def tables(con: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in con.execute(query).fetchall()]
 
 
+def has_column(con: duckdb.DuckDBPyConnection, table: str, column: str) -> bool:
+    """Whether a table has a column; a store of an older version gets it with its next change."""
+    columns = con.execute(f"SELECT column_name FROM (DESCRIBE {table})").fetchall()
+    return (column,) in columns
+
+
 def content(con: duckdb.DuckDBPyConnection, table: str) -> Content:
     """What a table holds now."""
     # The hash of a vector stands beside it: a commit need not read every vector again.

@@ -20,7 +20,15 @@ from featurestore import __version__, steps
 from featurestore.database import attach, encryption_key, is_damage, open_duckdb
 from featurestore.errors import FeatureStoreError, StoreBusyError
 from featurestore.files import copy, fsync, private_folder
-from featurestore.manifest import changed, check_keys, contents, store_hash, twice, write_manifest
+from featurestore.manifest import (
+    changed,
+    check_keys,
+    contents,
+    has_column,
+    store_hash,
+    twice,
+    write_manifest,
+)
 from featurestore.trail import check_seal, head, is_of, read_seal, record_run, sealed, write_seal
 
 if TYPE_CHECKING:
@@ -185,10 +193,7 @@ class Store:
 
     def secret(self) -> bytes:
         """Random bytes of this store alone, by which it knows what is its own."""
-        if not self.one(
-            "SELECT count(*) FROM duckdb_columns() "
-            "WHERE (database_name, table_name, column_name) = ('store', 'settings', 'secret')"
-        )[0]:
+        if not has_column(self.connect(), "settings", "secret"):
             return b""  # of an older version; the next change makes one
         return bytes(self.one("SELECT coalesce(secret, ''::BLOB) FROM settings")[0])
 

@@ -17,7 +17,7 @@ import duckdb
 
 from featurestore.errors import FeatureStoreError
 from featurestore.files import private_file
-from featurestore.manifest import contents, store_hash
+from featurestore.manifest import contents, has_column, store_hash
 
 _PIECE = 1 << 24  # bytes
 _LINKED = (
@@ -52,7 +52,7 @@ def _link(before: str | None, row: tuple[Any, ...]) -> str:
 
 def broken_links(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Where the trail has a gap, or was changed; a sentence each."""
-    if not _has_trail(con):
+    if not has_column(con, "runs", "chain"):
         yield "runs has no audit trail yet: the next command that changes the store begins one"
         return
     rows = con.execute(
@@ -76,16 +76,11 @@ def broken_links(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
 
 def head(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
     """The last run's number and link; of a store older than the trail the link is empty."""
-    chain = "coalesce(max_by(chain, run_id), '')" if _has_trail(con) else "''"
+    chain = "coalesce(max_by(chain, run_id), '')" if has_column(con, "runs", "chain") else "''"
     row: tuple[int, str] = con.execute(
         f"SELECT coalesce(max(run_id), 0), {chain} FROM runs"
     ).fetchall()[0]
     return row
-
-
-def _has_trail(con: duckdb.DuckDBPyConnection) -> bool:
-    """Whether the store is not older than the trail."""
-    return ("chain",) in con.execute("SELECT column_name FROM (DESCRIBE runs)").fetchall()
 
 
 def seal_of(store: Path) -> Path:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from featurestore.envelope import SUFFIX, Envelope
 from featurestore.errors import FeatureStoreError
-from featurestore.manifest import changed, twice
+from featurestore.manifest import changed, has_column, twice
 from featurestore.store import COEF_HASH, CUTOFFS, RULES, Store
 from featurestore.trail import broken_links, check_seal, digest, head, read_seal, seal_of
 
@@ -161,7 +161,7 @@ def _odd_notes(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
 
 def _odd_scorers(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Scorers whose coefficients are not those that were fitted."""
-    if ("coef_hash",) in con.execute("SELECT column_name FROM (DESCRIBE scorers)").fetchall():
+    if has_column(con, "scorers", "coef_hash"):
         query = f"SELECT scorer_id FROM scorers WHERE coef_hash <> {COEF_HASH} ORDER BY 1"
         for (scorer,) in con.execute(query).fetchall():
             yield f"the coefficients of {scorer} are not those that were fitted"
