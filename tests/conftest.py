@@ -50,18 +50,6 @@ def model(checkpoint, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def other_model(tmp_path_factory):
-    """Another BERT of the same width."""
-    from batch.demo import small_bert
-    from export.to_onnx import export
-
-    folder = tmp_path_factory.mktemp("others")
-    small_bert(folder / "checkpoint", [prose(200, seed) for seed in range(20)], seed=1)
-    export(folder / "checkpoint", folder / "other", name="other", max_tokens=64)
-    return folder / "other"
-
-
 class WordCounter:
     """An encoder whose vectors can be checked by eye: 1 + how often each of four words stands.
 

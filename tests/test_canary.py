@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from pathlib import Path
 from urllib.parse import quote
@@ -31,7 +30,7 @@ from featurestore.cli import COMMANDS
 from tests import failing
 from tests.batch.test_poison import NOT_UTF8, POISON
 from tests.hospital import NOTES, admission, note, own_schema, write_hospital
-from tests.test_private import ROOT
+from tests.test_private import ROOT, Watch
 from tests.timeline import day
 
 CANARY, PASSWORD, KEY = "PHI_CANARY", "PW_CANARY", "KEY_CANARY"  # of a note, a URL, encryption
@@ -82,31 +81,23 @@ def in_tables(store):
         return [table for table in tables if canaries(as_text(con, table))]
 
 
-class ProcessList:
-    """Reads, again and again until the block ends, what everybody can read of every process."""
+class ProcessList(Watch):
+    """Reads what everybody can read of every process."""
+
+    pause = 0.02
 
     def __init__(self, *secrets):
+        super().__init__()
         self.secrets, self.seen = [secret.encode() for secret in secrets], []
-        self._over = threading.Event()
-        self._eye = threading.Thread(target=self._look)
 
-    def __enter__(self):
-        self._eye.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        self._eye.join()
-
-    def _look(self):
-        while not self._over.wait(0.02):
-            for process in Path("/proc").glob("[0-9]*"):
-                for what in ("cmdline", "comm"):
-                    try:
-                        read = (process / what).read_bytes()
-                    except OSError:
-                        continue
-                    self.seen += [read for secret in self.secrets if secret in read]
+    def look_once(self):
+        for process in Path("/proc").glob("[0-9]*"):
+            for what in ("cmdline", "comm"):
+                try:
+                    read = (process / what).read_bytes()
+                except OSError:
+                    continue
+                self.seen += [read for secret in self.secrets if secret in read]
 
 
 @pytest.fixture

@@ -31,12 +31,9 @@ BAIT = {
 
 
 class Watch:
-    """Looks, again and again until the block ends, at who may use the files under some folders."""
+    """Looks, again and again until the block ends, and a last time after it."""
 
-    def __init__(self, *folders):
-        self.folders = folders
-        self.theirs = set(self._paths())
-        self.seen, self.open_to_others = set(), set()
+    def __init__(self):
         self._over = threading.Event()
         self._eye = threading.Thread(target=self._look)
 
@@ -49,6 +46,22 @@ class Watch:
         self._eye.join()
         self.look_once()
 
+    def _look(self):
+        while not self._over.wait(self.pause):
+            self.look_once()
+
+
+class OpenToOthers(Watch):
+    """Looks who may use the files under some folders."""
+
+    pause = 0.005
+
+    def __init__(self, *folders):
+        super().__init__()
+        self.folders = folders
+        self.theirs = set(self._paths())
+        self.seen, self.open_to_others = set(), set()
+
     def look_once(self):
         for path in self._paths():
             if path not in self.theirs:
@@ -59,10 +72,6 @@ class Watch:
                 self.seen.add(path)
                 if mode & 0o077:
                     self.open_to_others.add((str(path), stat.filemode(mode)))
-
-    def _look(self):
-        while not self._over.wait(0.005):
-            self.look_once()
 
     def _paths(self):
         for top in self.folders:
@@ -111,7 +120,7 @@ def test_every_file_of_every_command_is_private_from_its_first_byte(command, mod
     bait = {path: path.read_bytes() for path in hostile.rglob("*") if path.is_file()}
 
     folders = [hostile, tmp_path / "home", tmp_path / "temporary"]
-    with Watch(*folders) as watch:
+    with OpenToOthers(*folders) as watch:
         for arguments in (
             ["synth", "hospital", "--patients", 60],
             ["synth", "hospital4", "--patients", 5, "--schema", "mimic4"],
@@ -170,7 +179,7 @@ def test_a_link_in_the_place_of_the_staging_folder_is_not_followed(store, tmp_pa
 
 def test_a_job_of_the_library_is_private_whatever_the_umask(store, tmp_path):
     os.umask(0)
-    with Watch(tmp_path) as watch:
+    with OpenToOthers(tmp_path) as watch:
         Store.create(tmp_path / "new.duckdb", tmp_path / "hospital", "mimic3")
         for _ in range(3):
             with store.change("test") as change:

@@ -309,6 +309,16 @@ def test_a_run_killed_before_its_checkpoint_had_its_name_is_not_trained_again(
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+def test_products_in_bfloat16_leave_weights_in_single_precision(files, checkpoint, tmp_path):
+    whole = finetune(files, tmp_path / "whole", checkpoint, **CSV_SETTINGS)
+    half = finetune(files, tmp_path / "half", checkpoint, **CSV_SETTINGS, bf16=True)
+    assert half == whole | {"mixed_precision": "bf16", "valid": half["valid"]}
+    first, second = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "half"))
+    assert {weights.dtype for weights in second.values()} == {torch.float32}
+    apart = max(float((first[name] - second[name]).abs().max()) for name in first)
+    assert 0 < apart < 0.02
+
+
 def test_what_another_run_left_is_removed_and_never_loaded(files, checkpoint, tmp_path):
     left = tmp_path / ".x.unfinished"
     (left / "steps" / "checkpoint-3").mkdir(parents=True)
