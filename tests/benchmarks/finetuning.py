@@ -1,9 +1,9 @@
 """What fine-tuning buys: test AUROC of embeddings before and after it, beside bag-of-words.
 
 `python -m tests.benchmarks.finetuning [--only "small BERT"]` prints a Markdown table; the small
-BERT takes minutes, MiniLM an hour and a half without a GPU. The weights of all-MiniLM-L6-v2 are those that
-the tests use. Every number is of test patients, to whose notes nothing was fitted; each way of
-fitting the regression that `train` tried stands in a row, and which one it kept.
+BERT takes minutes, MiniLM an hour and a half without a GPU. The weights of all-MiniLM-L6-v2 are
+those that the tests use. Every number is of test patients, to whose notes nothing was fitted; each
+way of fitting the regression that `train` tried stands in a row, and which one it kept.
 """
 
 import argparse
