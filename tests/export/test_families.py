@@ -100,6 +100,33 @@ def test_int8_keeps_the_direction(family, tmp_path):
     assert difference > 1e-5  # it is another graph
 
 
+def test_int8_scales_by_token_where_a_few_tokens_reach_far_beyond_the_rest(checkpoint, tmp_path):
+    # In many a trained BERT [SEP] drives one number of the feed-forward to many times the others.
+    import onnx
+    import torch
+    import transformers
+
+    model = transformers.AutoModel.from_pretrained(checkpoint)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    sep = model.embeddings.word_embeddings.weight[tokenizer.sep_token_id]
+    with torch.no_grad():
+        for layer in model.encoder.layer:
+            layer.intermediate.dense.weight[0] = 100 * sep / sep.norm() ** 2
+            layer.output.dense.weight[:, 0] = 0
+    model.save_pretrained(tmp_path / "far")
+    tokenizer.save_pretrained(tmp_path / "far")
+
+    def largest_of_tokens(folder):
+        graph = onnx.load(folder / "model.onnx").graph
+        return sum(node.op_type == "ReduceMax" for node in graph.node)
+
+    far = export(tmp_path / "far", tmp_path / "far-int8", max_tokens=64, precision="int8")
+    assert far["min_cosine_centred"] > 0.9  # with one scale for all: 0.05
+    assert largest_of_tokens(tmp_path / "far-int8") == 2  # a layer
+    export(checkpoint, tmp_path / "near-int8", max_tokens=64, precision="int8")
+    assert largest_of_tokens(tmp_path / "near-int8") == 0
+
+
 def test_fp16_has_one_fused_attention_a_layer_and_is_for_gpus(checkpoint, tmp_path):
     import onnx
 
