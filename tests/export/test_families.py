@@ -142,6 +142,17 @@ def test_fp16_has_one_fused_attention_a_layer_and_is_for_gpus(checkpoint, tmp_pa
         OnnxEncoder(tmp_path / "model", device="cpu")
 
 
+def test_the_gpu_benchmark_reads_which_kernel_each_attention_took():
+    # As ONNX Runtime 1.31 prints it (attention_kernel_options.cc), first what is allowed.
+    from tests.benchmarks.gpu import told_kernels
+
+    node = "Operator=Attention Node=node_Attention_{} DataType=fp16 SdpaKernel={}\x1b[0m\n"
+    said = "\x1b[36mAttentionKernelOptions: FLASH_ATTENTION=1 MATH=1\x1b[0m\n\x1b[36m"
+    said += node.format(1, "FLASH_ATTENTION") * 2 + node.format(2, "MATH")
+    told = {("Attention", "FLASH_ATTENTION"): 2, ("Attention", "MATH"): 1}
+    assert told_kernels(said) == told
+
+
 def test_a_layer_that_is_not_fused_is_an_error(checkpoint, tmp_path, monkeypatch):
     import export.cls_graph
 
