@@ -135,5 +135,6 @@ def export_command(
         return
     click.echo(
         f"{facts['encoder_id']} in {model}: differs from PyTorch by at most "
-        f"{facts['max_abs_difference']:.1e} (cosine {facts['min_cosine']:.7f})"
+        f"{facts['max_abs_difference']:.1e} (cosine {facts['min_cosine']:.7f}, "
+        f"less the mean vector {facts['min_cosine_centred']:.4f})"
     )

@@ -229,6 +229,12 @@ def test_windows_longer_than_the_model_has_positions_are_refused(checkpoint, tmp
     assert "nowhere does not exist - name a checkpoint's folder" in result.stderr
 
 
+def test_export_says_how_near_it_is_also_in_what_tells_notes_apart(checkpoint, tmp_path):
+    said = run("export", checkpoint, tmp_path / "m", "--max-tokens", 64).stdout
+    near = r"differs from PyTorch by at most \d\.\de-0\d \(cosine (1\.0|0\.9)\d{6}, less the mean"
+    assert re.search(rf"^small-[0-9a-f]{{8}} in .*: {near} vector 1\.0000\)$", said, re.MULTILINE)
+
+
 def test_a_store_that_was_never_synced_says_so(ward, model, tmp_path):
     run("init", tmp_path / "new.duckdb", "--source", tmp_path / "hospital", "--schema", "mimic3")
     for command in (["labels"], ["embed"]):
