@@ -255,10 +255,13 @@ def platt(z: Floats, y: npt.NDArray[np.bool_]) -> tuple[float, float]:
     Never less than a hundredth: a slope of nothing would make all probabilities one.
     """
     everybody = np.ones((1, len(y)))
-    within = probability(np.clip(z, -20, 20))
+    centre, spread = float(z.mean()), float(z.std())
+    if spread <= 1e-9 * max(1.0, abs(centre)):  # what rounding leaves of log odds that are one
+        spread = 1.0
+    within = probability(np.clip((z - centre) / spread, -20, 20))
     intercept, slope = _recalibrated(Ranked(y, within), everybody, slope=True)[0]
-    if 0.01 <= slope < 100:
-        return float(slope), float(intercept)
+    if 0.01 * spread <= slope < 100:
+        return float(slope / spread), float(intercept - slope * centre / spread)
     # Where both outcomes are apart there is no slope.
     slope = 1.0 if z[y].mean() > z[~y].mean() else 0.01
     ranked = Ranked(y, probability(np.clip(slope * z, -20, 20)))

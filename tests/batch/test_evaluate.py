@@ -157,6 +157,19 @@ def test_calibration_never_turns_a_ranking_round():
     assert p.mean() == pytest.approx(y.mean(), abs=0.02)
 
 
+@pytest.mark.parametrize(("centre", "spread"), [(-1.3, 1e-3), (0.0, 1e-5), (40.0, 0.5)])
+def test_calibration_does_not_mind_how_close_together_log_odds_lie(told, centre, spread):
+    # As a regression of a tiny C gives them: hardly apart, and ranked as well as any.
+    y, p = told
+    z = log_odds(p)
+    model = LogisticRegression(C=np.inf, tol=1e-10).fit(z[:, None], y)
+    slope, intercept = platt(centre + spread * z, y)
+    expected = model.predict_proba(z[:, None])[:, 1]
+    assert probability(slope * (centre + spread * z) + intercept) == pytest.approx(
+        expected, abs=1e-4
+    )
+
+
 def test_log_odds_however_far_from_zero_have_a_probability():
     assert probability(np.array([-1_000.0, 0.0, 1_000.0])).tolist() == [0.0, 0.5, 1.0]
     p = np.array([0.1, 0.5, 0.9])
