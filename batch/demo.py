@@ -5,13 +5,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from batch.embed import embed_pending, on_bar
-from batch.encoder import OnnxEncoder
-from batch.score import score
-from batch.train import train
-from export.to_onnx import quiet_transformers
+from batch.embedding.embed import embed_pending, on_bar
+from batch.embedding.encoder import OnnxEncoder
+from batch.scoring.score import score
+from batch.training.train import train
+from export.checkpoint import quiet_transformers
 from featurestore import Store, sync, write_hospital
 from featurestore.errors import FeatureStoreError
+from featurestore.source.source import create_store, open_source
 
 Bar = Callable[[str], AbstractContextManager[Callable[..., None]]]
 
@@ -24,8 +25,8 @@ def demo(
     `bar` opens a progress bar, `say` tells what comes next. Raises FeatureStoreError where the
     folder exists.
     """
-    from export.finetune import finetune
-    from export.to_onnx import export
+    from export.finetuning.trainer import finetune
+    from export.onnx_export.exporter import export
 
     if folder.exists():
         raise FeatureStoreError(f"{folder} exists already - remove it, or name another folder")
@@ -33,7 +34,7 @@ def demo(
     with bar("patients") as done:
         write_hospital(folder / "hospital", patients, seed, progress=lambda n: done(n, patients))
     say("2/7  its admissions and notes, and who came back within 30 days")
-    store = Store.create(folder / "ward.duckdb", str(folder / "hospital"), "mimic3")
+    store = create_store(folder / "ward.duckdb", str(folder / "hospital"), "mimic3")
     sync(store)
     say("3/7  a BERT of 2 layers x 128, its word pieces learned from the notes, fine-tuned")
     small_bert(folder / "base", _training_texts(store), seed)
@@ -122,10 +123,10 @@ def small_bert(folder: Path, texts: Iterable[str], seed: int) -> None:
 
 
 def _training_texts(store: Store) -> Iterator[str]:
-    """The notes of the training patients: test patients stay unseen."""
+    """The notes of the training patients: test patients stay out_of_fold."""
     note_ids = store.sql(
         "SELECT note_id FROM notes WHERE status = 'ready' AND patient_split(subject_id) = 'train' "
         "ORDER BY hadm_id, note_id LIMIT 3000"
     ).fetchall()
-    for notes in store.source().texts([note_id for (note_id,) in note_ids]):
+    for notes in open_source(store).texts([note_id for (note_id,) in note_ids]):
         yield from (text for _, text in notes)

@@ -1,3 +1,3 @@
-"""From a checkpoint to a model folder: fine-tuning and export (these two need torch)."""
+"""From a checkpoint to a model folder: fine-tuning and ONNX export (both need torch)."""
 
-import featurestore  # noqa: F401  # turns the libraries' telemetry off before they are imported
+import featurestore  # noqa: F401  # disables telemetry of libraries before they are imported

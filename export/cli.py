@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from featurestore.cli import CUTOFF, HORIZON, JSON, Failure, main, progress
+from featurestore.cli.group import CUTOFF, HORIZON, JSON, Failure, main, progress
 
 POSITIVE = click.FloatRange(0, 1_000, min_open=True)
 CSV = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -82,7 +82,7 @@ def finetune_command(
     if files and ParameterSource.COMMANDLINE in given:
         raise click.UsageError("the labels of --train-csv are made - leave out cutoff and horizon")
     needs_torch()
-    from export.finetune import finetune
+    from export.finetuning.trainer import finetune
     from featurestore import Store
 
     data = (files[0], files[1]) if files else Store(places[0])
@@ -127,7 +127,7 @@ def export_command(
 ) -> None:
     """Export a checkpoint to ONNX for [CLS] extraction."""
     needs_torch()
-    from export.to_onnx import export
+    from export.onnx_export.exporter import export
 
     facts = export(checkpoint, model, name, max_tokens, stride, precision=precision, opset=opset)
     if as_json:

@@ -1,11 +1,12 @@
-"""The store of clinical-note embeddings: what it holds, what it reads from, how it is changed."""
+"""A feature store for clinical-note embeddings, with batch scoring, in one DuckDB file."""
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Patient data: nothing may call home. These are read when the libraries are imported.
+# Patient data must not leave the machine: the libraries read these when they are imported.
 os.environ.update(
     ORT_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_TELEMETRY="1",
@@ -14,19 +15,64 @@ os.environ.update(
 )
 
 if TYPE_CHECKING:
-    from featurestore.index import sync as sync
-    from featurestore.store import Store as Store
-    from featurestore.synth import write_hospital as write_hospital
+    from batch.embedding.embed import embed_pending as embed_pending
+    from batch.embedding.encoder import Encoder as Encoder
+    from batch.embedding.encoder import OnnxEncoder as OnnxEncoder
+    from batch.embedding.encoder import Windows as Windows
+    from batch.embedding.encoders import drop_encoder as drop_encoder
+    from batch.embedding.encoders import promote as promote
+    from batch.nightly_job import nightly as nightly
+    from batch.report.data import report as report
+    from batch.scoring.explain import explain as explain
+    from batch.scoring.explain import similar as similar
+    from batch.scoring.outcomes import outcomes as outcomes
+    from batch.scoring.score import replay as replay
+    from batch.scoring.score import score as score
+    from batch.training.train import train as train
+    from export.finetuning.trainer import finetune as finetune
+    from export.onnx_export.exporter import export as export
+    from featurestore.cohort.leakage import audit as audit
+    from featurestore.errors import FeatureStoreError as FeatureStoreError
+    from featurestore.errors import StoreBusyError as StoreBusyError
+    from featurestore.source.source import create_store as create_store
+    from featurestore.source.sync import sync as sync
+    from featurestore.store.forget import forget as forget
+    from featurestore.store.store import Store as Store
+    from featurestore.store.verify import verify as verify
+    from featurestore.synthetic.hospital import write_hospital as write_hospital
 
-__all__ = ["Store", "sync", "write_hospital"]
+_MODULES = {
+    "batch.embedding.embed": ("embed_pending",),
+    "batch.embedding.encoder": ("Encoder", "OnnxEncoder", "Windows"),
+    "batch.embedding.encoders": ("drop_encoder", "promote"),
+    "batch.nightly_job": ("nightly",),
+    "batch.report.data": ("report",),
+    "batch.scoring.explain": ("explain", "similar"),
+    "batch.scoring.outcomes": ("outcomes",),
+    "batch.scoring.score": ("replay", "score"),
+    "batch.training.train": ("train",),
+    "export.finetuning.trainer": ("finetune",),
+    "export.onnx_export.exporter": ("export",),
+    "featurestore.cohort.leakage": ("audit",),
+    "featurestore.errors": ("FeatureStoreError", "StoreBusyError"),
+    "featurestore.source.source": ("create_store",),
+    "featurestore.source.sync": ("sync",),
+    "featurestore.store.forget": ("forget",),
+    "featurestore.store.store": ("Store",),
+    "featurestore.store.verify": ("verify",),
+    "featurestore.synthetic.hospital": ("write_hospital",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-_HOMES = {"Store": "store", "sync": "index", "write_hospital": "synth"}
+__all__ = [*_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:
-    """Load on first use, so that `featurestore --help` need not wait for DuckDB."""
-    if name not in _HOMES:
+    """Load a public name on first use (PEP 562), so that `featurestore --help` answers at once."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'featurestore' has no attribute {name!r}")
-    from importlib import import_module
+    return getattr(import_module(_MODULE_OF[name]), name)
 
-    return getattr(import_module(f"featurestore.{_HOMES[name]}"), name)
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])

@@ -21,8 +21,8 @@ MIMIC_DEMO = Path(__file__).resolve().parents[2] / "shared" / "data" / "mimic-ii
 
 def prose(words, seed=0):
     """So many words of something like a note."""
-    dice = random.Random(seed)
-    return " ".join(dice.choice(WORDS) for _ in range(words))
+    rng = random.Random(seed)
+    return " ".join(rng.choice(WORDS) for _ in range(words))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(checkpoint, tmp_path_factory):
     """The checkpoint, exported with windows of 64 word pieces."""
-    from export.to_onnx import export
+    from export.onnx_export.exporter import export
 
     folder = tmp_path_factory.mktemp("models") / "small"
     export(checkpoint, folder, max_tokens=64)

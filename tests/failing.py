@@ -176,12 +176,12 @@ NAMED = {error.__name__: error for error in (*ERRORS, *CHATTER)}
 
 
 def run(plan):
-    from featurestore import steps
-    from featurestore.cli import main
+    from featurestore.cli.group import main
+    from featurestore.store import failpoints
 
-    nothing, own = steps.step, dict(os.environ)
+    nothing, own = failpoints.hit, dict(os.environ)
     for job in plan:
-        steps.step = nothing
+        failpoints.hit = nothing
         os.environ.clear()
         os.environ.update(own)
         if "error" in job:
@@ -199,12 +199,12 @@ def run(plan):
 
 def put(at, error):
     """Let an error come at a step, or where texts are tokenized or encoded."""
-    from featurestore import steps
+    from featurestore.store import failpoints
 
-    if at in steps.STEPS:
-        steps.step = lambda name: error() if name == at else None
+    if at in failpoints.FAILPOINTS:
+        failpoints.hit = lambda name: error() if name == at else None
         return
-    from batch import OnnxEncoder
+    from featurestore import OnnxEncoder
 
     method = getattr(OnnxEncoder, at)
 

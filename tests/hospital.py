@@ -6,7 +6,7 @@ import shutil
 
 import duckdb
 
-from featurestore.store import SQL
+from featurestore.store.sql_files import SQL
 from tests.timeline import day
 
 ADMISSIONS = (
@@ -87,7 +87,7 @@ def made_by_an_older_version(path, *changes):
 
 def own_schema(folder, old, new, tables_in=""):
     """A folder with mimic3's two SELECTs, some words replaced, over tables under a prefix."""
-    shutil.copytree(SQL / "mimic3", folder)
+    shutil.copytree(SQL / "schemas" / "mimic3", folder)
     for file in folder.iterdir():
         text = re.sub(r"(FROM|JOIN) (?=[a-z])", rf"\1 {tables_in}", file.read_text())
         file.write_text(text.replace(old, new))

@@ -18,9 +18,9 @@ CONTENTS = {
     "embeddings": "*",
     "admission_embeddings": "*",
     "scorers": "scorer_id, encoder_id, coef, intercept",
-    "scorer_rows": "*",
+    "scorer_admissions": "*",
     "scores": "scorer_id, hadm_id, probability, prediction_time",
-    "nights": "encoder_id, category, n_notes, n_windows",
+    "nightly_embedding_stats": "encoder_id, category, n_notes, n_windows",
 }
 
 
@@ -48,8 +48,7 @@ def ended(process):
 
 def night(path):
     """One nightly run with the word counter."""
-    from batch import nightly
-    from featurestore import Store
+    from featurestore import Store, nightly
     from tests.conftest import WordCounter
 
     WordCounter.budget = 6  # few notes at a time, so that there is more than one shard
@@ -58,8 +57,7 @@ def night(path):
 
 def embedding(path):
     """One run of embed with the word counter."""
-    from batch import embed_pending
-    from featurestore import Store
+    from featurestore import Store, embed_pending
     from tests.conftest import WordCounter
 
     WordCounter.budget = 6
@@ -69,7 +67,7 @@ def embedding(path):
 def forgetting(path):
     """The store's first patient, forgotten."""
     from featurestore import Store
-    from featurestore.forget import forget
+    from featurestore.store.forget import forget
 
     store = Store(path)
     forget(store, store.one("SELECT min(subject_id) FROM admissions"))
@@ -77,7 +75,7 @@ def forgetting(path):
 
 def killed_at(job, path, step, nth):
     """The same, killed before the n-th time that it begins a step."""
-    from featurestore import steps
+    from featurestore.store import failpoints
 
     begun = 0
 
@@ -87,7 +85,7 @@ def killed_at(job, path, step, nth):
         if begun == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    steps.step = kill
+    failpoints.hit = kill
     job(path)
 
 
@@ -109,8 +107,7 @@ def with_small_disk(job, path, most):
 
 def holding(path, started):
     """A night that stays in the middle of its first encoding."""
-    from batch import nightly
-    from featurestore import Store
+    from featurestore import Store, nightly
     from tests.conftest import WordCounter
 
     class Slow(WordCounter):
@@ -176,8 +173,7 @@ def event():
 
 def many(path, folder, stays, notes):
     """Ten syncs and ten runs of embed, each with one more note than the last."""
-    from batch import embed_pending
-    from featurestore import Store, sync
+    from featurestore import Store, embed_pending, sync
     from tests.conftest import WordCounter
     from tests.hospital import write_hospital
 

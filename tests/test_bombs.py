@@ -14,8 +14,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from batch.baselines import head_log_odds
-from batch.shards import vectors_to_arrow
+from batch.embedding.shards import vectors_to_arrow
+from batch.training.baselines import classifier_log_odds
 from export.model_folder import (
     HEAD,
     MANIFEST,
@@ -25,11 +25,11 @@ from export.model_folder import (
     _with_own_hash,
     sha256,
 )
-from featurestore import Store, sync
-from featurestore.cli import main
-from featurestore.envelope import Envelope
+from featurestore import Store, create_store, sync
+from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError
-from featurestore.source import text_hash
+from featurestore.source.source import text_hash
+from featurestore.store.shard_seal import ShardSeal
 from tests.hospital import admission, note, own_schema, write_hospital
 from tests.timeline import day
 
@@ -82,7 +82,7 @@ def hospital(folder):
 def whole(tmp_path_factory):
     """A synced store."""
     folder = tmp_path_factory.mktemp("whole")
-    store = Store.create(folder / "w.duckdb", hospital(folder / "hospital"), "mimic3")
+    store = create_store(folder / "w.duckdb", hospital(folder / "hospital"), "mimic3")
     sync(store)
     return store
 
@@ -179,7 +179,7 @@ def test_in_place_of_a_shard(bomb, store, model, form):
     if form is bytes:
         shard.write_bytes(bomb)
     else:  # an honest shard, but for what it says of a type
-        shard.write_bytes(b"".join(Envelope(Store(store)).closed(shard, form(bomb))))
+        shard.write_bytes(b"".join(ShardSeal(Store(store)).closed(shard, form(bomb))))
     result = CliRunner().invoke(main, ["embed", str(store), str(model), "--device", "cpu"])
     if form is bytes:
         assert "000000.shard is damaged, or no shard of this store - delete it" in result.stderr
@@ -216,7 +216,7 @@ def in_npz(there):
 def test_in_place_of_a_head_that_train_reads(bomb, exploded, form):
     weights = bomb if form == "bare" else in_npz(exploded)
     with pytest.raises(FeatureStoreError, match=r"head .* export the model again"):
-        head_log_odds(weights, np.zeros((2, 4), np.float32))
+        classifier_log_odds(weights, np.zeros((2, 4), np.float32))
 
 
 def in_torch(there):
@@ -270,7 +270,7 @@ def half_finetuned(whole, checkpoint, tmp_path_factory):
         if step == steps[-1]:
             raise KeyboardInterrupt
 
-    from export.finetune import finetune
+    from export.finetuning.trainer import finetune
 
     steps = [4]
     settings = {"epochs": 3, "batch_size": 16, "max_tokens": 32}

@@ -25,10 +25,10 @@ import pytest
 import torch
 
 from batch.demo import learn_word_pieces
-from featurestore import Store, sync
-from featurestore.cli import COMMANDS
+from featurestore import create_store, sync
+from featurestore.cli.group import COMMANDS
 from tests import failing
-from tests.batch.test_poison import NOT_UTF8, POISON
+from tests.batch.embedding.test_poison import NOT_UTF8, POISON
 from tests.hospital import NOTES, admission, note, own_schema, write_hospital
 from tests.test_private import ROOT, Watch
 from tests.timeline import day
@@ -381,7 +381,7 @@ def embedding(model, tmp_path):
     """Gives the words that embed a fresh copy of a small store."""
     notes = [note(1, 7, "chest pain " * 40), note(2, 8, "home")]
     folder = write_hospital(tmp_path / "small", [admission(7), admission(8)], notes)
-    store = Store.create(tmp_path / "small.duckdb", folder, "mimic3")
+    store = create_store(tmp_path / "small.duckdb", folder, "mimic3")
     sync(store)
 
     def words(name):

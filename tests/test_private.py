@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from featurestore import Store
+from featurestore import create_store
 from featurestore.errors import FeatureStoreError
 from tests.hospital import admission, note, write_hospital
 
@@ -155,7 +155,7 @@ def test_every_file_of_every_command_is_private_from_its_first_byte(command, mod
 @pytest.fixture
 def store(tmp_path):
     folder = write_hospital(tmp_path / "hospital", [admission(7)], [note(1, 7, "text")])
-    return Store.create(tmp_path / "ward.duckdb", folder, "mimic3")
+    return create_store(tmp_path / "ward.duckdb", folder, "mimic3")
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
@@ -163,7 +163,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
     lock = tmp_path / "ward.duckdb.lock"
     lock.unlink()
     lock.symlink_to(tmp_path / "theirs")
-    with pytest.raises(OSError), store.change("test"):
+    with pytest.raises(OSError), store.transaction("test"):
         pass
     assert (tmp_path / "theirs").read_text() == "theirs"
 
@@ -172,7 +172,10 @@ def test_a_link_in_the_place_of_the_staging_folder_is_not_followed(store, tmp_pa
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "next.duckdb").write_text("theirs")
     store.staging.symlink_to(tmp_path / "theirs")
-    with pytest.raises(FeatureStoreError, match="is no folder of its own"), store.change("test"):
+    with (
+        pytest.raises(FeatureStoreError, match="is no folder of its own"),
+        store.transaction("test"),
+    ):
         pass
     assert (tmp_path / "theirs" / "next.duckdb").read_text() == "theirs"
 
@@ -180,10 +183,10 @@ def test_a_link_in_the_place_of_the_staging_folder_is_not_followed(store, tmp_pa
 def test_a_job_of_the_library_is_private_whatever_the_umask(store, tmp_path):
     os.umask(0)
     with OpenToOthers(tmp_path) as watch:
-        Store.create(tmp_path / "new.duckdb", tmp_path / "hospital", "mimic3")
+        create_store(tmp_path / "new.duckdb", tmp_path / "hospital", "mimic3")
         for _ in range(3):
-            with store.change("test") as change:
-                change.counts["answer"] = 42
+            with store.transaction("test") as transaction:
+                transaction.counts["answer"] = 42
                 watch.look_once()
     # DuckDB makes its log by the umask; it lies in the staging folder, which is the user's alone.
     inside = f"{store.staging}/", f"{tmp_path}/new.duckdb.staging/"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from featurestore import Store, sync, write_hospital
-from featurestore.cli import main
+from featurestore import Store, create_store, sync, write_hospital
+from featurestore.cli.group import main
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 
@@ -124,7 +124,7 @@ def test_a_hospital_with_tables_of_its_own(tmp_path):
         "a,1,7,Nursing,2020-01-02 10:00,2020-01-02 11:00,final,lives alone\n"
         "b,1,7,Nursing,2020-01-02 10:00,,withdrawn,wrong patient\n"
     )
-    store = Store.create(tmp_path / "w.duckdb", tmp_path / "source", tmp_path / "our-hospital")
+    store = create_store(tmp_path / "w.duckdb", tmp_path / "source", tmp_path / "our-hospital")
     sync(store)
     assert store.sql(
         "SELECT hadm_id, label, reason FROM readmission_labels() ORDER BY 1"

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import duckdb
 
-from featurestore.store import RULES, TABLES, make_objects
+from featurestore.store.store import RULES, TABLES, make_objects
 
 COLUMNS = (
     "hadm_id, subject_id, admittime, dischtime, deathtime, died_in_hospital, admission_type, "

@@ -6,7 +6,7 @@ import shlex
 from click.testing import CliRunner
 
 from featurestore import Store
-from featurestore.cli import main
+from featurestore.cli.group import main
 
 
 def test_the_whole_way_finds_the_planted_signal(tmp_path):

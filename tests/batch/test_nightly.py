@@ -9,10 +9,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from batch import drop_encoder, embed_pending, nightly, promote, train
-from batch.health import Night
-from featurestore import Store, sync
-from featurestore.cli import main
+from batch.embedding.drift import NightlyStats
+from featurestore import (
+    Store,
+    create_store,
+    drop_encoder,
+    embed_pending,
+    nightly,
+    promote,
+    sync,
+    train,
+    verify,
+)
+from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError
 from tests.conftest import WordCounter
 from tests.hospital import admission, made_by_an_older_version, note, write_hospital
@@ -39,7 +48,7 @@ class Ward:
                 (folder / name).write_bytes(data)
             self.store = Store(folder / "w.duckdb")
             return
-        self.store = Store.create(folder / "w.duckdb", self.folder, "mimic3")
+        self.store = create_store(folder / "w.duckdb", self.folder, "mimic3")
         sync(self.store)
         embed_pending(self.store, WordCounter())
         train(self.store, "readmit", baseline=False)
@@ -121,8 +130,8 @@ def test_a_night_with_nothing_new_writes_nothing(ward):
 def test_a_live_stay_is_scored_once_its_prediction_time_has_come(ward):
     from datetime import datetime, timedelta
 
-    with ward.store.change("test") as change:
-        change.con.execute("UPDATE settings SET live = TRUE")
+    with ward.store.transaction("test") as transaction:
+        transaction.con.execute("UPDATE settings SET live = TRUE")
     facts = ward.night()
     assert facts["scored"] == 0  # these stays are of the year 2150
     now = datetime.now().replace(microsecond=0)
@@ -163,7 +172,7 @@ def test_far_more_notes_than_usual_stop_the_commit_and_force_overrides(ward):
     # What was embedded was kept.
     assert (facts["resumed"], facts["embedded"]) == (200, 0)
     assert facts["unusual"] == ["200 notes are new or changed where 10 is usual"]
-    assert ward.store.verify() == []
+    assert verify(ward.store) == []
 
 
 def test_far_fewer_notes_than_usual_stop_the_commit_a_day_later(ward):
@@ -171,8 +180,8 @@ def test_far_fewer_notes_than_usual_stop_the_commit_a_day_later(ward):
         ward.add(40)
         ward.night()
     ward.add(1)
-    with ward.store.change("benchmark") as change:
-        change.con.execute("UPDATE runs SET started_at = started_at - INTERVAL 23 HOURS")
+    with ward.store.transaction("benchmark") as transaction:
+        transaction.con.execute("UPDATE runs SET started_at = started_at - INTERVAL 23 HOURS")
     with pytest.raises(
         FeatureStoreError, match="only 1 notes are new or changed where 40 is usual"
     ):
@@ -203,9 +212,9 @@ def test_vectors_that_drift_stop_the_commit_by_category(ward):
 
 
 def test_a_nights_mean_and_spread_are_numpys():
-    dice = np.random.default_rng(0)
-    X = dice.normal(3, 2, (500, 8)).astype(np.float32)
-    night = Night("e", 8)
+    rng = np.random.default_rng(0)
+    X = rng.normal(3, 2, (500, 8)).astype(np.float32)
+    night = NightlyStats("e", 8)
     for part in (slice(0, 100), slice(100, 500)):
         windows = duckdb.sql(
             f"SELECT CASE WHEN i % 5 < 3 THEN 'a' END AS c, i % 2 AS w "
@@ -239,14 +248,20 @@ def test_only_notes_since_a_day_are_looked_at_and_nothing_else_is_lost(ward):
 
 
 def test_one_json_line_from_the_shell_and_the_nights_in_info(ward, model):
-    from batch import OnnxEncoder
+    from featurestore import OnnxEncoder
 
-    with ward.store.change("benchmark") as change:  # another width: begin anew
-        for table in ("embeddings", "admission_embeddings", "encoders", "scorers", "scorer_rows"):
-            change.con.execute(f"DELETE FROM {table}")
-        from featurestore.store import set_width
+    with ward.store.transaction("benchmark") as transaction:  # another width: begin anew
+        for table in (
+            "embeddings",
+            "admission_embeddings",
+            "encoders",
+            "scorers",
+            "scorer_admissions",
+        ):
+            transaction.con.execute(f"DELETE FROM {table}")
+        from featurestore.store.store import set_width
 
-        set_width(change.con, 128)
+        set_width(transaction.con, 128)
     embed_pending(ward.store, OnnxEncoder(model, "cpu"))
     train(ward.store, "readmit", baseline=False)
     command = ["nightly", str(ward.store.path), str(model), "readmit", "--device", "cpu"]
@@ -270,7 +285,7 @@ def test_an_encoder_is_dropped_with_its_vectors_and_not_what_others_need(ward):
     for table in ("encoders", "embeddings", "admission_embeddings"):
         left = ward.store.sql(f"SELECT DISTINCT encoder_id FROM {table}").fetchall()
         assert left == [("new-00000000",)]
-    assert ward.store.verify() == []
+    assert verify(ward.store) == []
 
 
 def test_only_some_categories_for_a_try(ward):
@@ -296,11 +311,11 @@ def test_only_some_categories_for_a_try(ward):
     ],
 )
 def test_verify_finds_what_another_hand_changed(ward, tmp_path, change, finding):
-    assert ward.store.verify() == []
+    assert verify(ward.store) == []
     copy = shutil.copy(ward.store.path, tmp_path / "copy.duckdb")
     with duckdb.connect(copy) as con:
         con.execute(change)
-    found = Store(copy).verify()
+    found = verify(Store(copy))
     assert any(finding in line for line in found), found
     result = CliRunner().invoke(main, ["verify", str(copy)])
     assert result.exit_code == 1 and finding in result.stdout
@@ -311,7 +326,7 @@ def test_a_store_of_an_older_version_gets_the_tables_that_came_since(ward):
     shutil.copy(ward.store.path, old)
     made_by_an_older_version(old, "DROP TABLE nights", "DROP TABLE manifest")
     ward.store = Store(old)
-    assert [line.partition(":")[0] for line in ward.store.verify()] == [
+    assert [line.partition(":")[0] for line in verify(ward.store)] == [
         f"{old}.seal is missing, so that an older version in the store's place would not show - "
         "the next command that changes the store writes it",
         "there is no manifest",
@@ -321,4 +336,4 @@ def test_a_store_of_an_older_version_gets_the_tables_that_came_since(ward):
     ward.night()
     columns = ward.store.sql("DESCRIBE nights").fetchall()
     assert [kind for name, kind, *_ in columns if name == "embedding"] == ["FLOAT[4]"]
-    assert ward.store.verify() == []
+    assert verify(ward.store) == []

@@ -24,7 +24,7 @@ def random_bert(folder, texts):
     from transformers import BertConfig, BertModel
 
     from batch.demo import learn_word_pieces
-    from export.to_onnx import quiet_transformers
+    from export.checkpoint import quiet_transformers
 
     quiet_transformers()
     tokenizer = learn_word_pieces(texts, vocabulary=28_996, lowercase=False)

@@ -17,12 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from batch import OnnxEncoder, embed_pending, train
 from batch.demo import _training_texts, small_bert
-from batch.evaluate import Judge, auroc
-from export.finetune import finetune
-from export.to_onnx import export
-from featurestore import Store, sync, write_hospital
+from batch.training.metrics import PatientBootstrap, auroc
+from export.finetuning.trainer import finetune
+from export.onnx_export.exporter import export
+from featurestore import (
+    OnnxEncoder,
+    create_store,
+    embed_pending,
+    sync,
+    train,
+    write_hospital,
+)
 from tests.pytorch import minilm_folder
 
 PATIENTS = 40_000
@@ -41,7 +47,7 @@ def hospital(folder):
     not be embedded.
     """
     write_hospital(folder / "whole", PATIENTS, seed=0, notes_per_stay=1)
-    whole = Store.create(folder / "whole.duckdb", str(folder / "whole"), "mimic3")
+    whole = create_store(folder / "whole.duckdb", str(folder / "whole"), "mimic3")
     sync(whole)
     rows = whole.sql(
         """
@@ -66,7 +72,7 @@ def hospital(folder):
 
 
 def for_a_cpu(base, folder):
-    """A copy of a base that trains fast on a CPU: no dropout, whose dice take half the time."""
+    """A copy of a base that trains fast on a CPU: no dropout, whose rng take half the time."""
     shutil.copytree(base, folder)
     shape = json.loads((folder / "config.json").read_text())
     shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -89,15 +95,15 @@ def trained(store, folder, name, baseline):
 def gain(store, before, after):
     """Test AUROC of a scorer less that of another, by a bootstrap of the patients of both."""
     rows = store.sql(
-        "SELECT a.subject_id, x.label, x.probability, y.probability FROM scorer_rows AS x "
-        "INNER JOIN scorer_rows AS y USING (hadm_id, split) "
+        "SELECT a.subject_id, x.label, x.probability, y.probability FROM scorer_admissions AS x "
+        "INNER JOIN scorer_admissions AS y USING (hadm_id, split) "
         "INNER JOIN admissions AS a USING (hadm_id) "
         "WHERE (x.scorer_id, y.scorer_id, split) = ($before, $after, 'test')",
         before=before,
         after=after,
     ).fetchall()
     patients, y, old, new = map(np.array, zip(*rows, strict=True))
-    return Judge(y, patients).difference(auroc, new, old)
+    return PatientBootstrap(y, patients).difference(auroc, new, old)
 
 
 def told(interval, sign=""):
@@ -118,7 +124,7 @@ def main():
                 continue
             place = work / model.replace(" ", "-").lower()
             place.mkdir()
-            store = Store.create(place / "w.duckdb", str(source), "mimic3")
+            store = create_store(place / "w.duckdb", str(source), "mimic3")
             sync(store)
             if model == "MiniLM":
                 for_a_cpu(minilm_folder(), place / "base")

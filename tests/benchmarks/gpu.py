@@ -21,18 +21,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from batch import OnnxEncoder
-from batch.encoder import batches
-from export.to_onnx import export, load_checkpoint
-from export.windows import cut_windows, padded, windows
-from featurestore.synth import invented_notes
+from batch.embedding.encoder import batches
+from export.checkpoint import load_checkpoint
+from export.onnx_export.exporter import export
+from export.tokenizer import make_window_tokenizer, padded, windows
+from featurestore import OnnxEncoder
+from featurestore.synthetic.hospital import invented_notes
 from tests.benchmarks.common import random_bert
 
 GFLOP = 96.6  # BERT-base, a window of 512 word pieces
 KERNELS = """
 import sys
-from batch import OnnxEncoder
-from featurestore.synth import invented_notes
+from featurestore import OnnxEncoder
+from featurestore.synthetic.hospital import invented_notes
 OnnxEncoder(sys.argv[1], "cuda").encode(invented_notes(64))
 """
 
@@ -119,7 +120,7 @@ def measure(checkpoint, folder, device, precision):
     import transformers
 
     model, tokenizer = load_checkpoint(checkpoint, transformers.AutoModel)
-    cut = cut_windows(tokenizer.backend_tokenizer, encoder.manifest["max_tokens"], 0)
+    cut = make_window_tokenizer(tokenizer.backend_tokenizer, encoder.manifest["max_tokens"], 0)
     exact = model.float().eval().to(device)
     torch.backends.cuda.matmul.allow_tf32 = False
     notes = invented_notes(4_000 if device == "cuda" else 20)

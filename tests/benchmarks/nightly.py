@@ -17,13 +17,13 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from batch import embed_pending, nightly
-from featurestore import Store, steps, sync, write_hospital
+from featurestore import create_store, embed_pending, nightly, sync, write_hospital
+from featurestore.store import failpoints
 from tests.benchmarks.common import hospital, row, timed
 
 MEMORY = """
 import sys
-from batch import OnnxEncoder, embed_pending
+from featurestore import OnnxEncoder, embed_pending
 from featurestore import Store
 store, encoder = Store(sys.argv[1]), OnnxEncoder(sys.argv[2], "cpu")
 encoder.encode(["chest pain"] * 8)
@@ -50,8 +50,8 @@ class StandIn:
         return [[np.frombuffer(digest, np.int32)] for digest in digests]
 
     def run(self, batch):
-        dice = np.random.default_rng(int(np.abs(batch[0][0])))
-        return dice.standard_normal((len(batch), self.manifest["dim"]), np.float32)
+        rng = np.random.default_rng(int(np.abs(batch[0][0])))
+        return rng.standard_normal((len(batch), self.manifest["dim"]), np.float32)
 
 
 def write_tables(folder, notes, kind="parquet"):
@@ -63,8 +63,8 @@ def write_tables(folder, notes, kind="parquet"):
 
 def some_scorer(store):
     """A scorer for stays of which nobody came back: its rows are put in by hand."""
-    with store.change("benchmark") as change:
-        change.con.execute(
+    with store.transaction("benchmark") as transaction:
+        transaction.con.execute(
             "INSERT INTO scorers SELECT 'readmit-v1', 'readmit', 1, encoder_id, '72h', "
             "'readmission', 30, [0.01::FLOAT for x in range(768)], 0, '{}', '', now(), "
             "'mean', 1, 0, NULL FROM encoders"
@@ -74,14 +74,14 @@ def some_scorer(store):
 def a_night(folder, notes, budget="", encrypt=False):
     """A store of so many notes, then a night with nothing new."""
     write_tables(folder / "hospital", notes)
-    store = Store.create(folder / "w.duckdb", folder / "hospital", "mimic3", encrypt=encrypt)
+    store = create_store(folder / "w.duckdb", folder / "hospital", "mimic3", encrypt=encrypt)
     sync(store)
     encoder = StandIn()
     begun = {}
-    steps.step = lambda name: begun.setdefault(name, time.perf_counter())
+    failpoints.hit = lambda name: begun.setdefault(name, time.perf_counter())
     seconds, counts = timed(lambda: embed_pending(store, encoder))
     copied = time.perf_counter() - begun["copy"]
-    steps.step = lambda name: None
+    failpoints.hit = lambda name: None
     row(
         f"{counts['windows']:,} new windows, 768 wide: staged and committed",
         f"{seconds:.1f} s, of which the commit {copied:.1f} s",
@@ -119,10 +119,10 @@ def by_new_notes(folder, notes, encrypt=False):
 def memory(folder):
     """Peak memory of embedding 2,000 and 20,000 notes from CSV files with a small BERT."""
     from batch.demo import _training_texts, small_bert
-    from export.to_onnx import export
+    from export.onnx_export.exporter import export
 
     write_hospital(folder / "words", 400)
-    words = Store.create(folder / "words.duckdb", folder / "words", "mimic3")
+    words = create_store(folder / "words.duckdb", folder / "words", "mimic3")
     sync(words)
     small_bert(folder / "bert", _training_texts(words), seed=0)
     export(folder / "bert", folder / "model", max_tokens=512)
@@ -130,7 +130,7 @@ def memory(folder):
         place = folder / str(notes)
         place.mkdir()
         write_tables(place / "hospital", notes, "csv")
-        store = Store.create(place / "w.duckdb", place / "hospital", "mimic3")
+        store = create_store(place / "w.duckdb", place / "hospital", "mimic3")
         sync(store)
         del store
         command = [sys.executable, "-c", MEMORY, str(place / "w.duckdb"), str(folder / "model")]

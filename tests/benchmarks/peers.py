@@ -39,7 +39,7 @@ GFLOP = 96.6  # BERT-base, a window of 512 word pieces
 
 
 def ours(folder, precision="fp32"):
-    from batch import OnnxEncoder
+    from featurestore import OnnxEncoder
 
     encoder = OnnxEncoder(folder / precision, "cpu", threads=CORES)
     return lambda texts: encoder.encode(texts).vectors
@@ -122,9 +122,9 @@ def measure_full_windows(folder):
 
 def sgemm():
     """GFLOP/s of a 2048x768x3072 float32 matmul: the best of 30."""
-    dice = np.random.default_rng(0)
-    a = dice.standard_normal((2048, 768), np.float32)
-    b = dice.standard_normal((768, 3072), np.float32)
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((2048, 768), np.float32)
+    b = rng.standard_normal((768, 3072), np.float32)
     return 2 * 2048 * 768 * 3072 / min(timed(lambda: a @ b)[0] for _ in range(30)) / 1e9
 
 
@@ -172,7 +172,7 @@ def make_models(folder, texts):
     """The checkpoint, ours in two precisions, and the whole graph for FastEmbed."""
     import torch
 
-    from export.to_onnx import export
+    from export.onnx_export.exporter import export
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)  # the exporter's own chatter

@@ -13,24 +13,24 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from batch import OnnxEncoder, embed_pending
-from batch.shards import vectors_to_arrow
-from export.to_onnx import export
-from featurestore import Store, sync, write_hospital
+from batch.embedding.shards import vectors_to_arrow
+from export.onnx_export.exporter import export
+from featurestore import OnnxEncoder, create_store, embed_pending, sync, write_hospital
+from featurestore.source.source import open_source
 from tests.benchmarks.common import hospital, random_bert, row, timed
 from tests.timeline import empty_store
 
 
 def labels(admissions):
     """All labels of so many stays, materialised."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     con = empty_store()
     stays = pa.table(
         {
             "hadm_id": np.arange(admissions),
-            "subject_id": dice.integers(0, admissions // 2, admissions),
-            "start": dice.integers(0, 3_000 * 24, admissions),
-            "hours": dice.integers(1, 400, admissions),
+            "subject_id": rng.integers(0, admissions // 2, admissions),
+            "start": rng.integers(0, 3_000 * 24, admissions),
+            "hours": rng.integers(1, 400, admissions),
         }
     )
     con.register("stays", stays)
@@ -48,10 +48,10 @@ def labels(admissions):
 def scores(admissions, dim=768):
     """All scores, and the ten nearest of one, over so many admissions."""
     con = empty_store()
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for first in range(0, admissions, 100_000):
         count = min(100_000, admissions - first)
-        vectors = dice.standard_normal((count, dim), np.float32)
+        vectors = rng.standard_normal((count, dim), np.float32)
         block = pa.table({"h": np.arange(first, first + count), "v": vectors_to_arrow(vectors)})
         con.register("block", block)
         con.execute(
@@ -63,7 +63,7 @@ def scores(admissions, dim=768):
             "SELECT h, h, now(), FALSE, FALSE FROM block"
         )
     con.execute("INSERT INTO encoders VALUES ('e', 'e', '', 768, 'fp32', 512, 0, '{}', TRUE, NULL)")
-    coef = pa.table({"c": vectors_to_arrow(dice.standard_normal((1, dim), np.float32) / 30)})
+    coef = pa.table({"c": vectors_to_arrow(rng.standard_normal((1, dim), np.float32) / 30)})
     con.register("coef", coef)
     con.execute(
         "INSERT INTO scorers SELECT 's', 's', 1, 'e', '72h', 'readmission', 30, c, 0, '{}', '', "
@@ -102,7 +102,7 @@ def index(folder, notes):
         ("Parquet", files),
         ("PostgreSQL on the same cores", server.get_uri()),
     ):
-        store = Store.create(folder / f"{where[:4]}.duckdb", location, "mimic3")
+        store = create_store(folder / f"{where[:4]}.duckdb", location, "mimic3")
         first, counts = timed(lambda store=store: sync(store))
         again, after = timed(lambda store=store: sync(store))
         assert counts["notes"]["new"] == notes
@@ -119,12 +119,12 @@ def index(folder, notes):
 def embedding(folder, patients):
     """Source to commit in fp32, and what of it is not the model; peers.py has the comparison."""
     write_hospital(folder / "hospital", patients)
-    store = Store.create(folder / "w.duckdb", folder / "hospital", "mimic3")
+    store = create_store(folder / "w.duckdb", folder / "hospital", "mimic3")
     sync(store)
     note_ids = [
         n for (n,) in store.sql("SELECT note_id FROM notes WHERE status = 'ready'").fetchall()
     ]
-    texts = [text for notes in store.source().texts(note_ids) for _, text in notes]
+    texts = [text for notes in open_source(store).texts(note_ids) for _, text in notes]
 
     random_bert(folder / "bert", texts)
     export(folder / "bert", folder / "model", cleaning="none")

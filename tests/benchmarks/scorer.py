@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from batch import embed_pending, score, train
-from batch.evaluate import METRICS, Judge
-from batch.fitting import GRID
-from batch.logistic import fit_path, standardise
-from batch.report import report
-from batch.train import training_set
-from featurestore import Store, sync, write_hospital
+from batch.report.data import report
+from batch.training.metrics import METRICS, PatientBootstrap
+from batch.training.model_selection import GRID
+from batch.training.regression import fit_path, standardise
+from batch.training.train import training_set
+from featurestore import create_store, embed_pending, score, sync, train, write_hospital
 from tests.benchmarks.common import row, timed
 
 DIM = 768
@@ -81,11 +80,11 @@ def cross_validation(X, y, subject_id):
 
 def evaluation(stays):
     """All metrics of one system with their intervals, on so many test stays."""
-    dice = np.random.default_rng(0)
-    z = dice.standard_normal(stays)
-    y = dice.random(stays) < 1 / (1 + np.exp(2 - z))
-    judge = Judge(y, dice.integers(0, stays, stays))
-    seconds, _ = timed(lambda: judge.metrics(1 / (1 + np.exp(2 - z))))
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal(stays)
+    y = rng.random(stays) < 1 / (1 + np.exp(2 - z))
+    bootstrap = PatientBootstrap(y, rng.integers(0, stays, stays))
+    seconds, _ = timed(lambda: bootstrap.metrics(1 / (1 + np.exp(2 - z))))
     row(f"{len(METRICS)} metrics, 1,000 bootstraps of {stays:,} stays", f"{seconds:.1f} s")
 
 
@@ -97,7 +96,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_hospital(folder / "h", chosen.patients, notes_per_stay=2)
-        store = Store.create(folder / "w.duckdb", folder / "h", "mimic3")
+        store = create_store(folder / "w.duckdb", folder / "h", "mimic3")
         sync(store)
         embed_pending(store, CountedWords())
         # At discharge nearly every labelled stay is predicted.

@@ -1,0 +1,1 @@
+"""From pending notes to committed embeddings."""

@@ -1,0 +1,1 @@
+"""A scorer's report: data, figures, page."""

@@ -1,0 +1,1 @@
+"""Apply a scorer, replay and explain its scores, compare them with outcomes."""

@@ -1,0 +1,1 @@
+"""Fit, calibrate and evaluate a scorer."""

@@ -1,0 +1,1 @@
+"""Fine-tune a BERT on labelled notes."""

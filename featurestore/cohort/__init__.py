@@ -1,0 +1,1 @@
+"""Who is labelled: flow of admissions, leakage audit, MEDS export."""

@@ -1,0 +1,1 @@
+"""The `sql` command: sandbox, execution, output formats and catalog."""

@@ -1,0 +1,1 @@
+"""Read a hospital through two SELECTs, and keep the store in step with it."""

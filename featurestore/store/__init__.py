@@ -1,0 +1,1 @@
+"""The DuckDB file: its versions, schema, integrity, encryption and deletion of patients."""

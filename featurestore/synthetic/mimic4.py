@@ -1,0 +1,153 @@
+"""The synthetic hospital as a MIMIC-IV and MIMIC-IV-Note download lies on disk."""
+
+import csv
+import gzip
+import io
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from featurestore.synthetic.hospital import write_hospital
+
+COLUMNS = {
+    "hosp/patients.csv.gz": "subject_id gender anchor_age anchor_year anchor_year_group dod",
+    "hosp/admissions.csv.gz": "subject_id hadm_id admittime dischtime deathtime admission_type "
+    "admit_provider_id admission_location discharge_location insurance language marital_status "
+    "race edregtime edouttime hospital_expire_flag",
+    "note/discharge.csv.gz": "note_id subject_id hadm_id note_type note_seq charttime storetime "
+    "text",
+    "note/radiology.csv.gz": "note_id subject_id hadm_id note_type note_seq charttime storetime "
+    "text",
+}
+ADMISSION_TYPES = {"EMERGENCY": "EW EMER.", "URGENT": "URGENT", "ELECTIVE": "ELECTIVE"}
+DESTINATIONS = {
+    "DEAD/EXPIRED": "DIED",
+    "LEFT AGAINST MEDICAL ADVI": "AGAINST ADVICE",
+    "SHORT TERM HOSPITAL": "ACUTE HOSPITAL",
+    "SNF": "SKILLED NURSING FACILITY",
+    "REHAB/DISTINCT PART HOSP": "REHAB",
+    "LONG TERM CARE HOSPITAL": "CHRONIC/LONG TERM ACUTE CARE",
+}
+NOTE_TYPES = {"Discharge summary": "DS", "Radiology": "RR"}
+Row = dict[str, Any]
+
+
+def write_mimic4_hospital(
+    folder: str | Path,
+    patients: int = 400,
+    seed: int = 0,
+    signal: float = 1.0,
+    notes_per_stay: float = 6.0,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, int]:
+    """Write the same invented patients as `write_hospital`, in MIMIC-IV's shape; return counts.
+
+    MIMIC-IV holds no newborns, and of the notes only discharge summaries and radiology reports,
+    none flagged as an error and no report without a time. FileExistsError where the folder holds
+    hosp or note; ValueError as `write_hospital`.
+    """
+    folder = Path(folder)
+    for name in ("hosp", "note"):
+        if (folder / name).exists():
+            raise FileExistsError(f"{folder / name} already exists - name an empty folder")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mimic4.", dir=folder) as workshop:
+        there = Path(workshop)
+        write_hospital(there / "mimic3", patients, seed, signal, notes_per_stay, progress)
+        for name in ("hosp", "note"):
+            (there / name).mkdir(mode=0o700)
+        with ExitStack() as files:
+            tables = {name: _table(there / name, files) for name in COLUMNS}
+            counts = _convert(there / "mimic3", tables)
+        for name in ("hosp", "note"):
+            (there / name).rename(folder / name)
+    return counts
+
+
+def _convert(three: Path, tables: dict[str, "csv.DictWriter[str]"]) -> dict[str, int]:
+    counts: Counter[str] = Counter(patients=0, admissions=0, notes=0)
+    first_year: dict[str, int] = {}
+    for stay in _rows(three / "ADMISSIONS.csv"):
+        if stay["ADMISSION_TYPE"] in ADMISSION_TYPES:
+            first_year.setdefault(stay["SUBJECT_ID"], int(stay["ADMITTIME"][:4]))
+            tables["hosp/admissions.csv.gz"].writerow(_admission(stay))
+            counts["admissions"] += 1
+    for patient in _rows(three / "PATIENTS.csv"):
+        if patient["SUBJECT_ID"] in first_year:
+            tables["hosp/patients.csv.gz"].writerow(
+                _patient(patient, first_year[patient["SUBJECT_ID"]])
+            )
+            counts["patients"] += 1
+    written: Counter[tuple[str, str]] = Counter()
+    for note in _rows(three / "NOTEEVENTS.csv"):
+        kind = NOTE_TYPES.get(note["CATEGORY"].strip())
+        timed = kind == "DS" or note["CHARTTIME"]
+        if kind and timed and note["ISERROR"] != "1" and note["SUBJECT_ID"] in first_year:
+            written[note["SUBJECT_ID"], kind] += 1
+            name = "discharge" if kind == "DS" else "radiology"
+            row = _note(note, kind, written[note["SUBJECT_ID"], kind])
+            tables[f"note/{name}.csv.gz"].writerow(row)
+            counts["notes"] += 1
+    return dict(counts)
+
+
+def _admission(stay: Row) -> Row:
+    same = (
+        *("subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "admission_location"),
+        *("insurance", "language", "marital_status", "edregtime", "edouttime"),
+        "hospital_expire_flag",
+    )
+    destination = stay["DISCHARGE_LOCATION"]
+    return {name: stay[name.upper()] for name in same} | {
+        "admission_type": ADMISSION_TYPES[stay["ADMISSION_TYPE"]],
+        "discharge_location": DESTINATIONS.get(destination, destination),
+        "race": stay["ETHNICITY"],
+    }
+
+
+def _patient(patient: Row, anchor_year: int) -> Row:
+    age = anchor_year - datetime.fromisoformat(patient["DOB"]).year
+    return {
+        "subject_id": patient["SUBJECT_ID"],
+        "gender": patient["GENDER"],
+        "anchor_age": age if age <= 89 else 91,
+        "anchor_year": anchor_year,
+        "anchor_year_group": "2014 - 2016",
+        "dod": patient["DOD"][:10],
+    }
+
+
+def _note(note: Row, kind: str, number: int) -> Row:
+    return {
+        "note_id": f"{note['SUBJECT_ID']}-{kind}-{number}",
+        "subject_id": note["SUBJECT_ID"],
+        "hadm_id": note["HADM_ID"],
+        "note_type": kind,
+        "note_seq": number,
+        # A discharge summary has a date only, which MIMIC-IV tells as its midnight.
+        "charttime": note["CHARTTIME"] or f"{note['CHARTDATE'][:10]} 00:00:00",
+        "storetime": note["STORETIME"],
+        "text": note["TEXT"],
+    }
+
+
+def _rows(file: Path) -> Iterator[Row]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        yield from csv.DictReader(stream)
+
+
+def _table(file: Path, files: ExitStack) -> "csv.DictWriter[str]":
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    raw = files.enter_context(os.fdopen(descriptor, "wb"))
+    # Without a time of its own, so that the same patients are the same bytes.
+    packed = files.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0))
+    text = files.enter_context(io.TextIOWrapper(packed, encoding="utf-8", newline=""))
+    of_file = f"{file.parent.name}/{file.name}"
+    writer = csv.DictWriter(text, COLUMNS[of_file].split(), restval="")
+    writer.writeheader()
+    return writer

@@ -1,0 +1,59 @@
+-- prediction_times(cutoff := '72h'): when is the prediction for a stay made?
+--
+-- Grain:   one row per admission that is predicted (hadm_id).
+-- Columns: hadm_id, prediction_time.
+-- Rule:    24h, 48h or 72h after admission, for stays at least that long; or, for 'discharge',
+--          48 hours after it (when transition-of-care programmes act), for patients who had not
+--          come back or died by then. Newborns, stays after death and observation stays are not
+--          predicted. In a live hospital the time must have come.
+CREATE OR REPLACE MACRO prediction_times(cutoff := '72h') AS TABLE
+WITH asked AS (
+    SELECT
+        CASE cutoff
+            WHEN '24h' THEN INTERVAL 24 HOURS
+            WHEN '48h' THEN INTERVAL 48 HOURS
+            WHEN '72h' THEN INTERVAL 72 HOURS
+            WHEN 'discharge' THEN NULL
+            ELSE error('unknown cutoff - use 24h, 48h, 72h or discharge')
+        END AS hours,
+        (SELECT s.observed_until FROM settings AS s WHERE s.live) AS observed_until
+),
+
+stays AS (
+    SELECT
+        e.hadm_id,
+        e.admittime,
+        e.discharge,
+        e.died,
+        e.dod,
+        e.continued_by,
+        e.next_admittime,
+        -- A patient who is still in hospital has stayed until now.
+        coalesce(least(e.discharge, a.deathtime), asked.observed_until) AS stayed_until,
+        asked.hours,
+        asked.observed_until,
+        CASE
+            WHEN asked.hours IS NOT NULL THEN e.admittime + asked.hours
+            ELSE e.discharge + INTERVAL 48 HOURS
+        END AS prediction_time
+    FROM episodes AS e
+    INNER JOIN admissions AS a ON e.hadm_id = a.hadm_id
+    CROSS JOIN asked
+    WHERE e.exclusion_reason IS NULL AND (a.dischtime IS NULL OR e.discharge IS NOT NULL)
+)
+
+SELECT
+    hadm_id,
+    prediction_time
+FROM stays
+WHERE
+    prediction_time <= coalesce(observed_until, prediction_time)
+    AND CASE
+        WHEN hours IS NOT NULL THEN stayed_until >= prediction_time
+        ELSE
+            NOT died
+            AND continued_by IS NULL
+            AND coalesce(next_admittime > prediction_time, TRUE)
+            -- Only the date of death is known: that whole day counts as dead.
+            AND coalesce(dod > CAST(prediction_time AS DATE), TRUE)
+    END;

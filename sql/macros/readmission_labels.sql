@@ -1,0 +1,83 @@
+-- readmission_labels(horizon_days := 30): did the patient come back unplanned within the horizon?
+--
+-- Grain:   one row per admission (hadm_id).
+-- Columns: hadm_id, subject_id, dischtime, label (TRUE, FALSE, or NULL with a reason), reason,
+--          next_hadm_id and days_to_return (the first return, whatever the horizon),
+--          died_within_horizon (after discharge, with no return before: a competing risk).
+-- Rule:    as the CMS measure counts. Days are calendar days, the first return decides, planned
+--          returns do not count, and a stay that begins on the day of discharge continues it.
+CREATE OR REPLACE MACRO readmission_labels(horizon_days := 30) AS TABLE
+WITH discharges AS (
+    SELECT
+        e.hadm_id,
+        e.subject_id,
+        a.dischtime,
+        a.admittime,
+        a.discharge_location,
+        e.exclusion_reason,
+        e.continued_by,
+        e.episode_died,
+        e.dod,
+        e.next_planned,
+        CAST(e.episode_discharge AS DATE) AS discharge_date,
+        CAST(e.next_admittime AS DATE) AS return_date,
+        -- Without a discharge of its own a stay has no return that could be counted from it.
+        CASE WHEN e.discharge IS NOT NULL THEN e.next_hadm_id END AS next_hadm_id,
+        CASE
+            WHEN e.discharge IS NOT NULL
+                THEN date_diff('day', e.episode_discharge, e.next_admittime)
+        END AS days_to_return,
+        (SELECT CAST(s.observed_until AS DATE) FROM settings AS s WHERE s.live) AS observed_until
+    FROM episodes AS e
+    INNER JOIN admissions AS a ON e.hadm_id = a.hadm_id
+),
+
+reasons AS (
+    SELECT
+        *,
+        coalesce(days_to_return <= horizon_days, FALSE) AS returned,
+        CASE
+            WHEN exclusion_reason IS NOT NULL THEN exclusion_reason
+            WHEN dischtime IS NULL THEN 'no discharge time'
+            WHEN dischtime < admittime THEN 'discharge before admission'
+            WHEN continued_by IS NOT NULL THEN 'continued by ' || continued_by
+            WHEN episode_died THEN 'died in hospital'
+            -- MIMIC-III cuts the first of them short.
+            WHEN discharge_location IN ('LEFT AGAINST MEDICAL ADVI', 'AGAINST ADVICE')
+                THEN 'left against medical advice'
+            WHEN discharge_location IN ('SHORT TERM HOSPITAL', 'ACUTE HOSPITAL')
+                THEN 'transferred to acute hospital'
+        END AS not_an_index
+    FROM discharges
+)
+
+SELECT
+    hadm_id,
+    subject_id,
+    dischtime,
+    CASE
+        WHEN not_an_index IS NOT NULL THEN NULL
+        WHEN returned THEN NOT next_planned
+        -- A return could still come on the last day of the horizon until that day is over.
+        WHEN discharge_date + CAST(horizon_days AS INTEGER) >= observed_until THEN NULL
+        ELSE FALSE
+    END AS label,
+    CASE
+        WHEN not_an_index IS NOT NULL THEN not_an_index
+        WHEN returned AND next_planned THEN 'planned return'
+        WHEN returned THEN NULL
+        WHEN discharge_date + CAST(horizon_days AS INTEGER) >= observed_until
+            THEN 'horizon not yet observed'
+    END AS reason,
+    next_hadm_id,
+    days_to_return,
+    CASE
+        WHEN discharge_date IS NOT NULL
+            THEN coalesce(
+                NOT episode_died
+                AND dod BETWEEN discharge_date AND discharge_date + CAST(horizon_days AS INTEGER)
+                AND (return_date IS NULL OR return_date > dod),
+                FALSE
+            )
+    END AS died_within_horizon
+FROM reasons;

@@ -1,0 +1,61 @@
+-- score_admissions(scorer): what does a scorer say of every admission now?
+--
+-- Grain:   one row per admission of the scorer's encoder and cutoff (hadm_id).
+-- Columns: hadm_id, prediction_time, probability: of a mean 1 / (1 + exp(-(embedding . coef +
+--          intercept))); of windows, what ClinicalBERT's rule makes of theirs, calibrated;
+--          input_hash (what it was computed from).
+CREATE OR REPLACE MACRO score_admissions(scorer) AS TABLE
+WITH asked AS (
+    SELECT scorer AS scorer_id
+),
+
+of_means AS (
+    SELECT
+        m.hadm_id,
+        m.prediction_time,
+        1 / (1 + exp(-(array_inner_product(m.embedding, s.coef) + s.intercept))) AS probability,
+        m.vector_hash AS input_hash
+    FROM scorers AS s
+    INNER JOIN asked ON s.scorer_id = asked.scorer_id
+    INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
+    WHERE s.aggregate = 'mean'
+),
+
+windows AS (
+    SELECT
+        m.hadm_id,
+        m.prediction_time,
+        s.calibration_slope,
+        s.calibration_intercept,
+        w.note_id,
+        w.window_no,
+        w.vector_hash,
+        1 / (1 + exp(-(array_inner_product(w.embedding, s.coef) + s.intercept))) AS p
+    FROM scorers AS s
+    INNER JOIN asked ON s.scorer_id = asked.scorer_id
+    INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
+    INNER JOIN embeddings AS w ON s.encoder_id = w.encoder_id AND m.hadm_id = w.hadm_id
+    WHERE s.aggregate = 'clinicalbert' AND w.available_at <= m.prediction_time
+),
+
+together AS (
+    SELECT
+        hadm_id,
+        prediction_time,
+        calibration_slope,
+        calibration_intercept,
+        -- In a fixed order: the last bit of a sum depends on it.
+        (max(p) + sum(p ORDER BY note_id, window_no) / 2) / (1 + count(*) / 2) AS p,
+        bit_xor(hash(hash(note_id, window_no, vector_hash))) AS input_hash
+    FROM windows
+    GROUP BY ALL
+)
+
+SELECT * FROM of_means
+UNION ALL
+SELECT
+    hadm_id,
+    prediction_time,
+    1 / (1 + exp(-(calibration_slope * ln(p / (1 - p)) + calibration_intercept))) AS probability,
+    input_hash
+FROM together;

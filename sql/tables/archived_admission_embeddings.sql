@@ -1,0 +1,11 @@
+-- archived_admission_embeddings: the means that a recorded score was computed from and that have changed since.
+--
+-- Grain:   one row per encoder, admission, cutoff and vector (encoder_id, hadm_id, cutoff,
+--          vector_hash).
+CREATE TABLE archived_admission_embeddings (
+    encoder_id VARCHAR NOT NULL,
+    hadm_id BIGINT NOT NULL,
+    cutoff VARCHAR NOT NULL,
+    vector_hash UBIGINT NOT NULL,
+    embedding FLOAT[768] NOT NULL CHECK (isfinite(array_inner_product(embedding, embedding)))
+);

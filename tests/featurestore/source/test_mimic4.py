@@ -1,0 +1,77 @@
+"""MIMIC-IV: the same patients in both shapes get the same labels."""
+
+import pytest
+
+from featurestore import create_store, sync, write_hospital
+from featurestore.synthetic.mimic4 import write_mimic4_hospital
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A store of each shape, of the same 500 patients."""
+    folder = tmp_path_factory.mktemp("both")
+    write_hospital(folder / "three", 500)
+    write_mimic4_hospital(folder / "four", 500)
+    stores = []
+    for name, schema in (("three", "mimic3"), ("four", "mimic4")):
+        stores.append(create_store(folder / f"{name}.duckdb", folder / name, schema))
+        sync(stores[-1])
+    return stores
+
+
+@pytest.mark.parametrize("rule", ["readmission", "clinicalbert"])
+def test_the_same_labels(both, rule):
+    three, four = (
+        store.sql(
+            f"FROM {rule}_labels() WHERE reason IS DISTINCT FROM 'newborn' ORDER BY hadm_id"
+        ).fetchall()
+        for store in both
+    )
+    assert len(four) > 700
+    if rule == "clinicalbert":
+        # Its rule looks at the next stay of any kind, and MIMIC-IV has no newborns.
+        assert {row[0]: row[3] for row in four} == {row[0]: row[3] for row in three}
+    else:
+        assert four == three
+        assert {row[4] for row in four if row[4]} >= {
+            "died in hospital", "planned return", "left against medical advice",
+            "transferred to acute hospital", "admitted after death",
+        }  # fmt: skip
+
+
+def test_the_same_notes_are_known_at_the_same_time(both):
+    three, four = (
+        store.sql(
+            "SELECT hadm_id, category, available_at, time_basis, text_hash FROM notes "
+            "WHERE status = 'ready' AND category IN ('Discharge summary', 'Radiology') "
+            "AND NOT (category = 'Radiology' AND time_basis = 'date') "
+            "AND hadm_id IN (SELECT hadm_id FROM admissions WHERE admission_type <> 'NEWBORN') "
+            "ORDER BY ALL"
+        ).fetchall()
+        for store in both
+    )
+    assert len(four) > 1_000
+    assert four == three
+    assert {row[3] for row in four if row[1] == "Discharge summary"} == {"date"}
+
+
+def test_note_ids_are_those_of_mimic4_and_ages_those_of_the_anchor(both):
+    _, four = both
+    assert four.one("SELECT count(*) FROM notes WHERE NOT regexp_full_match(note_id, $r)",
+                    r=r"\d+-(DS|RR)-\d+") == (0,)  # fmt: skip
+    ages = both[0].sql("SELECT hadm_id, age FROM admissions").fetchall()
+    anchored = dict(four.sql("SELECT hadm_id, age FROM admissions").fetchall())
+    # MIMIC-IV tells years, and both make everybody over 89 91.
+    assert all(abs(age - anchored[hadm]) <= 2 for hadm, age in ages if hadm in anchored)
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        write_mimic4_hospital(tmp_path / name, 5, seed=3)
+    files = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.gz")]
+    assert len(files) == 4
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+        assert (tmp_path / "one" / file).stat().st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError, match="hosp already exists"):
+        write_mimic4_hospital(tmp_path / "one", 5)

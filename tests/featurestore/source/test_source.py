@@ -1,0 +1,253 @@
+"""A folder of files as a source: what is read, and what is said where it cannot be."""
+
+import gzip
+import shutil
+
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from featurestore import create_store, sync
+from featurestore.errors import FeatureStoreError
+from featurestore.source.source import Source, text_hash
+from featurestore.store.sql_files import SQL
+from tests.hospital import admission, note, own_schema, write_hospital
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_hospital(
+        tmp_path / "hospital", [admission(7)], [note(1, 7, 'says "ouch",\ntwice'), note(2, 7, "b")]
+    )
+
+
+def contents(folder):
+    source = Source(folder, "mimic3")
+    source.check()
+    texts = dict(pair for pairs in source.texts(["1", "2"]) for pair in pairs)
+    index = source.note_index().select(["note_id", "hadm_id", "text_hash", "n_chars"])
+    admissions = source.admissions().to_pylist()
+    return texts, sorted(index.to_pylist(), key=lambda row: row["note_id"]), admissions
+
+
+def test_texts_come_back_as_they_are(folder):
+    texts, index, _ = contents(folder)
+    assert texts == {"1": 'says "ouch",\ntwice', "2": "b"}
+    # md5sum of the text
+    assert index[1]["text_hash"] == "92eb5ffee6ae2fec3ad71c777531578f"
+
+
+def test_only_the_texts_that_are_asked_for_come(folder):
+    assert list(Source(folder, "mimic3").texts(["2"])) == [[("2", "b")]]
+    assert list(Source(folder, "mimic3").texts([])) == []
+
+
+def test_compressed_files_and_headers_of_either_case_read_the_same(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in folder.iterdir():
+        header, _, rows = file.read_text().partition("\n")
+        compressed = gzip.compress(f"{header.lower()}\n{rows}".encode())
+        (other / f"{file.name.lower()}.gz").write_bytes(compressed)
+    assert contents(other) == contents(folder)
+
+
+def test_parquet_reads_the_same(folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    notes = pyarrow.csv.read_csv(
+        folder / "NOTEEVENTS.csv",
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(["ROW_ID", "HADM_ID", "SUBJECT_ID"], pyarrow.string())
+        ),
+    )
+    pyarrow.parquet.write_table(notes, other / "NOTEEVENTS.parquet")
+    (other / "NOTEEVENTS.csv").unlink()
+    assert contents(other) == contents(folder)
+
+
+def test_a_schema_of_ones_own(folder, tmp_path):
+    own = tmp_path / "our-hospital"
+    own.mkdir()
+    (folder / "ADMISSIONS.csv").rename(folder / "stays.csv")
+    for name in ("admissions", "notes"):
+        built_in = (SQL / "schemas" / "mimic3" / f"{name}.sql").read_text()
+        (own / f"{name}.sql").write_text(built_in.replace("FROM admissions", "FROM stays"))
+    store = create_store(tmp_path / "w.duckdb", folder, own)
+    assert sync(store)["notes"]["total"] == 2
+
+
+def test_a_missing_table_is_named(folder):
+    (folder / "ADMISSIONS.csv").unlink()
+    with pytest.raises(
+        FeatureStoreError, match=r"holds no ADMISSIONS \(as csv .* - name the folder"
+    ):
+        Source(folder, "mimic3").check()
+
+
+def test_missing_notes_are_named(folder):
+    (folder / "NOTEEVENTS.csv").unlink()
+    with pytest.raises(FeatureStoreError, match="holds no NOTEEVENTS"):
+        Source(folder, "mimic3").check()
+
+
+def test_a_missing_column_is_named(folder):
+    file = folder / "NOTEEVENTS.csv"
+    file.write_text(file.read_text().replace("ISERROR", "ERRORFLAG", 1))
+    with pytest.raises(FeatureStoreError, match="has no column ISERROR, which schema mimic3 reads"):
+        Source(folder, "mimic3").check()
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(FeatureStoreError, match="is no folder, DuckDB file or URL - name where"):
+        Source(tmp_path / "nowhere", "mimic3")
+
+
+def test_an_unknown_schema(folder):
+    with pytest.raises(FeatureStoreError, match=r"there is no schema .*nonsense - use mimic3"):
+        Source(folder, "nonsense")
+
+
+def test_the_same_table_twice(folder):
+    shutil.copy(folder / "ADMISSIONS.csv", folder / "admissions.csv")
+    with pytest.raises(FeatureStoreError, match="holds admissions twice"):
+        Source(folder, "mimic3")
+
+
+def test_an_error_of_the_database_never_quotes_a_note(folder, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(SQL / "schemas" / "mimic3", own)
+    bad = (own / "notes.sql").read_text().replace("row_id AS", "CAST(text AS BIGINT) AS")
+    (own / "notes.sql").write_text(bad)
+    with pytest.raises(FeatureStoreError) as refused:
+        Source(folder, own).note_index()
+    assert "ouch" not in str(refused.value)
+    assert refused.value.__cause__ is None and refused.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b'3,7,7,,,,,,,"PHI_CANARY never closed\r\n', "a quote is not closed"),
+        (b"3,7,7,PHI_CANARY\r\n", "it has more or fewer columns than the first line"),
+        (b"3,7,7,,,,,,,text,PHI_CANARY\r\n", "it has more or fewer columns than the first line"),
+        (b'3,7,7,,,,,,,"PHI_CANARY' + b"w" * 40_000_000 + b'"\r\n', "it is longer than 32 MB"),
+    ],
+    ids=["an open quote", "too short", "too long", "huge"],
+)
+def test_a_line_that_cannot_be_read_is_named_and_never_quoted(folder, line, fault):
+    with (folder / "NOTEEVENTS.csv").open("ab") as stream:
+        stream.write(line)
+    with pytest.raises(
+        FeatureStoreError, match=r"line \d+ of a CSV file cannot be read"
+    ) as refused:
+        Source(folder, "mimic3").note_index()
+    assert f"({fault}) - mend that line; nothing was changed" in str(refused.value)
+    assert "PHI_CANARY" not in str(refused.value)
+
+
+def test_a_note_of_ten_megabytes_and_one_with_a_nul_byte_are_read(folder):
+    with (folder / "NOTEEVENTS.csv").open("ab") as stream:
+        stream.write(b'3,7,7,,,,,,,"' + b"long " * 2_000_000 + b'"\r\n4,7,7,,,,,,,"a\x00b"\r\n')
+    texts = dict(pair for pairs in Source(folder, "mimic3").texts(["3", "4"]) for pair in pairs)
+    assert len(texts["3"]) == 10_000_000
+    assert texts["4"] == "a\x00b"
+
+
+@pytest.mark.parametrize("name", ["ADMISSIONS", "NOTEEVENTS"])
+def test_an_empty_table_is_refused(folder, name, tmp_path):
+    file = folder / f"{name}.csv"
+    header = file.read_text().partition("\n")[0]
+    store = create_store(tmp_path / "w.duckdb", folder, "mimic3")
+    file.write_text(header + "\n")
+    with pytest.raises(FeatureStoreError, match="holds no rows for mimic3"):
+        sync(store)
+    file.write_text("")
+    with pytest.raises(FeatureStoreError, match=f"holds no {name}"):
+        sync(store)
+
+
+def test_other_files_in_the_folder_are_no_hindrance(folder):
+    (folder / "scratch.csv").write_text("")
+    (folder / "twice.csv").write_text("a,A\n1,2\n")
+    (folder / "README.txt").write_text("hello")
+    assert len(Source(folder, "mimic3").admissions()) == 1
+
+
+@pytest.mark.parametrize("bad", [b"\xff\xfe", b"\xed\xa0\x80"], ids=["bytes", "lone surrogate"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_text_that_is_not_utf8_is_read_with_replacement_characters(
+    folder, bad, compressed, capfd
+):
+    file = folder / "NOTEEVENTS.csv"
+    data = file.read_bytes() + b'3,7,7,,,,,,,"PHI_CANARY ' + bad + b' home"\r\n'
+    file.write_bytes(data)
+    if compressed:
+        (folder / "NOTEEVENTS.csv.gz").write_bytes(gzip.compress(data))
+        file.unlink()
+    source = Source(folder, "mimic3")
+    index = source.note_index()
+    text = "PHI_CANARY " + "\ufffd" * len(bad) + " home"
+    assert index["text_hash"].to_pylist()[2] == text_hash(text)
+    name = "NOTEEVENTS.csv.gz" if compressed else "NOTEEVENTS.csv"
+    assert source.mended == f"{name}, line {len(data.splitlines())}"
+    texts = dict(pair for notes in Source(folder, "mimic3").texts(["1", "3"]) for pair in notes)
+    assert texts == {"1": 'says "ouch",\ntwice', "3": text}
+    assert "PHI_CANARY" not in "".join(capfd.readouterr())
+
+
+def test_the_other_notes_of_a_file_that_is_not_utf8_are_read_as_they_are(folder):
+    whole = Source(folder, "mimic3")
+    before = whole.note_index().to_pylist(), whole.admissions().to_pylist()
+    with (folder / "NOTEEVENTS.csv").open("ab") as stream:
+        stream.write(b"3,7,7,,,,,,,\xff\r\n")
+    source = Source(folder, "mimic3")
+    assert source.note_index().to_pylist()[:-1] == before[0]
+    assert source.admissions().to_pylist() == before[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("a.admittime,", "42 AS admittime,", "ADMITTIME of admissions is INTEGER, and should be a"),
+        ("storetime,", "TIME '10:00' AS storetime,", "STORETIME of notes is TIME, and should be a"),
+        ("a.hadm_id,", "DATE '2150-01-01' AS hadm_id,", "HADM_ID of admissions is DATE, and"),
+        (
+            "= '1' AS died",
+            "AS x, DATE '2150-01-01' AS died",
+            "DIED_IN_HOSPITAL of admissions is DATE",
+        ),
+        ("    text\n", "    text::BLOB AS text\n", "TEXT of notes is BLOB, and should be a text"),
+        (
+            "    charttime,",
+            "    TIMESTAMPTZ '2150-01-01 00:00:00+00' AS charttime,",
+            "CHARTTIME of notes has a time zone .* give the hospital's local time in",
+        ),
+    ],
+)
+def test_a_column_of_another_kind_is_named_before_anything_is_read(
+    folder, tmp_path, old, new, message
+):
+    own = own_schema(tmp_path / "own", old, new)
+    with (folder / "NOTEEVENTS.csv").open("a") as stream:
+        stream.write("a line,that no reader,takes")
+    with pytest.raises(FeatureStoreError, match=message):
+        create_store(tmp_path / "w.duckdb", folder, own)
+    assert not (tmp_path / "w.duckdb").exists()
+
+
+def test_colons_and_percent_signs_in_a_schema_are_its_own(folder, tmp_path):
+    clock = "CASE WHEN category LIKE 'N%' THEN 'at :noon'::VARCHAR END AS category"
+    own = own_schema(tmp_path / "own", "    category", f"    {clock}")
+    source = Source(folder, own)
+    source.check()
+    assert set(source.note_index()["category"].to_pylist()) == {"at :noon"}
+    assert list(source.texts(["2"])) == [[("2", "b")]]
+
+
+def test_a_flag_that_is_neither_true_nor_false_stops_the_sync(folder, tmp_path):
+    own = own_schema(tmp_path / "own", "a.admission_type = 'ELECTIVE' AS", "'maybe' AS")
+    store = create_store(tmp_path / "w.duckdb", folder, own)
+    with pytest.raises(FeatureStoreError, match=r"PLANNED is not TRUE or FALSE .*hadm_id 7"):
+        sync(store)

@@ -1,0 +1,199 @@
+"""sync: admissions and the index of notes follow the source."""
+
+import json
+
+import pytest
+
+from featurestore import Store, create_store, sync
+from featurestore.errors import FeatureStoreError
+from tests.hospital import admission, note, write_hospital
+from tests.timeline import day
+
+
+@pytest.fixture
+def synced(tmp_path):
+    """A store of a hospital that can be written anew: call it with admissions and notes."""
+
+    def write_and_sync(admissions, notes, patients=None, **settings):
+        folder = write_hospital(tmp_path / "hospital", admissions, notes, patients)
+        path = tmp_path / "ward.duckdb"
+        store = Store(path) if path.exists() else create_store(path, folder, "mimic3", **settings)
+        return store, sync(store)
+
+    return write_and_sync
+
+
+def test_the_whole_row_of_an_admission(synced):
+    store, _ = synced(
+        [
+            admission(
+                7,
+                3,
+                day(0),
+                day(5),
+                deathtime=day(5),
+                admission_type="ELECTIVE",
+                discharge_location="DEAD/EXPIRED",
+                hospital_expire_flag=1,
+                ethnicity="WHITE",
+                insurance="Medicare",
+            )
+        ],
+        [note(1, 7, "text", subject_id=3)],
+        [{"SUBJECT_ID": 3, "GENDER": "M", "DOB": day(-70 * 365), "DOD": day(5).date()}],
+    )
+    assert store.sql("FROM admissions").fetchall() == [
+        (7, 3, day(0), day(5), day(5), True, "ELECTIVE", True, "DEAD/EXPIRED", day(5).date(), "M",
+         69, "WHITE", "Medicare")
+    ]  # fmt: skip
+
+
+def test_a_birth_date_shifted_by_mimic_is_an_age_of_91(synced):
+    store, _ = synced(
+        [admission(7)],
+        [note(1, 7, "text")],
+        [{"SUBJECT_ID": 7, "GENDER": "M", "DOB": day(-300 * 365), "DOD": ""}],
+    )
+    assert store.one("SELECT age FROM admissions") == (91,)
+
+
+def test_the_whole_row_of_a_note(synced):
+    store, _ = synced(
+        [admission(7)], [note(1, 7, "chest pain", day(2, 9), storetime=day(2, 11), category="ECG ")]
+    )
+    # md5sum of "chest pain"
+    assert store.sql("FROM notes").fetchall() == [
+        ("1", 7, 7, "ECG", day(2, 11), "storetime", "27a0380f35140d1786785f9dfff03f7a", 10, "ready",
+         None)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (note(1, 7, "x", iserror="1"), "flagged as an error"),
+        (note(1, "", "x"), "no admission"),
+        (note(1, 999, "x"), "unknown admission"),
+        (note(1, 7, "x", subject_id=8), "admission of another patient"),
+        (note(1, 7, "x", charttime="yesterday"), "unreadable date"),
+        (note(1, 7, "x", storetime="0021-03-04 10:00:00"), "absurd date"),
+        (note(1, 7, "x", chartdate="9999-12-31"), "absurd date"),
+        (note(1, 7, "x", chartdate="", charttime="", storetime=""), "no date"),
+        (note(1, 7, ""), "empty text"),
+        (note(1, 7, " \n\t "), "empty text"),
+    ],
+)
+def test_a_note_that_cannot_be_used_is_excluded_with_a_reason(synced, row, reason):
+    store, counts = synced([admission(7)], [row, note(2, 7, "usable")])
+    rows = store.sql("SELECT note_id, status, reason FROM notes ORDER BY 1").fetchall()
+    assert rows == [("1", "excluded", reason), ("2", "ready", None)]
+    assert counts["notes"]["excluded"] == {reason: 1}
+
+
+def test_two_texts_under_one_note_id_are_excluded_once_and_one_text_twice_is_taken_once(synced):
+    store, _ = synced(
+        [admission(7)], [note(1, 7, "a"), note(1, 7, "b"), note(2, 7, "c"), note(2, 7, "c")]
+    )
+    assert store.sql("SELECT note_id, reason FROM notes ORDER BY 1").fetchall() == [
+        ("1", "several texts under one note_id"),
+        ("2", None),
+    ]
+
+
+def test_edits_flags_moves_and_withdrawals_are_followed_and_counted(synced):
+    stays = [admission(7), admission(8)]
+    kept, edited = note(1, 7, "kept"), note(2, 7, "before")
+    flagged, moved, withdrawn = note(3, 7, "wrong"), note(4, 7, "moved"), note(5, 7, "gone")
+    synced(stays, [kept, edited, flagged, moved, withdrawn])
+    store, counts = synced(
+        stays,
+        [
+            kept,
+            edited | {"TEXT": "after"},
+            flagged | {"ISERROR": 1},
+            moved | {"HADM_ID": 8, "SUBJECT_ID": 8},
+            note(6, 8, "new"),
+        ],
+    )
+    assert counts["notes"] == {
+        "total": 5,
+        "new": 1,
+        "changed": 3,
+        "withdrawn": 1,
+        "excluded": {"flagged as an error": 1},
+    }
+    rows = store.sql("SELECT note_id, hadm_id, status FROM notes ORDER BY 1").fetchall()
+    assert rows == [
+        ("1", 7, "ready"),
+        ("2", 7, "ready"),
+        ("3", 7, "excluded"),
+        ("4", 8, "ready"),
+        ("6", 8, "ready"),
+    ]
+
+
+def test_where_nothing_changed_nothing_is_written(synced):
+    store, _ = synced([admission(7)], [note(1, 7, "x")])
+    version = store.path.stat().st_mtime_ns
+    _, counts = synced([admission(7)], [note(1, 7, "x")])
+    assert counts["notes"]["new"] == counts["notes"]["changed"] == 0
+    assert store.path.stat().st_mtime_ns == version
+
+
+def test_a_live_store_is_observed_up_to_the_newest_sync(synced):
+    store, _ = synced([admission(7)], [note(1, 7, "x")], live=True)
+    (first,) = store.one("SELECT observed_until FROM settings")
+    synced([admission(7)], [note(1, 7, "x")])
+    (second,) = store.one("SELECT observed_until FROM settings")
+    assert first < second
+
+
+def test_a_run_is_recorded_with_its_counts(synced):
+    store, counts = synced([admission(7)], [note(1, 7, "x")])
+    command, status, recorded = store.one(
+        "SELECT command, status, counts FROM runs WHERE run_id = 1"
+    )
+    assert (command, status, json.loads(recorded)) == ("sync", "done", counts)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ADMITTIME": "12/31/2150"}, "ADMITTIME is not a date in 1 admissions (hadm_id 7)"),
+        ({"ADMITTIME": ""}, "ADMITTIME is not a date in 1 admissions (hadm_id 7)"),
+        ({"DISCHTIME": "soon"}, "DISCHTIME is not a date in 1 admissions (hadm_id 7)"),
+        ({"ADMITTIME": "0021-03-04"}, "ADMITTIME is before 1700 or after 2399"),
+        ({"DISCHTIME": "9999-12-31"}, "DISCHTIME is before 1700 or after 2399"),
+        ({"SUBJECT_ID": "Mr X"}, "SUBJECT_ID is not a number in 1 admissions (hadm_id 7)"),
+        ({"HADM_ID": "8"}, "1 admissions stand more than once (hadm_id 8)"),
+    ],
+)
+def test_an_admission_without_its_numbers_or_dates_stops_the_sync(synced, change, message):
+    patients = [{"SUBJECT_ID": 7, "GENDER": "F", "DOB": day(-9999)}]
+    store, _ = synced([admission(7), admission(8)], [note(1, 7, "x")], patients)
+    before = store.sql("FROM admissions ORDER BY 1").fetchall()
+    with pytest.raises(FeatureStoreError) as refused:
+        synced([admission(7) | change, admission(8)], [note(1, 7, "x")], patients)
+    assert str(refused.value).startswith(message)
+    assert "nothing was changed" in str(refused.value)
+    assert store.sql("FROM admissions ORDER BY 1").fetchall() == before
+
+
+def test_half_a_download_empties_no_store(synced):
+    stays = [admission(number) for number in range(1, 41)]
+    notes = [note(number, number, "text") for number in range(1, 41)]
+    synced(stays, notes)
+    with pytest.raises(FeatureStoreError, match="30 of 40 admissions are no longer in the source"):
+        synced(stays[:10], notes)
+    with pytest.raises(FeatureStoreError, match="25 of 40 notes are no longer in the source"):
+        synced(stays, notes[:15])
+    store, _ = synced(stays, notes)
+    assert store.one("SELECT count(*) FROM admissions") == (40,)
+    write_hospital(store.path.parent / "hospital", stays[:10], notes)
+    assert sync(store, force=True)["admissions"]["withdrawn"] == 30
+
+
+@pytest.mark.parametrize(("flag", "status"), [("0", "ready"), ("", "ready"), ("yes", "excluded")])
+def test_a_flag_that_is_not_no_is_taken_for_an_error(synced, flag, status):
+    store, _ = synced([admission(7)], [note(1, 7, "text", iserror=flag)])
+    assert store.one("SELECT status FROM notes") == (status,)

@@ -1,0 +1,494 @@
+"""A patient who is forgotten is in no byte of the store, and does not come back."""
+
+import itertools
+import json
+import shutil
+import signal
+import stat
+import struct
+import zlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from batch.embedding.embed import stage
+from featurestore import (
+    Store,
+    create_store,
+    embed_pending,
+    nightly,
+    outcomes,
+    score,
+    sync,
+    train,
+    verify,
+)
+from featurestore.cli.group import main
+from featurestore.errors import FeatureStoreError
+from featurestore.store import failpoints
+from featurestore.store.forget import forget
+from featurestore.store.shard_seal import ShardSeal
+from featurestore.store.store import RULES, TABLES
+from tests import jobs
+from tests.conftest import WordCounter
+from tests.hospital import admission, made_by_an_older_version, note, write_hospital
+from tests.timeline import day
+
+PATIENTS = 40
+DIM = 5  # not the 768 of the schema
+
+
+class Distinct(WordCounter):
+    """The word counter, whose vectors also tell every text from every other."""
+
+    def __init__(self):
+        super().__init__(dim=DIM)
+
+    def run(self, batch):
+        counted = np.hstack([super().run(batch), np.ones((len(batch), 1))])
+        own = [np.random.default_rng(ids).normal(0, 0.01, DIM) for ids in batch]
+        return (counted + own).astype(np.float32)
+
+    def _number(self, word):
+        known = word in self.COUNTED
+        return super()._number(word) if known else 6 + zlib.crc32(word.encode()) % 1_000_000
+
+
+def patient(n):
+    """A number that no other eight bytes look like."""
+    return 0x1122_3344_5566_0000 + n
+
+
+def stay(n, again=0):
+    return 0x2233_4455_6677_0000 + 100 * n + again
+
+
+FORGOTTEN, OTHER = 1, 3
+
+
+class Ward:
+    """A hospital that edits, withdraws and adds notes, and its store."""
+
+    def __init__(self, folder):
+        self.hospital = folder / "hospital"
+        self.folder = folder / "ward"
+        self.folder.mkdir()
+        self.stays, self.notes, self.numbers = [], [], itertools.count(4_400_000_000_000_000)
+        for n in range(1, PATIENTS + 1):
+            self.stays.append(admission(stay(n), patient(n), day(0), day(10)))
+            if n % 2:  # comes back
+                self.stays.append(admission(stay(n, 1), patient(n), day(20), day(25)))
+                self.add(n, "pain alone", day(21), again=1)
+            self.add(n, "pain pain" if n % 2 else "home", day(1))
+        self.store = create_store(self.folder / "w.duckdb", self.write(), "mimic3")
+
+    def add(self, n, text, at, again=0, **others):
+        """A note that says something of its own; five windows."""
+        number = next(self.numbers)
+        words = " ".join(f"word{number}x{k}" for k in range(16))
+        row = note(number, stay(n, again), f"{text} {words}", at, subject_id=patient(n))
+        self.notes.append(row | {name.upper(): value for name, value in others.items()})
+
+    def write(self):
+        return write_hospital(self.hospital, self.stays, self.notes)
+
+    def night(self):
+        self.write()
+        return nightly(self.store, Distinct(), "readmit")
+
+
+def lived_in(folder):
+    """A store with all that can be of a patient: past means, withdrawn stays, nights, shards."""
+    ward = Ward(folder)
+    sync(ward.store)
+    embed_pending(ward.store, Distinct())
+    train(ward.store, "readmit", baseline=False, aggregate="mean")
+    for n in range(1, 13):
+        ward.add(n, "quiet", day(1))
+    ward.night()
+    # The means that were scored change: they stay for replay.
+    for row in ward.notes:
+        if row["SUBJECT_ID"] in (patient(FORGOTTEN), patient(OTHER)):
+            row["TEXT"] += " edited"
+    ward.add(FORGOTTEN, "to no stay", day(1), hadm_id="")
+    ward.add(OTHER, "on a stay of another", day(1), hadm_id=stay(FORGOTTEN))
+    ward.night()
+    # A stay is withdrawn; its scores are kept.
+    ward.stays = [row for row in ward.stays if row["HADM_ID"] != stay(FORGOTTEN, 1)]
+    ward.notes = [row for row in ward.notes if row["HADM_ID"] != stay(FORGOTTEN, 1)]
+    ward.night()
+    ward.add(FORGOTTEN, "waits", day(1))
+    for n in (OTHER, OTHER + 1):
+        ward.add(n, "waits", day(1))
+    ward.write()
+    sync(ward.store)
+    for limit in (1, 2, 3):
+        stage(ward.store, Distinct(), limit)  # a job that was killed before its commit
+    with ward.store.transaction("test", rewrite=True):
+        pass  # uncompressed, so that every number can be seen
+    return ward
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    ward = lived_in(tmp_path_factory.mktemp("lived"))
+    ward.needles = {n: needles(ward.store, n) for n in (FORGOTTEN, OTHER)}
+    return ward
+
+
+@pytest.fixture
+def ward(template, tmp_path):
+    """A copy of it, whose hospital the test may change."""
+    shutil.copytree(template.hospital, tmp_path / "hospital")
+    shutil.copytree(template.folder, tmp_path / "ward")
+    copy = object.__new__(Ward)
+    copy.hospital, copy.folder = tmp_path / "hospital", tmp_path / "ward"
+    copy.stays, copy.notes = [list(map(dict, rows)) for rows in (template.stays, template.notes)]
+    copy.store = Store(copy.folder / "w.duckdb")
+    with copy.store.transaction("move", rewrite=True) as transaction:
+        transaction.con.execute("UPDATE settings SET source = $1", [str(copy.hospital)])
+    copy.needles, copy.numbers = template.needles, itertools.count(4_500_000_000_000_000)
+    return copy
+
+
+def needles(store, n):
+    """The bytes that only this patient has, by what they are."""
+    stays = [stay(n), stay(n, 1)]
+    found = {"subject_id": {struct.pack("<q", patient(n)), str(patient(n)).encode()}}
+    found["hadm_id"] = {struct.pack("<q", stays[0]), struct.pack("<q", stays[1])}
+    rows = store.sql(
+        "SELECT note_id, text_hash FROM notes WHERE subject_id = $s OR list_contains($h, hadm_id)",
+        s=patient(n),
+        h=stays,
+    ).fetchall()
+    found["note_id"] = {note_id.encode() for note_id, _ in rows}
+    found["text_hash"] = {text_hash.encode() for _, text_hash in rows}
+    for table in ("embeddings", "admission_embeddings", "archived_admission_embeddings"):
+        vectors = store.sql(
+            f"SELECT embedding, vector_hash FROM {table} WHERE list_contains($h, hadm_id)", h=stays
+        ).fetchall()
+        found[table] = {np.array(vector, np.float32).tobytes() for vector, _ in vectors}
+        found["vector_hash"] = {struct.pack("<Q", h) for _, h in vectors} | found.get(
+            "vector_hash", set()
+        )
+    for shard in store.staging.rglob("*.shard"):
+        content = ShardSeal(store).opened(shard)
+        rows = pq.read_table(pa.BufferReader(content), columns=["note_id", "embedding"])
+        staged = zip(*rows.to_pydict().values(), strict=True)
+        found["staged"] = {
+            np.array(vector, np.float32).tobytes()
+            for note_id, vector in staged
+            if note_id.encode() in found["note_id"]
+        } | found.get("staged", set())
+    return found
+
+
+def seen(folder, needles):
+    """Which of them stand in a file, the hospital's own apart."""
+    everything = [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
+    return {
+        what: sum(any(needle in content for content in everything) for needle in some)
+        for what, some in needles.items()
+    }
+
+
+def held(store):
+    """The rows of the forgotten patient, by table."""
+    stays = f"hadm_id IN ({stay(FORGOTTEN)}, {stay(FORGOTTEN, 1)})"
+    theirs = f"subject_id = {patient(FORGOTTEN)}"
+    where = dict.fromkeys(
+        (
+            "embeddings",
+            "admission_embeddings",
+            "archived_admission_embeddings",
+            "scorer_admissions",
+            "scores",
+        ),
+        stays,
+    )
+    where |= {"admissions": theirs, "former_stays": theirs, "notes": f"{theirs} OR {stays}"}
+    where["nights"] = "n_notes < 11"
+    return {
+        table: store.one(f"SELECT count(*) FROM {table} WHERE {condition}")[0]
+        for table, condition in where.items()
+    }
+
+
+def run(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_no_byte_of_the_patient_is_left_and_every_byte_of_another_is(ward):
+    before = {n: {what: len(of) for what, of in ward.needles[n].items()} for n in ward.needles}
+    for counts in before.values():
+        assert all(counts.values()), "the story lacks something"
+    for n in (FORGOTTEN, OTHER):
+        assert seen(ward.folder, ward.needles[n]) == before[n] | {"subject_id": 1}
+    receipt = forget(ward.store, [patient(FORGOTTEN)], ward.folder / "receipt.json")
+    left = seen(ward.folder, ward.needles[FORGOTTEN])
+    assert left == dict.fromkeys(left, 0)
+    # One of the other's notes stood on the forgotten patient's stay; all else is there.
+    other = seen(ward.folder, ward.needles[OTHER])
+    lost = {what: before[OTHER][what] - count for what, count in other.items()}
+    assert lost | {"subject_id": 0} == dict.fromkeys(lost, 0) | {"note_id": 1, "text_hash": 1}
+    assert receipt["shards"] == 1
+    assert verify(ward.store) == []
+    assert ward.store.one("SELECT max(len(embedding)) FROM embeddings") == (DIM,)
+
+
+def test_a_deleted_row_alone_would_still_be_seen(ward):
+    with ward.store.transaction("test") as transaction:
+        transaction.con.execute("DELETE FROM embeddings WHERE hadm_id = $1", [stay(FORGOTTEN)])
+    assert seen(ward.folder, ward.needles[FORGOTTEN])["embeddings"] > 0
+
+
+def test_the_receipt_counts_what_was_there_and_names_nobody(ward):
+    there = held(ward.store)
+    assert min(there.values()) > 0
+    receipt = forget(ward.store, [patient(FORGOTTEN)], ward.folder / "receipt.json")
+    assert receipt["rows"] == there
+    assert set(held(ward.store).values()) == {0}
+    assert [scorer["scorer_id"] for scorer in receipt["scorers"]] == ["readmit-v1"]
+    assert (
+        sum(receipt["scorers"][0][s] for s in ("train", "valid", "test"))
+        == there["scorer_admissions"]
+    )
+    file = ward.folder / "receipt.json"
+    assert json.loads(file.read_text()) == receipt
+    assert stat.filemode(file.stat().st_mode) == "-rw-------"
+    assert receipt["not_reached"][-1].startswith("1 means in nights, each of 11 notes or more")
+    command, counts = ward.store.sql(
+        "SELECT command, counts FROM runs ORDER BY run_id DESC LIMIT 1"
+    ).fetchone()
+    assert (command, json.loads(counts)) == ("forget", {"patients": 1, **there, "shards": 1})
+
+
+def test_neither_sync_nor_nightly_brings_the_patient_back(ward):
+    forget(ward.store, [patient(FORGOTTEN)])
+    told = sync(ward.store)
+    assert told["admissions"]["forgotten"] == 1
+    assert told["notes"]["forgotten"] == sum(
+        row["SUBJECT_ID"] == patient(FORGOTTEN) or row["HADM_ID"] == stay(FORGOTTEN)
+        for row in ward.notes
+    )
+    embed_pending(ward.store, Distinct())
+    # Notes change, come in without an admission, and a stay comes back.
+    for row in ward.notes:
+        row["TEXT"] += " again"
+    ward.add(FORGOTTEN, "new", day(2))
+    ward.add(FORGOTTEN, "without a stay", day(2), hadm_id="")
+    ward.stays.append(admission(stay(FORGOTTEN, 1), patient(FORGOTTEN), day(20), day(25)))
+    facts = ward.night()
+    assert facts["forgotten"] == told["notes"]["forgotten"] + 2
+    assert facts["scored"] > 0
+    assert set(held(ward.store).values()) == {0, held(ward.store)["nights"]}
+    ids = {what: ward.needles[FORGOTTEN][what] for what in ("subject_id", "hadm_id", "note_id")}
+    with ward.store.transaction("test", rewrite=True):
+        pass
+    assert set(seen(ward.folder, ids).values()) == {0}
+    assert verify(ward.store) == []
+    assert "forgotten" in run("sync", ward.store.path).stdout
+
+
+def test_scores_outcomes_and_train_go_on(ward):
+    forget(ward.store, [patient(FORGOTTEN), patient(OTHER)])
+    (stays,) = ward.store.one("SELECT count(*) FROM prediction_times()")
+    assert score(ward.store, "readmit")["scored"] == stays > PATIENTS
+    found = outcomes(ward.store, "readmit")
+    assert found["fitted_on"] + found["scored"] == stays
+    assert train(ward.store, "readmit", baseline=False)["scorer_id"] == "readmit-v2"
+    assert forget(ward.store, [patient(OTHER + 2)])["scorers"][-1]["scorer_id"] == "readmit-v2"
+    assert ward.store.one("SELECT count(*), count(DISTINCT key) FROM forgotten") == (3, 1)
+
+
+def test_a_note_that_came_to_the_patient_after_it_was_embedded(ward):
+    moved = next(row for row in ward.notes if row["HADM_ID"] == stay(OTHER + 2))
+    moved["SUBJECT_ID"] = patient(FORGOTTEN)
+    ward.write()
+    sync(ward.store)
+    vectors = ward.store.sql(
+        f"SELECT embedding FROM embeddings WHERE note_id = '{moved['ROW_ID']}' "
+        f"UNION ALL SELECT embedding FROM admission_embeddings WHERE hadm_id = {stay(OTHER + 2)}"
+    ).fetchall()
+    theirs = {"vectors": {np.array(vector, np.float32).tobytes() for (vector,) in vectors}}
+    assert seen(ward.folder, theirs)["vectors"] == len(theirs["vectors"]) > 5
+    forget(ward.store, [patient(FORGOTTEN)])
+    assert seen(ward.folder, theirs) == {"vectors": 0}
+    # The other patient's mean comes back, without it.
+    embed_pending(ward.store, Distinct())
+    means = f"SELECT count(*) FROM admission_embeddings WHERE hadm_id = {stay(OTHER + 2)}"
+    assert ward.store.one(means)[0] > 0
+    assert seen(ward.folder, theirs) == {"vectors": 0}
+
+
+def test_a_patient_of_whom_there_is_but_a_note_without_a_stay(ward):
+    ward.add(77, "to no stay", day(1), hadm_id="")
+    ward.write()
+    sync(ward.store)
+    rows = forget(ward.store, [patient(77)])["rows"]
+    assert {table: count for table, count in rows.items() if count} == {
+        "notes": 1,
+        "nightly_embedding_stats": 1,
+    }
+    assert sync(ward.store)["notes"]["forgotten"] == 1
+
+
+def test_tables_constraints_rules_mode_and_group_are_as_before(ward):
+    catalog = (
+        "SELECT table_name, column_name, data_type, is_nullable, column_default "
+        "FROM duckdb_columns() WHERE database_name = 'store' AND NOT internal ORDER BY ALL",
+        "SELECT table_name, constraint_text FROM duckdb_constraints() "
+        "WHERE database_name = 'store' ORDER BY ALL",
+        "SELECT function_name, parameters, macro_definition FROM duckdb_functions() "
+        "WHERE database_name = 'store' AND NOT internal ORDER BY ALL",
+        "SELECT view_name FROM duckdb_views() WHERE database_name = 'store' AND NOT internal",
+    )
+    before = [ward.store.sql(query).fetchall() for query in catalog]
+    assert {row[0] for row in before[0]} >= set(TABLES)
+    assert {row[0] for row in before[2] + before[3]} >= set(RULES)
+    ward.store.path.chmod(0o640)
+    forget(ward.store, [patient(FORGOTTEN)])
+    assert [ward.store.sql(query).fetchall() for query in catalog] == before
+    assert stat.filemode(ward.store.path.stat().st_mode) == "-rw-r-----"
+
+
+@pytest.mark.parametrize("others", [[], [FORGOTTEN]], ids=["alone", "beside one who is"])
+def test_a_patient_who_is_not_in_the_store_is_one_error_and_nothing_changes(ward, others):
+    def files():
+        some = [file for file in ward.folder.rglob("*") if file.suffix != ".lock"]
+        return {file: file.read_bytes() for file in some if file.is_file()}
+
+    before = files()
+    result = run("forget", ward.store.path, *map(patient, others), 99, 98)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"Error: 2 of {2 + len(others)} patients are not in {ward.store.path} (the first: 98); "
+        "nothing was changed - the table admissions has their subject_id\n"
+    )
+    assert files() == before
+
+
+def test_a_second_time_the_patient_is_not_in_the_store(ward):
+    result = run("forget", ward.store.path, patient(FORGOTTEN), "--json")
+    assert json.loads(result.stdout)["patients"] == 1
+    result = run("forget", ward.store.path, patient(FORGOTTEN))
+    assert result.exit_code == 1
+    assert "1 of 1 patients are not in" in result.stderr
+
+
+def test_what_a_person_reads(ward):
+    output = run("forget", ward.store.path, patient(FORGOTTEN)).stdout
+    lines = output.splitlines()
+    assert lines[0].startswith("1 patient forgotten: run ")
+    assert "  admissions                    1" in lines
+    assert "readmit-v1 was tested on them (2 test)" in lines
+    assert "- readers that opened the version before and still hold it" in lines
+    (fitted_on, stays) = ward.store.one(
+        "SELECT subject_id, count(*) FROM scorer_admissions INNER JOIN admissions USING (hadm_id) "
+        "WHERE split = 'train' GROUP BY 1 ORDER BY 1 LIMIT 1"
+    )
+    output = run("forget", ward.store.path, fitted_on).stdout
+    assert f"readmit-v1 was fitted on them ({stays} train) - train it again\n" in output
+
+
+def test_a_receipt_that_cannot_be_written_is_refused_before_anything_is_changed(ward):
+    before = ward.store.path.read_bytes()
+    for output in (ward.folder / "no" / "r.json", ward.folder, ward.store.path):
+        result = run("forget", ward.store.path, patient(FORGOTTEN), "-o", output)
+        assert result.exit_code == 1
+        assert "cannot be the receipt - name a new file" in result.stderr
+    assert ward.store.path.read_bytes() == before
+
+
+def test_what_was_damaged_before_does_not_keep_a_patient_in_the_store(ward):
+    with ward.store.transaction("test") as transaction:
+        transaction.con.execute(
+            "UPDATE embeddings SET vector_hash = 7 WHERE hadm_id = $1", [stay(9)]
+        )
+    damaged = verify(ward.store)
+    assert len(damaged) == 1
+    forget(ward.store, [patient(FORGOTTEN)])
+    assert verify(ward.store) == damaged
+
+
+def test_scores_that_are_nobodys_are_told(ward):
+    with ward.store.transaction("test") as transaction:
+        transaction.con.execute("DELETE FROM former_stays")
+    told = forget(ward.store, [patient(FORGOTTEN)])["not_reached"]
+    assert told[-1].startswith("scores of 1 stays that left the source before")
+
+
+def test_an_encoder_that_may_know_the_patient_is_listed(ward):
+    (split,) = ward.store.one(f"SELECT patient_split({patient(FORGOTTEN)})")
+    finetuned = {"patients": "patient_split: train to fit, valid to choose the best step"}
+    manifest = json.dumps({"checkpoint": {"finetune": finetuned}})
+    with ward.store.transaction("test") as transaction:
+        transaction.con.execute("UPDATE encoders SET manifest = $1", [manifest])
+    expected = [] if split == "test" else ["counter-00000000"]
+    assert forget(ward.store, [patient(FORGOTTEN)])["encoders"] == expected
+    sides = dict(
+        ward.store.sql(
+            "SELECT patient_split(subject_id), max(subject_id) FROM admissions GROUP BY 1"
+        ).fetchall()
+    )
+    assert forget(ward.store, [sides["test"]])["encoders"] == []
+    assert forget(ward.store, [sides["train"]])["encoders"] == ["counter-00000000"]
+
+
+def test_a_store_that_an_older_version_made(ward):
+    # The tables are not there until the next change.
+    ward.store.connect().close()
+    made_by_an_older_version(ward.store.path, "DROP TABLE forgotten", "DROP TABLE former_stays")
+    assert "forgotten" not in sync(ward.store)["notes"]
+    forget(ward.store, [patient(FORGOTTEN)])
+    assert verify(ward.store) == []
+
+
+STEPS = ("copy", "clean", "checkpoint", "fsync", "rename")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_before_any_step_the_old_version_or_the_new_one_is_whole(ward, tmp_path, step):
+    def contents(path):
+        return {
+            table: Store(path).sql(f"FROM {table} ORDER BY ALL").fetchall()
+            for table in TABLES
+            if table not in ("runs", "forgotten", "manifest")
+        }
+
+    def fresh(name):
+        shutil.copytree(ward.folder, tmp_path / name)
+        return tmp_path / name / "w.duckdb"
+
+    before = contents(ward.store.path)
+    quiet = fresh("quiet")
+    jobs.forgetting(quiet)
+    after = contents(quiet)
+    for nth in itertools.count(1):
+        path = fresh(f"killed-{nth}")
+        status = jobs.ended(jobs.start(jobs.killed_at, jobs.forgetting, path, step, nth))
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        assert contents(path) in (before, after)
+        assert verify(Store(path)) == []
+        if contents(path) == before:
+            jobs.forgetting(path)
+        assert contents(path) == after
+        assert set(seen(path.parent, ward.needles[FORGOTTEN]).values()) == {0}
+        shutil.rmtree(path.parent)
+    assert nth > 1, f"forget has no step {step}"
+
+
+def test_every_step_that_a_kill_is_tried_before_is_one():
+    assert set(STEPS) <= set(failpoints.FAILPOINTS)
+
+
+def test_while_another_job_runs_nothing_is_forgotten(ward):
+    with Store(ward.store.path).lock("nightly"):
+        assert run("forget", ward.store.path, patient(FORGOTTEN)).exit_code == 75
+    with pytest.raises(FeatureStoreError, match="not in"):
+        forget(ward.store, [0])

@@ -1,0 +1,195 @@
+"""The store: versions by rename, one job at a time, readers that never wait, private files."""
+
+import os
+import stat
+import subprocess
+import sys
+import textwrap
+
+import duckdb
+import pytest
+
+from featurestore import Store, create_store
+from featurestore.errors import FeatureStoreError, StoreBusyError
+from tests.hospital import admission, note, write_hospital
+
+
+@pytest.fixture
+def store(tmp_path):
+    folder = write_hospital(tmp_path / "hospital", [admission(7)], [note(1, 7, "text")])
+    return create_store(tmp_path / "ward.duckdb", folder, "mimic3")
+
+
+def add_run(store, command="test"):
+    with store.transaction(command) as transaction:
+        transaction.counts["answer"] = 42
+
+
+def runs(store):
+    return store.one("SELECT count(*) FROM runs WHERE command <> 'init'")[0]
+
+
+def test_a_change_is_a_new_version_and_a_recorded_run(store):
+    add_run(store)
+    add_run(store, "again")
+    rows = store.sql("SELECT run_id, command, status, counts FROM runs ORDER BY 1").fetchall()
+    assert rows == [
+        (0, "init", "done", "{}"),
+        (1, "test", "done", '{"answer": 42}'),
+        (2, "again", "done", '{"answer": 42}'),
+    ]
+
+
+def test_a_failed_change_leaves_the_store_as_it_was(store):
+    before = store.path.read_bytes()
+    with pytest.raises(RuntimeError, match="half way"), store.transaction("test") as transaction:
+        transaction.con.execute("DELETE FROM settings")
+        raise RuntimeError("half way")
+    assert store.path.read_bytes() == before
+    assert not store.staging.exists()
+    add_run(store)
+    assert runs(store) == 1
+
+
+def test_a_reader_keeps_the_version_it_opened_and_the_next_sees_the_new_one(store):
+    outside = duckdb.connect(store.path, read_only=True)
+    relation = store.sql("SELECT max(run_id) FROM runs")
+    add_run(store)
+    assert outside.execute("SELECT max(run_id) FROM runs").fetchone() == (0,)
+    assert relation.fetchone() == (0,)
+    assert store.one("SELECT max(run_id) FROM runs") == (1,)
+
+
+def test_a_version_in_which_something_stands_twice_is_refused(store):
+    refused = pytest.raises(
+        FeatureStoreError, match=r"scorers holds 1 rows twice .*; nothing was changed"
+    )
+    with refused, store.transaction("test") as transaction:
+        for _ in range(2):
+            transaction.con.execute(
+                "INSERT INTO scorers SELECT 's-v1', 's', 1, 'e', '72h', 'readmission', 30, "
+                "list_value(0.5)::FLOAT[] || [0.5 for x in range(767)], 0, '{}', 'h', now(), "
+                "'mean', 1, 0, NULL"
+            )
+    assert store.one("SELECT count(*) FROM scorers") == (0,)
+
+
+def test_a_vector_that_is_not_finite_is_refused_by_the_schema(store):
+    for bad in ("nan", "inf"):
+        with pytest.raises(duckdb.ConstraintException), store.transaction("test") as transaction:
+            transaction.con.execute(
+                "INSERT INTO embeddings SELECT 'e', 7, '1', 0, 3, now(), 'h', 0, "
+                f"['{bad}'::FLOAT] || [0.5::FLOAT for x in range(767)]"
+            )
+
+
+def test_a_second_job_is_told_who_holds_the_store(store):
+    other = Store(store.path)
+    with store.lock("embed"):
+        with pytest.raises(StoreBusyError) as busy, other.lock("train"):
+            pass
+        assert f"being changed by featurestore embed (pid {os.getpid()}, since" in str(busy.value)
+        assert runs(other) == 0  # reading goes on
+    with other.lock("train"):
+        pass
+
+
+def test_a_killed_job_leaves_the_old_version_and_a_free_lock(store):
+    script = f"""
+        import os, signal
+        from featurestore import Store
+        with Store({str(store.path)!r}).change("doomed") as transaction:
+            transaction.con.execute("DELETE FROM settings")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert killed.returncode == -9
+    assert store.one("SELECT count(*) FROM settings") == (1,)
+    add_run(store)
+    assert runs(store) == 1
+    assert not store.staging.exists()
+
+
+def test_what_a_killed_job_spilled_is_cleared_by_the_next(store):
+    (store.staging / "spill").mkdir(parents=True)
+    (store.staging / "spill" / "duckdb_temp_storage-0.tmp").write_bytes(b"vectors")
+    add_run(store)
+    assert not store.staging.exists()
+
+
+def test_files_are_private_whatever_the_umask(store, tmp_path):
+    os.umask(0)
+    modes = {}
+    with store.transaction("test") as transaction:
+        transaction.con.execute("CREATE TEMP TABLE t AS SELECT 1")
+        modes = {path.name: path.stat().st_mode for path in store.staging.iterdir()}
+        modes |= {store.staging.name: store.staging.stat().st_mode}
+    modes |= {path.name: path.stat().st_mode for path in tmp_path.glob("ward.duckdb*")}
+    private = {name: stat.filemode(mode) for name, mode in modes.items()}
+    assert private["ward.duckdb"] == private["ward.duckdb.lock"] == "-rw-------"
+    assert private["ward.duckdb.staging"] == "drwx------"
+    assert "next.duckdb" in private
+
+
+def test_a_team_may_read_where_it_was_asked_for(store, tmp_path):
+    import grp
+
+    group = grp.getgrgid(os.getgid()).gr_name
+    folder = tmp_path / "hospital"
+    shared = create_store(tmp_path / "team.duckdb", folder, "mimic3", group=group)
+    add_run(shared)
+    assert stat.filemode(shared.path.stat().st_mode) == "-rw-r-----"
+    with pytest.raises(FeatureStoreError, match="there is no group no-such-team"):
+        create_store(tmp_path / "x.duckdb", folder, "mimic3", group="no-such-team")
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "FROM read_text('/etc/hostname')",
+        "COPY notes TO 'stolen.csv'",
+        "ATTACH 'other.duckdb'",
+        "INSTALL httpfs",
+        "SET enable_external_access = true",
+        "DELETE FROM store.notes",
+        "FROM escape",
+    ],
+)
+def test_a_query_can_read_the_store_and_nothing_else(store, escape):
+    with pytest.raises(duckdb.Error):
+        store.sql(escape).fetchall()
+
+
+def test_no_store(tmp_path):
+    with pytest.raises(
+        FeatureStoreError, match=r"nowhere.duckdb does not exist - \"featurestore init"
+    ):
+        Store(tmp_path / "nowhere.duckdb")
+
+
+def test_a_file_that_is_no_store(tmp_path):
+    (tmp_path / "text.duckdb").write_text("not a database")
+    with pytest.raises(FeatureStoreError, match="cannot be opened as a store"):
+        Store(tmp_path / "text.duckdb").connect()
+    duckdb.connect(tmp_path / "other.duckdb").close()
+    with pytest.raises(FeatureStoreError, match="is a DuckDB file but no feature store"):
+        Store(tmp_path / "other.duckdb").connect()
+
+
+def test_init_changes_nothing_where_it_cannot_go_on(store, tmp_path):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(FeatureStoreError, match="exists already"):
+        create_store(store.path, tmp_path / "hospital", "mimic3")
+    (tmp_path / "hospital" / "ADMISSIONS.csv").unlink()
+    with pytest.raises(FeatureStoreError, match="holds no ADMISSIONS"):
+        create_store(tmp_path / "new.duckdb", tmp_path / "hospital", "mimic3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_store_that_an_older_version_made_gets_todays_rules_with_the_next_job(store):
+    with store.transaction("test") as transaction:
+        transaction.con.execute("DROP MACRO TABLE clinicalbert_labels")
+    with pytest.raises(duckdb.CatalogException):
+        store.sql("FROM clinicalbert_labels()")
+    add_run(store)
+    assert store.sql("FROM clinicalbert_labels()").fetchall() == []

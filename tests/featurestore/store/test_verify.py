@@ -1,0 +1,329 @@
+"""What verify finds: whatever is not as the last job left it."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import duckdb
+import pytest
+from click.testing import CliRunner
+
+from batch.embedding.embed import stage
+from batch.embedding.shards import Shards
+from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync, train, verify
+from featurestore.cli.group import main
+from featurestore.errors import FeatureStoreError
+from featurestore.store.audit_log import digest, head
+from featurestore.store.checksums import contents, write_manifest
+from featurestore.store.shard_seal import ShardSeal
+from tests import jobs
+from tests.conftest import WordCounter
+from tests.hospital import admission, note, write_hospital
+from tests.timeline import day
+
+PATIENTS = 40
+OLDER = "an older or another file was put in its place"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A store with a scorer, and shards of notes that are not committed yet."""
+    folder = tmp_path_factory.mktemp("template")
+    stays = [admission(n, n, day(0), day(5)) for n in range(1, PATIENTS + 1)]
+    stays += [admission(n + 1_000, n, day(20), day(25)) for n in range(1, PATIENTS, 2)]
+    texts = ("home quiet home quiet home", "pain pain alone home quiet")
+    notes = [note(n, n, texts[n % 2]) for n in range(1, PATIENTS + 1)]
+    store = create_store(
+        folder / "w.duckdb", write_hospital(folder / "h", stays, notes[:-3]), "mimic3"
+    )
+    sync(store)
+    embed_pending(store, WordCounter())
+    train(store, "readmit", baseline=False)
+    shutil.copy(store.path, folder / "older.duckdb")
+    write_hospital(folder / "h", stays, notes)
+    sync(store)
+    stage(store, WordCounter())
+    return folder
+
+
+@pytest.fixture
+def ward(template, tmp_path):
+    shutil.copytree(template, tmp_path / "ward")
+    return tmp_path / "ward"
+
+
+@pytest.fixture
+def store(ward):
+    return Store(ward / "w.duckdb")
+
+
+def found(store):
+    return verify(Store(store.path))
+
+
+def by_hand(store, *changes, forged=False):
+    """Change the file as anybody may who can write it; `forged`: and its manifest and seal too."""
+    with duckdb.connect(store.path) as con:
+        for change in changes:
+            con.execute(change)
+        if forged:
+            write_manifest(con, contents(con), head(con)[0])
+        last = head(con)
+    if forged:
+        seal = store.path.with_name("w.duckdb.seal")
+        seal.write_text(f"{last[0]} {last[1]} {digest(store.path)}\n")
+
+
+def test_a_store_is_whole_with_its_last_run_to_be_noted(store):
+    assert verify(store) == []
+    link = store.one("SELECT chain FROM runs WHERE run_id = 4")[0]
+    result = CliRunner().invoke(main, ["verify", str(store.path)])
+    assert (result.exit_code, result.stdout) == (0, f"as it was written: run 4, {link}\n")
+    assert re.fullmatch("[0-9a-f]{64}", link)
+
+
+def test_an_older_file_that_is_put_back_is_found_and_no_job_goes_on_from_it(store, ward):
+    shutil.copy(ward / "older.duckdb", store.path)
+    sentence = f"{store.path} is at run 3, and its seal is of run 4: {OLDER}"
+    assert [line.partition(" - ")[0] for line in found(store)] == [sentence]
+    encoder = WordCounter()
+    for job in (lambda: sync(Store(store.path)), lambda: embed_pending(Store(store.path), encoder)):
+        with pytest.raises(FeatureStoreError, match=OLDER):
+            job()
+    assert encoder.texts_seen == []
+    # A backup that was meant.
+    (ward / "w.duckdb.seal").unlink()
+    sync(Store(store.path))
+    assert found(store) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_a_job_of_root_leaves_the_store_to_whom_it_belongs(store, ward):
+    for name in ("w.duckdb", "w.duckdb.seal"):
+        os.chown(ward / name, 65534, 65534)
+    embed_pending(store, WordCounter())
+    owners = {name: (ward / name).stat().st_uid for name in ("w.duckdb", "w.duckdb.seal")}
+    assert owners == {"w.duckdb": 65534, "w.duckdb.seal": 65534}
+
+
+def test_another_stores_file_in_its_place_is_found(store, ward):
+    create_store(ward / "other.duckdb", ward / "h", "mimic3")
+    shutil.copy(ward / "other.duckdb", store.path)
+    assert any(OLDER in line for line in found(store))
+
+
+def test_while_jobs_replace_the_store_it_is_whole_all_the_time(tmp_path):
+    stays = [admission(n, n, day(0), day(5)) for n in range(1, 31)]
+    notes = [note(n, n, "pain home " * n) for n in range(1, 31)]
+    store = create_store(
+        tmp_path / "w.duckdb", write_hospital(tmp_path / "h", stays, notes[:5]), "mimic3"
+    )
+    process = jobs.start(jobs.many, store.path, tmp_path / "h", stays, notes)
+    times = 0
+    while process.exitcode is None or not times:
+        assert found(store) == []
+        times += 1
+    assert jobs.ended(process) == 0
+    assert store.one("SELECT max(run_id) FROM runs") == (20,)
+    assert times > 5
+
+
+def test_a_writers_log_is_found_and_keeps_everybody_out(store):
+    script = (
+        "import duckdb, os, signal, sys; con = duckdb.connect(sys.argv[1]); "
+        "con.execute('DELETE FROM notes'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, store.path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    log = store.path.with_name("w.duckdb.wal")
+    assert log.exists()
+    assert any(f"{log} lies beside the store" in line for line in found(store))
+    with pytest.raises(FeatureStoreError, match="lies beside the store"):
+        sync(Store(store.path))
+    # What it would have done was never the store's: without the log it is as the last job left it.
+    log.unlink()
+    assert found(store) == []
+
+
+@pytest.mark.parametrize("name", ["", ".seal", ".lock", ".staging"])
+def test_a_file_that_others_may_read_is_found(store, ward, name):
+    path = ward / f"w.duckdb{name}"
+    path.chmod(0o755 if path.is_dir() else 0o644)
+    assert [line.partition(" (")[0] for line in found(store)] == [f"{path} is open to others"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        pytest.param(["DELETE FROM runs WHERE run_id = 2"], "runs lacks what came between run 1 and"
+            " run 3", id="a run in the middle is removed"),
+        pytest.param(["DELETE FROM runs WHERE run_id = 4"], "the store is not as run 3 left it",
+            id="the last run is removed"),
+        pytest.param(["UPDATE runs SET uid = 1 WHERE run_id = 2"], "run 2 in runs is not as it was",
+            id="a run is said to be somebody else's"),
+        pytest.param(["UPDATE runs SET chain = NULL WHERE run_id = 2"], "run 2 in runs is not as it"
+            " was", id="a link is removed"),
+        pytest.param(["UPDATE notes SET n_chars = 0"], "the store is not as run 4 left it",
+            id="notes are changed"),
+        pytest.param(["UPDATE scorers SET intercept = 0"], "the coefficients of readmit-v1 are not "
+            "those that were fitted", id="an intercept is changed"),
+        pytest.param(["CREATE OR REPLACE TABLE notes AS SELECT * REPLACE (if(note_id = '7', "
+            "'lost', status) AS status) FROM notes"],
+            "1 notes are neither ready nor excluded with a reason", id="a note is unaccounted for"),
+        pytest.param(["DELETE FROM embeddings WHERE note_id = '7' AND window_no = 0"],
+            "1 notes lack some of their windows", id="a window is gone"),
+        pytest.param(["INSERT INTO embeddings FROM embeddings WHERE note_id = '7' LIMIT 1"],
+            "embeddings holds 1 rows twice", id="a window is there twice"),
+        pytest.param(["CREATE OR REPLACE TABLE embeddings AS FROM embeddings",
+            "UPDATE embeddings SET embedding = ['nan', '1', '1', '1']::FLOAT[4] "
+            "WHERE note_id = '7'"],
+            "embeddings holds 2 vectors that are not finite", id="a vector is not finite"),
+        pytest.param(["CREATE OR REPLACE TABLE embeddings AS SELECT * REPLACE (embedding[1:3]::"
+            "FLOAT[3] AS embedding) FROM embeddings"],
+            "embeddings is 3 wide, counter-00000000 makes 4", id="vectors of another width"),
+        pytest.param(["UPDATE admission_embeddings SET embedding = [9, 9, 9, 9]::FLOAT[4] "
+            "WHERE hadm_id = 7 AND cutoff = '72h'",
+            "UPDATE admission_embeddings SET vector_hash = hash(embedding)"],
+            "1 means of a sample are not those of their windows", id="a mean is another"),
+    ],
+)  # fmt: skip
+def test_what_another_hand_changed_is_found_though_manifest_and_seal_are_forged(
+    store, changes, finding
+):
+    by_hand(store, *changes, forged=True)
+    assert any(line.startswith(finding) for line in found(store)), found(store)
+
+
+def test_a_change_by_another_hand_stays_in_the_trail_after_the_next_job(store):
+    by_hand(store, "UPDATE notes SET n_chars = 0 WHERE note_id = '7'")
+    embed_pending(Store(store.path), WordCounter())
+    assert found(store) == ["between run 4 and run 5 something else changed the store"]
+
+
+def test_the_trail_says_who_did_what(store):
+    rows = store.sql("SELECT run_id, command, uid, hash_before, hash_after FROM runs").fetchall()
+    assert [row[:3] for row in rows] == [
+        (number, command, os.getuid())
+        for number, command in enumerate(["init", "sync", "embed", "train", "sync"])
+    ]
+    # Each began with what the one before had left; the first with nothing.
+    assert [before for *_, before, _ in rows[1:]] == [after for *_, after in rows[:-1]]
+
+
+def test_what_no_job_makes_beside_a_store_is_named(store, ward):
+    (ward / "elsewhere").mkdir(mode=0o700)
+    seal = ward / "w.duckdb.seal"
+    seal.rename(ward / "elsewhere" / "seal")
+    seal.symlink_to(ward / "elsewhere" / "seal")
+    junk = store.staging / "counter-00000000" / "junk.shard"
+    junk.mkdir(mode=0o700)
+    assert found(store) == [
+        f"{seal} is not what a job makes (lrwxrwxrwx) - remove it",
+        f"{junk} is not what a job makes (drwx------) - remove it",
+        f"{junk} is no shard (Is a directory) - remove it",
+    ]
+
+
+def test_a_job_through_a_link_changes_the_store_that_it_leads_to(store, ward):
+    (ward / "link.duckdb").symlink_to(store.path)
+    embed_pending(Store(ward / "link.duckdb"), WordCounter())
+    assert (ward / "link.duckdb").is_symlink()
+    assert Store(store.path).one("SELECT max(run_id) FROM runs") == (5,)
+    assert found(store) == []
+
+
+def test_columns_that_changed_their_names_are_found(store):
+    names = ("dischtime TO x", "deathtime TO dischtime", "x TO deathtime")
+    by_hand(store, *(f"ALTER TABLE admissions RENAME {name}" for name in names), forged=True)
+    assert found(store) == ["the store is not as run 4 left it"]
+
+
+def test_a_schema_that_another_hand_made_is_found(store):
+    by_hand(store, "CREATE SCHEMA s", "CREATE TABLE s.notes AS SELECT 1", forged=True)
+    assert [line.partition(":")[0] for line in found(store)] == [
+        "s is no view, macro or schema of this program's"
+    ]
+
+
+def test_a_pipe_in_the_place_of_the_seal_hangs_nobody(store, ward):
+    (ward / "w.duckdb.seal").unlink()
+    os.mkfifo(ward / "w.duckdb.seal", 0o600)
+    assert any("w.duckdb.seal cannot be read" in line for line in found(store))
+
+
+def test_a_view_that_another_hand_added_is_found(store):
+    by_hand(store, "CREATE VIEW riskiest AS FROM latest_scores", forged=True)
+    sentence = "riskiest is no view, macro or schema of this program's: something else made it"
+    assert found(store) == [sentence]
+
+
+def smuggled_from_another_store(store, shard):
+    other = create_store(store.path.with_name("other.duckdb"), store.path.parent / "h", "mimic3")
+    shards = Shards(other.staging / "counter-00000000", ShardSeal(other))
+    for file in store.staging.rglob("*.shard"):
+        content = ShardSeal(store).opened(file)
+        (shards.folder).mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"".join(ShardSeal(other).closed(file, content)))
+
+
+def moved_to_another_encoder(store, shard):
+    (store.staging / "other-00000000").mkdir(mode=0o700)
+    shard.rename(store.staging / "other-00000000" / shard.name)
+
+
+def given_another_number(store, shard):
+    shard.rename(shard.with_name("000777.shard"))
+
+
+def without_its_mark(store, shard):
+    shard.write_bytes(shard.read_bytes()[:-32])
+
+
+@pytest.mark.parametrize(
+    "smuggle",
+    [
+        smuggled_from_another_store,
+        moved_to_another_encoder,
+        given_another_number,
+        without_its_mark,
+    ],
+)
+def test_a_shard_that_is_not_the_stores_is_found_and_never_committed(store, smuggle):
+    (shard,) = store.staging.rglob("*.shard")
+    smuggle(store, shard)
+    assert any("or no shard of this store - delete it" in line for line in found(store))
+    encoder = WordCounter(next(store.staging.rglob("*.shard")).parent.name)
+    with pytest.raises(FeatureStoreError, match="or no shard of this store - delete it"):
+        embed_pending(Store(store.path), encoder)
+
+
+def test_200_random_flips_of_a_bit_are_all_found_or_refused(store, model, tmp_path):
+    model = shutil.copytree(model, tmp_path / "model")
+    (shard,) = store.staging.rglob("*.shard")
+    files = [store.path, shard, store.path.with_name("w.duckdb.seal"), *sorted(model.iterdir())]
+    rng = random.Random(7)
+    missed = []
+    for number in range(200):
+        file = files[number % len(files)]
+        whole = file.read_bytes()
+        at, bit = rng.randrange(len(whole)), rng.randrange(8)
+        data = bytearray(whole)
+        data[at] ^= 1 << bit
+        file.write_bytes(data)
+        try:
+            if file.parent == model:
+                OnnxEncoder(model, device="cpu")
+                missed.append((file.name, at, bit))
+            elif not found(store):
+                missed.append((file.name, at, bit))
+        except FeatureStoreError as error:
+            assert "\n" not in str(error)
+        file.write_bytes(whole)
+    assert missed == []
+    assert found(store) == []
+    assert json.loads((model / "encoder.json").read_text())["dim"] == 128

@@ -1,0 +1,109 @@
+"""ClinicalBERT's rule, against the published steps written again in pandas."""
+
+import pandas as pd
+import pytest
+
+from featurestore import create_store, sync, write_hospital
+from tests.sql.test_readmission_labels import random_patients
+from tests.timeline import COLUMNS, day, empty_store, stay, store_with
+
+
+def published_steps(admissions, horizon):
+    """The steps of the paper's code as the facts tell them: hadm_id to (label, days)."""
+    stays = admissions.sort_values(["subject_id", "admittime", "hadm_id"], kind="stable")
+    of_patient = stays.groupby("subject_id")
+    stays["next_admittime"] = of_patient["admittime"].shift(-1)
+    next_type = of_patient["admission_type"].shift(-1)
+    stays.loc[next_type == "ELECTIVE", "next_admittime"] = pd.NaT
+    stays["next_admittime"] = stays.groupby("subject_id")["next_admittime"].bfill()
+    stays["days"] = (stays["next_admittime"] - stays["dischtime"]).dt.total_seconds() / 86_400
+    stays["label"] = stays["days"] < horizon
+    kept = stays[(stays["admission_type"] != "NEWBORN") & stays["deathtime"].isna()]
+    return {
+        row.hadm_id: (row.label, None if pd.isna(row.days) else row.days)
+        for row in kept.itertuples()
+    }
+
+
+def ours(con, horizon):
+    rows = con.execute(
+        "SELECT hadm_id, label, days_to_return FROM clinicalbert_labels(horizon_days := ?) "
+        "WHERE label IS NOT NULL",
+        [horizon],
+    ).fetchall()
+    return {hadm_id: (label, days) for hadm_id, label, days in rows}
+
+
+def agree(con, horizon):
+    columns = "hadm_id, subject_id, admittime, dischtime, deathtime, admission_type"
+    expected = published_steps(con.execute(f"SELECT {columns} FROM admissions").df(), horizon)
+    found = ours(con, horizon)
+    assert found.keys() == expected.keys()
+    for hadm_id, (label, days) in expected.items():
+        assert found[hadm_id] == (label, days if days is None else pytest.approx(days, abs=1e-6))
+    return sum(label for label, _ in found.values())
+
+
+@pytest.mark.parametrize("horizon", [3, 30])
+def test_two_thousand_random_patients(horizon):
+    con = empty_store()
+    con.execute("BEGIN")
+    con.executemany(
+        f"INSERT INTO admissions ({COLUMNS}) VALUES ({', '.join('?' * 10)})",
+        random_patients(2_000, seed=7),
+    )
+    con.execute("COMMIT")
+    assert agree(con, horizon) > 100
+
+
+def test_two_thousand_synthetic_patients(tmp_path):
+    write_hospital(tmp_path / "hospital", 2_000, notes_per_stay=0.1)
+    store = create_store(tmp_path / "w.duckdb", tmp_path / "hospital", "mimic3")
+    sync(store)
+    assert agree(store.connect(), 30) > 100
+
+
+def test_the_real_admissions_of_the_demo(mimic_demo, tmp_path):
+    store = create_store(tmp_path / "w.duckdb", mimic_demo, "mimic3")
+    sync(store)
+    assert agree(store.connect(), 30) == 11
+
+
+@pytest.mark.parametrize(
+    ("stays", "readmission", "clinicalbert"),
+    [
+        pytest.param(
+            [stay(1, day(0), day(10)), stay(2, day(8), day(14))],
+            {1: None, 2: False},
+            {1: True, 2: False},
+            id="a negative gap is a return for ClinicalBERT, one episode for us",
+        ),
+        pytest.param(
+            [
+                stay(1, day(0), day(5)),
+                stay(2, day(9), day(10), "ELECTIVE"),
+                stay(3, day(20), day(21)),
+            ],
+            {1: False, 2: True, 3: False},
+            {1: True, 2: True, 3: False},
+            id="ClinicalBERT looks past a planned return, to the emergency behind it",
+        ),
+        pytest.param(
+            [stay(1, day(0), day(5), to="LEFT AGAINST MEDICAL ADVI"), stay(2, day(9), day(10))],
+            {1: None, 2: False},
+            {1: True, 2: False},
+            id="who left against medical advice is an index for ClinicalBERT",
+        ),
+        pytest.param(
+            [stay(1, day(0), day(5, 10)), stay(2, day(35, 11), day(36))],
+            {1: True, 2: False},
+            {1: False, 2: False},
+            id="thirty days by the clock are fewer than by the calendar",
+        ),
+    ],
+)
+def test_how_the_rules_differ(stays, readmission, clinicalbert):
+    con = store_with(stays)
+    for rule, expected in (("readmission", readmission), ("clinicalbert", clinicalbert)):
+        rows = con.execute(f"SELECT hadm_id, label FROM {rule}_labels()").fetchall()
+        assert dict(rows) == expected
