@@ -32,8 +32,19 @@ if TYPE_CHECKING:
     from export.finetuning.trainer import finetune as finetune
     from export.onnx_export.exporter import export as export
     from featurestore.cohort.leakage import audit as audit
+    from featurestore.errors import EncryptionKeyError as EncryptionKeyError
     from featurestore.errors import FeatureStoreError as FeatureStoreError
+    from featurestore.errors import ModelError as ModelError
+    from featurestore.errors import NotEnoughDataError as NotEnoughDataError
+    from featurestore.errors import QueryError as QueryError
+    from featurestore.errors import SourceError as SourceError
     from featurestore.errors import StoreBusyError as StoreBusyError
+    from featurestore.errors import StoreDamagedError as StoreDamagedError
+    from featurestore.errors import StoreNotFoundError as StoreNotFoundError
+    from featurestore.errors import UnknownNameError as UnknownNameError
+    from featurestore.errors import UnusualNightError as UnusualNightError
+    from featurestore.errors import of as of
+    from featurestore.errors import per as per
     from featurestore.source.source import create_store as create_store
     from featurestore.source.sync import sync as sync
     from featurestore.store.forget import forget as forget
@@ -54,7 +65,21 @@ _MODULES = {
     "export.finetuning.trainer": ("finetune",),
     "export.onnx_export.exporter": ("export",),
     "featurestore.cohort.leakage": ("audit",),
-    "featurestore.errors": ("FeatureStoreError", "StoreBusyError"),
+    "featurestore.errors": (
+        "per",
+        "FeatureStoreError",
+        "of",
+        "StoreNotFoundError",
+        "StoreBusyError",
+        "StoreDamagedError",
+        "EncryptionKeyError",
+        "SourceError",
+        "ModelError",
+        "UnknownNameError",
+        "NotEnoughDataError",
+        "UnusualNightError",
+        "QueryError",
+    ),
     "featurestore.source.source": ("create_store",),
     "featurestore.source.sync": ("sync",),
     "featurestore.store.forget": ("forget",),
