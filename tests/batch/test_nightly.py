@@ -24,7 +24,7 @@ from featurestore import (
 from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError
 from tests.conftest import WordCounter
-from tests.hospital import admission, made_by_an_older_version, note, write_hospital
+from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
 PATIENTS = 40
@@ -319,21 +319,3 @@ def test_verify_finds_what_another_hand_changed(ward, tmp_path, change, finding)
     assert any(finding in line for line in found), found
     result = CliRunner().invoke(main, ["verify", str(copy)])
     assert result.exit_code == 1 and finding in result.stdout
-
-
-def test_a_store_of_an_older_version_gets_the_tables_that_came_since(ward):
-    old = ward.store.path.with_name("old.duckdb")
-    shutil.copy(ward.store.path, old)
-    made_by_an_older_version(old, "DROP TABLE nights", "DROP TABLE manifest")
-    ward.store = Store(old)
-    assert [line.partition(":")[0] for line in verify(ward.store)] == [
-        f"{old}.seal is missing, so that an older version in the store's place would not show - "
-        "the next command that changes the store writes it",
-        "there is no manifest",
-        "runs has no audit trail yet",
-    ]
-    ward.add(1)
-    ward.night()
-    columns = ward.store.sql("DESCRIBE nights").fetchall()
-    assert [kind for name, kind, *_ in columns if name == "embedding"] == ["FLOAT[4]"]
-    assert verify(ward.store) == []

@@ -294,7 +294,7 @@ def test_a_note_moved_a_score_by_what_its_windows_did(store):
 
 def test_a_score_of_windows_is_explained_without_a_look_at_other_stays(store):
     alone, with_others = Store(shutil.copy(store.path, f"{store.path}-alone")), explain(store, 7)
-    with alone.change("test") as transaction:
+    with alone.transaction("test") as transaction:
         transaction.con.execute("DELETE FROM admission_embeddings WHERE hadm_id <> 7")
         transaction.con.execute("DELETE FROM embeddings WHERE hadm_id <> 7")
     assert explain(alone, 7) == with_others
