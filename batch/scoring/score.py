@@ -205,6 +205,17 @@ def find_scorer(store: Store, scorer: str) -> str:
     return str(found[0])
 
 
+def risk_ranks(store: Store, scorer_id: str, hadm_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Return hadm_id, probability, risk_rank and fraction_above of some admissions, in order."""
+    return store.rows(
+        "SELECT hadm_id, probability, risk_rank, fraction_above FROM latest_scores "
+        "WHERE scorer_id = $scorer AND list_contains($hadm_ids, hadm_id) "
+        "ORDER BY list_position($hadm_ids, hadm_id)",
+        scorer=scorer_id,
+        hadm_ids=list(hadm_ids),
+    )
+
+
 def _write_scores(store: Store, run_id: int, file: Path) -> None:
     rows = store.sql(
         "SELECT hadm_id, probability, prediction_time, scorer_id, run_id, scored_at FROM scores "

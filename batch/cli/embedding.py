@@ -1,0 +1,67 @@
+"""The commands of encoders and their embeddings: embed, promote, drop-encoder."""
+
+import json
+from pathlib import Path
+
+import click
+
+from featurestore.cli.group import JSON, STORE, main, progress, say
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+
+
+@main.command("embed")
+@STORE
+@MODEL
+@DEVICE
+@click.option("--limit", type=click.IntRange(min=0), help="Embed at most this many notes now.")
+@click.option("--category", multiple=True, help="Only notes of this category; may be repeated.")
+@JSON
+def embed_command(
+    store: Path,
+    model: Path,
+    device: str,
+    limit: int | None,
+    category: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Embed every note that is new or changed."""
+    from batch.embedding.embed import on_bar
+    from featurestore import OnnxEncoder, Store, embed_pending
+
+    opened = Store(store)
+    encoder = OnnxEncoder(model, device)
+    say(f"{encoder.id} on {encoder.provider}")
+    with progress("notes") as advance:
+        counts = embed_pending(opened, encoder, limit, on_bar(advance), category)
+    if as_json:
+        click.echo(json.dumps(counts))
+        return
+    shown = {name: n for name, n in counts.items() if n or name in ("pending", "embedded")}
+    click.echo(", ".join(f"{count:,} {name}" for name, count in shown.items()))
+
+
+@main.command("promote")
+@STORE
+@click.argument("encoder_id")
+def promote_command(store: Path, encoder_id: str) -> None:
+    """Make an encoder the active one."""
+    from featurestore import Store, promote
+
+    promote(Store(store), encoder_id)
+    click.echo(f"{encoder_id} is the active encoder of {store}")
+
+
+@main.command("drop-encoder")
+@STORE
+@click.argument("encoder_id")
+@click.option("--force", is_flag=True, help="Drop it even if scorers were trained on it.")
+def drop_encoder_command(store: Path, encoder_id: str, force: bool) -> None:
+    """Remove an encoder and its vectors."""
+    from featurestore import Store, drop_encoder
+
+    windows = drop_encoder(Store(store), encoder_id, force)
+    click.echo(f"removed {encoder_id} and its {windows:,} windows from {store}")

@@ -1,0 +1,36 @@
+"""The nightly command."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from batch.cli.embedding import DEVICE, MODEL
+from featurestore.cli.group import SINCE, STORE, main, progress
+
+
+@main.command("nightly")
+@STORE
+@MODEL
+@click.argument("scorer")
+@DEVICE
+@click.option("--force", is_flag=True, help="Commit even if the drift check fails.")
+@SINCE
+def nightly_command(
+    store: Path, model: Path, scorer: str, device: str, force: bool, since: datetime | None
+) -> None:
+    """Sync, embed, score and check for drift, in one commit.
+
+    Prints one JSON line on stdout. Exits with status 75 if another job holds the store.
+    """
+    from batch.embedding.embed import on_bar
+    from featurestore import OnnxEncoder, Store, nightly
+
+    opened = Store(store)
+    with opened.lock("nightly"):  # a second job fails before it loads a model
+        encoder = OnnxEncoder(model, device)
+        with progress("notes") as advance:
+            day = since.date() if since else None
+            result = nightly(opened, encoder, scorer, force, day, on_bar(advance))
+    click.echo(json.dumps(result))

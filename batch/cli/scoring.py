@@ -1,0 +1,200 @@
+"""The commands that apply a scorer: score, replay, outcomes, similar, explain."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batch.training.metrics import in_words
+from featurestore.cli.group import CUTOFF, HORIZON, JSON, STORE, main, say
+
+SCORER = click.argument("scorer")
+interval = partial(in_words, to="-")  # a terminal is narrower than a page
+
+
+@main.command("score")
+@STORE
+@SCORER
+@click.option("--hadm-id", type=int, multiple=True, help="Only this admission; may be repeated.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Also write them: .csv or .parquet."
+)
+@JSON
+def score_command(
+    store: Path, scorer: str, hadm_id: tuple[int, ...], output: Path | None, as_json: bool
+) -> None:
+    """Score every admission in SQL."""
+    from batch.scoring.score import risk_ranks
+    from featurestore import Store, score
+
+    opened = Store(store)
+    result = score(opened, scorer, output, hadm_id)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    if result["pending_notes"]:
+        say(
+            f"{result['pending_notes']:,} ready notes are not embedded by its encoder yet - "
+            f'"featurestore embed {store} MODEL" embeds them'
+        )
+    where = f", and in {output}" if output else ""
+    click.echo(
+        f"{result['scored']:,} admission{'s' * (result['scored'] != 1)} scored by "
+        f"{result['scorer_id']}: run {result['run_id']} of {store}{where}"
+    )
+    for row in risk_ranks(opened, result["scorer_id"], hadm_id):
+        click.echo(
+            f"{row['hadm_id']}  {row['probability']:.1%}  rank {row['risk_rank']:,}, "
+            f"{row['fraction_above']:.1%} of admissions are above"
+        )
+
+
+@main.command("replay")
+@STORE
+@click.argument("run_id", type=int)
+@JSON
+def replay_command(store: Path, run_id: int, as_json: bool) -> None:
+    """Compute the scores of a past run again.
+
+    Exits with status 1 if a score differs from the recorded one.
+    """
+    from featurestore import Store, replay
+
+    result = replay(Store(store), run_id)
+    click.echo(json.dumps(result) if as_json else replay_summary(result))
+    if result["different"]:
+        raise click.exceptions.Exit(1)
+
+
+def replay_summary(result: dict[str, Any]) -> str:
+    """Return how many scores of a run were reproduced, as lines of text."""
+    lines = [
+        f"run {result['run_id']} of {result['scorer_id']}: {result['same']:,} of "
+        f"{result['scored']:,} scores computed again are the same to the last bit"
+    ]
+    if result["changed_since"]:
+        lines.append(
+            f"{result['changed_since']:,} cannot be computed again: their notes changed since, "
+            "and old windows are not kept for a scorer on windows"
+        )
+    if result["different"]:
+        lines.append(
+            f"{result['different']:,} differ, by at most {result['max_difference']:.2g} - "
+            '"featurestore verify STORE" finds what was changed'
+        )
+    return "\n".join(lines)
+
+
+@main.command("outcomes")
+@STORE
+@SCORER
+@click.option(
+    "--alert-above",
+    type=click.FloatRange(0, 1),
+    help="Probability of an alert (default: that of the riskiest 10% of test patients).",
+)
+@JSON
+def outcomes_command(store: Path, scorer: str, alert_above: float | None, as_json: bool) -> None:
+    """Compare recorded scores with what happened."""
+    from featurestore import Store, outcomes
+
+    result = outcomes(Store(store), scorer, alert_above)
+    click.echo(json.dumps(result) if as_json else outcomes_table(result))
+
+
+def outcomes_table(result: dict[str, Any]) -> str:
+    """Return a line per period, and how good the scores were over all periods."""
+    columns = ("scored", "known", "returned", "expected", "alerts", "PPV")
+    lines = [f"{'':<10}" + "".join(f"{name:>10}" for name in columns) + "  AUROC (95%)"]
+    for period in [*result["periods"], {**result, "period": "all"}][-13:]:
+        ppv = period["alerted_returned"] / max(period["alerts_known"], 1)
+        numbers = [f"{period[name]:,.0f}" for name in columns[:-1]]
+        numbers.append(f"{ppv:.0%}" if period["alerts_known"] else "-")
+        cells = "".join(f"{number:>10}" for number in numbers)
+        lines.append(f"{period['period']:<10}{cells}  {interval(period['auroc'])}")
+    if len(result["periods"]) == 1:
+        del lines[1]
+    return "\n".join(
+        [
+            *lines,
+            f"calibration slope {interval(result['calibration_slope'])}, "
+            f"intercept {interval(result['calibration_intercept'])}",
+            f"an alert is a probability of {result['alert_above']:.3f} or more; "
+            f"{result['waiting']:,} outcomes are not yet known; {result['fitted_on']:,} scored "
+            "admissions are excluded: the scorer was fitted or selected on them",
+        ]
+    )
+
+
+@main.command("similar")
+@STORE
+@click.argument("hadm_id", type=int)
+@click.option("-n", type=click.IntRange(1), default=10, show_default=True, help="How many.")
+@CUTOFF
+@HORIZON
+@JSON
+def similar_command(
+    store: Path, hadm_id: int, n: int, cutoff: str, horizon_days: int, as_json: bool
+) -> None:
+    """Find the most similar admissions of other patients."""
+    from featurestore import Store, similar
+
+    neighbours = similar(Store(store), hadm_id, n, cutoff, horizon_days)
+    click.echo(json.dumps(neighbours) if as_json else similar_table(neighbours))
+
+
+def similar_table(neighbours: list[dict[str, Any]]) -> str:
+    """Return a line per similar admission, with its outcome."""
+    lines = [f"{'hadm_id':>10}{'subject_id':>12}{'similarity':>12}  outcome"]
+    for row in neighbours:
+        outcome = {True: "returned", False: "did not return", None: "no label"}[row["label"]]
+        days = f" after {row['days_to_return']} days" if row["label"] else ""
+        reason = f" ({row['reason']})" if row["reason"] else ""
+        lines.append(
+            f"{row['hadm_id']:>10}{row['subject_id']:>12}{row['similarity']:>12.6f}  "
+            f"{outcome}{days}{reason}"
+        )
+    return "\n".join(lines)
+
+
+@main.command("explain")
+@STORE
+@click.argument("hadm_id", type=int)
+@click.option("--scorer", help="A name or scorer_id (default: the newest).")
+@click.option("-n", type=click.IntRange(1), default=10, show_default=True, help="How many notes.")
+@JSON
+def explain_command(store: Path, hadm_id: int, scorer: str | None, n: int, as_json: bool) -> None:
+    """Show how much each note and window contributed to a score."""
+    from featurestore import Store, explain
+
+    explanation = explain(Store(store), hadm_id, scorer)
+    click.echo(
+        json.dumps(explanation, default=str) if as_json else explanation_table(explanation, n)
+    )
+
+
+def explanation_table(explanation: dict[str, Any], n: int) -> str:
+    """Return the n notes that contributed most to a score, each with its strongest window."""
+    notes, windows = explanation["notes"], explanation["windows"]
+    lines = [
+        f"admission {explanation['hadm_id']}: {explanation['probability']:.1%} by "
+        f"{explanation['scorer_id']}, from {len(windows):,} windows of {len(notes):,} notes",
+        f"contributions in {explanation['unit']}",
+        f"{'note':<12}{'category':<20}{'known at':<16}{'contribution':>14}  strongest window",
+    ]
+    if explanation["unit"] == "log odds":
+        lines.append(f"{'average admission':<48}{explanation['base']:>+14.3f}")
+    for note in notes[:n]:
+        strongest = next(w for w in windows if w["note_id"] == note["note_id"])
+        lines.append(
+            f"{note['note_id']:<12}{note['category'] or '':<20}"
+            f"{note['available_at']:%Y-%m-%d %H:%M}{note['contribution']:>+14.3f}  "
+            f"{strongest['window_no'] + 1} of {note['windows']}"
+        )
+    others = sum(note["contribution"] for note in notes[n:])
+    if notes[n:]:
+        lines.append(f"{f'{len(notes) - n:,} other notes':<48}{others:>+14.3f}")
+    total = explanation["base"] + sum(note["contribution"] for note in notes)
+    return "\n".join([*lines, f"{'total':<48}{total:>+14.3f}"])
