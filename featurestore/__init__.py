@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from featurestore.errors import StoreNotFoundError as StoreNotFoundError
     from featurestore.errors import UnknownNameError as UnknownNameError
     from featurestore.errors import UnusualNightError as UnusualNightError
-    from featurestore.errors import of as of
-    from featurestore.errors import per as per
     from featurestore.source.source import create_store as create_store
     from featurestore.source.sync import sync as sync
     from featurestore.store.forget import forget as forget
@@ -66,9 +64,7 @@ _MODULES = {
     "export.onnx_export.exporter": ("export",),
     "featurestore.cohort.leakage": ("audit",),
     "featurestore.errors": (
-        "per",
         "FeatureStoreError",
-        "of",
         "StoreNotFoundError",
         "StoreBusyError",
         "StoreDamagedError",

@@ -236,8 +236,8 @@ def _not_reached(con: duckdb.DuckDBPyConnection, encoders: Sequence[str]) -> lis
     ]
     if nights:
         places.append(
-            f"{nights:,} means in nights, each of {_FEWEST_NOTES} notes or more, which cannot be "
-            "undone"
+            f"{nights:,} means in nightly_embedding_stats, each of {_FEWEST_NOTES} notes or more, "
+            "which cannot be undone"
         )
     if nobodys:
         places.append(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import featurestore.store.database
 import featurestore.store.store
 from batch.embedding.embed import stage
 from featurestore import Store, create_store, embed_pending, nightly, score, sync, train, verify
@@ -129,7 +130,7 @@ def test_no_id_and_no_vector_is_in_any_file_at_any_time(hospital, tmp_path, monk
     stage(store, Wide())
     eyes.look()
     assert eyes.seen[".shard"][0] > 0
-    monkeypatch.setattr(featurestore.store, "_COMMIT_MEMORY", "60MB")
+    monkeypatch.setattr(featurestore.store.store, "_COMMIT_MEMORY", "60MB")
     with store.transaction("spill") as transaction:  # more than that
         transaction.con.execute(
             # A number of the patient's in each row, among others that cannot be compressed.
@@ -256,7 +257,7 @@ def test_a_plain_store_does_not_mind_a_key(hospital, tmp_path):
 
 def test_without_the_extra_it_says_what_to_install(hospital, tmp_path, monkeypatch):
     store = a_store(hospital, tmp_path / "w.duckdb")
-    monkeypatch.setattr(featurestore.database, "find_spec", lambda _: None)
+    monkeypatch.setattr(featurestore.store.database, "find_spec", lambda _: None)
     with pytest.raises(FeatureStoreError, match=r"clinical-featurestore.encryption."):
         Store(store.path).facts()
 

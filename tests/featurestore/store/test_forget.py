@@ -210,7 +210,7 @@ def held(store):
         stays,
     )
     where |= {"admissions": theirs, "former_stays": theirs, "notes": f"{theirs} OR {stays}"}
-    where["nights"] = "n_notes < 11"
+    where["nightly_embedding_stats"] = "n_notes < 11"
     return {
         table: store.one(f"SELECT count(*) FROM {table} WHERE {condition}")[0]
         for table, condition in where.items()
@@ -259,7 +259,9 @@ def test_the_receipt_counts_what_was_there_and_names_nobody(ward):
     file = ward.folder / "receipt.json"
     assert json.loads(file.read_text()) == receipt
     assert stat.filemode(file.stat().st_mode) == "-rw-------"
-    assert receipt["not_reached"][-1].startswith("1 means in nights, each of 11 notes or more")
+    assert receipt["not_reached"][-1].startswith(
+        "1 means in nightly_embedding_stats, each of 11 notes or more"
+    )
     command, counts = ward.store.sql(
         "SELECT command, counts FROM runs ORDER BY run_id DESC LIMIT 1"
     ).fetchone()
@@ -284,7 +286,7 @@ def test_neither_sync_nor_nightly_brings_the_patient_back(ward):
     facts = ward.night()
     assert facts["forgotten"] == told["notes"]["forgotten"] + 2
     assert facts["scored"] > 0
-    assert set(held(ward.store).values()) == {0, held(ward.store)["nights"]}
+    assert set(held(ward.store).values()) == {0, held(ward.store)["nightly_embedding_stats"]}
     ids = {what: ward.needles[FORGOTTEN][what] for what in ("subject_id", "hadm_id", "note_id")}
     with ward.store.transaction("test", rewrite=True):
         pass

@@ -98,7 +98,7 @@ def test_a_killed_job_leaves_the_old_version_and_a_free_lock(store):
     script = f"""
         import os, signal
         from featurestore import Store
-        with Store({str(store.path)!r}).change("doomed") as transaction:
+        with Store({str(store.path)!r}).transaction("doomed") as transaction:
             transaction.con.execute("DELETE FROM settings")
             os.kill(os.getpid(), signal.SIGKILL)
     """
