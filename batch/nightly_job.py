@@ -84,7 +84,7 @@ def _scorer_of(store: Store, scorer: str, encoder: Encoder) -> str:
 
 def _counts(of_sync: dict[str, Any], changed: Any) -> dict[str, Any]:
     """What the index brought: `seen` notes are new or changed, `excluded` of them excluded."""
-    told = ("total", "new", "changed", "withdrawn", "forgotten", "mended")
+    told = ("total", "new", "changed", "withdrawn", "forgotten", "not_utf8")
     counts = {what: of_sync[what] for what in told if what in of_sync}
     excluded = pc.sum(pc.equal(changed["status"], "excluded")).as_py() or 0
     return {**counts, "seen": len(changed), "excluded": excluded}

@@ -439,13 +439,13 @@ URLS = {
         f"{PROTOCOL}://me@127.0.0.1:1/mimic?sslpassword={PASSWORD}",
         "could not be reached",
     ),
-    "with an @ as it is": (f"{PROTOCOL}://me:a@{PASSWORD}@127.0.0.1:1/mimic", "is no URL"),
+    "with an @ as it is": (f"{PROTOCOL}://me:a@{PASSWORD}@127.0.0.1:1/mimic", "is not a URL"),
     "with a slash as it is": (f"{PROTOCOL}://me:a/{PASSWORD}@127.0.0.1:1/mimic", "not be reached"),
-    "with no host": (f"{PROTOCOL}://me:{PASSWORD}", "is no URL"),
-    "as libpq writes it": (f"{PROTOCOL}:///host=127.0.0.1 password={PASSWORD}", "is no URL"),
-    "of another database": (f"mssql://me:{PASSWORD}@host/mimic", "neither PostgreSQL"),
-    "of no database": (f"nonsense://me:{PASSWORD}@host/mimic", "neither PostgreSQL"),
-    "of no URL": (f"://me:{PASSWORD}@host/mimic", "is no URL"),
+    "with no host": (f"{PROTOCOL}://me:{PASSWORD}", "is not a URL"),
+    "as libpq writes it": (f"{PROTOCOL}:///host=127.0.0.1 password={PASSWORD}", "is not a URL"),
+    "of another database": (f"mssql://me:{PASSWORD}@host/mimic", "is not supported"),
+    "of no database": (f"nonsense://me:{PASSWORD}@host/mimic", "is not supported"),
+    "of no URL": (f"://me:{PASSWORD}@host/mimic", "is not a URL"),
 }
 
 

@@ -263,7 +263,8 @@ def init_command(
     store: Path, source: str, schema: str, live: bool, group: str | None, encrypt: bool
 ) -> None:
     """Make an empty store that reads from a hospital."""
-    from featurestore.source.source import create_store, without_password
+    from featurestore.source.engines import without_password
+    from featurestore.source.source import create_store
 
     given = click.get_current_context().get_parameter_source("source")
     if (
@@ -299,8 +300,8 @@ def sync_command(store: Path, force: bool, since: datetime | None, as_json: bool
             if what in of_table
         )
         click.echo(f"{table:<11}{of_table['total']:>9,}   {changes}")
-    if place := counts["notes"].get("mended"):
-        say(f"{place} is not UTF-8: what could not be read there stands as a replacement character")
+    if place := counts["notes"].get("not_utf8"):
+        say(f"{place} is not UTF-8: its invalid bytes were read as replacement characters")
     excluded = counts["notes"]["excluded"]
     click.echo(f"  ready    {counts['notes']['total'] - sum(excluded.values()):>9,}")
     for reason, count in excluded.items():

@@ -1,1 +1,1 @@
-"""Read a hospital through two SELECTs, and keep the store in step with it."""
+"""Sources: a hospital's tables read through two SELECTs, and their sync into the store."""

@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import SourceError
 from featurestore.source.source import open_source
 from featurestore.store.checksums import KEYS
 from featurestore.store.database import attach, open_duckdb
@@ -138,7 +138,7 @@ def sync(store: Store, force: bool = False, since: date | None = None) -> dict[s
     New, changed and withdrawn rows are followed; where nothing changed, nothing is written. A
     live store is observed up to the moment at which the sync began. With `since`, only notes
     dated that day or later are looked at, and those that were withdrawn wait for a whole sync.
-    Raises FeatureStoreError, with nothing changed, where the source lacks a table or column, or
+    Raises SourceError, with nothing changed, where the source lacks a table or column, or
     an admission its numbers or dates, and, unless `force` is given, where more than half of what
     was there is gone.
     """
@@ -173,15 +173,15 @@ def diff_source(store: Store, force: bool = False, since: date | None = None) ->
     for table, (_, gone) in differences.items():
         held = store.one(f"SELECT count(*) FROM {table}")[0]
         if len(gone) > max(10, held / 2) and not force:
-            raise FeatureStoreError(
+            raise SourceError(
                 f"{len(gone):,} of {held:,} {table} are no longer in the source, which looks "
                 "like half a download; nothing was changed - complete it, or say "
                 "sync --force where they are really withdrawn"
             )
     for table, left_out in forgotten.items():
         counts[table]["forgotten"] = left_out
-    if source.mended:
-        counts["notes"]["mended"] = source.mended
+    if source.not_utf8:
+        counts["notes"]["not_utf8"] = source.not_utf8
     (live,) = store.one("SELECT live FROM settings")
     return SourceDiff(
         counts,
@@ -225,7 +225,7 @@ def _load(
         0
     ]
     if nameless:
-        raise FeatureStoreError(
+        raise SourceError(
             f"{nameless} notes have no note_id, so that they could not be told apart - "
             "complete them in the source"
         )
@@ -301,7 +301,7 @@ def _check_admissions(con: duckdb.DuckDBPyConnection) -> None:
         ).fetchall()[0]
         if count:
             where = f" (hadm_id {example})" if example is not None else ""
-            raise FeatureStoreError(
+            raise SourceError(
                 f"{column.upper()} is {fault} in {count:,} admissions{where} - correct it in "
                 "the source; nothing was changed"
             )
@@ -309,7 +309,7 @@ def _check_admissions(con: duckdb.DuckDBPyConnection) -> None:
         "SELECT hadm_id, count(*) FROM source_admissions GROUP BY 1 HAVING count(*) > 1 ORDER BY 1"
     ).fetchall()
     if twice:
-        raise FeatureStoreError(
+        raise SourceError(
             f"{len(twice)} admissions stand more than once (hadm_id {twice[0][0]}) - correct it "
             "in the source; nothing was changed"
         )

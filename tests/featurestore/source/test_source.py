@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from featurestore import create_store, sync
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import SourceError
 from featurestore.source.source import Source, text_hash
 from featurestore.store.sql_files import SQL
 from tests.hospital import admission, note, own_schema, write_hospital
@@ -80,38 +80,36 @@ def test_a_schema_of_ones_own(folder, tmp_path):
 
 def test_a_missing_table_is_named(folder):
     (folder / "ADMISSIONS.csv").unlink()
-    with pytest.raises(
-        FeatureStoreError, match=r"holds no ADMISSIONS \(as csv .* - name the folder"
-    ):
+    with pytest.raises(SourceError, match=r"has no table ADMISSIONS \(CSV .* - give the folder"):
         Source(folder, "mimic3").check()
 
 
 def test_missing_notes_are_named(folder):
     (folder / "NOTEEVENTS.csv").unlink()
-    with pytest.raises(FeatureStoreError, match="holds no NOTEEVENTS"):
+    with pytest.raises(SourceError, match="has no table NOTEEVENTS"):
         Source(folder, "mimic3").check()
 
 
 def test_a_missing_column_is_named(folder):
     file = folder / "NOTEEVENTS.csv"
     file.write_text(file.read_text().replace("ISERROR", "ERRORFLAG", 1))
-    with pytest.raises(FeatureStoreError, match="has no column ISERROR, which schema mimic3 reads"):
+    with pytest.raises(SourceError, match="has no column ISERROR, which schema mimic3 reads"):
         Source(folder, "mimic3").check()
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(FeatureStoreError, match="is no folder, DuckDB file or URL - name where"):
+    with pytest.raises(SourceError, match="is not a folder, DuckDB file or URL - give the"):
         Source(tmp_path / "nowhere", "mimic3")
 
 
 def test_an_unknown_schema(folder):
-    with pytest.raises(FeatureStoreError, match=r"there is no schema .*nonsense - use mimic3"):
+    with pytest.raises(SourceError, match=r"schema .*nonsense does not exist - use mimic3"):
         Source(folder, "nonsense")
 
 
 def test_the_same_table_twice(folder):
     shutil.copy(folder / "ADMISSIONS.csv", folder / "admissions.csv")
-    with pytest.raises(FeatureStoreError, match="holds admissions twice"):
+    with pytest.raises(SourceError, match="contains the table admissions twice"):
         Source(folder, "mimic3")
 
 
@@ -120,7 +118,7 @@ def test_an_error_of_the_database_never_quotes_a_note(folder, tmp_path):
     shutil.copytree(SQL / "schemas" / "mimic3", own)
     bad = (own / "notes.sql").read_text().replace("row_id AS", "CAST(text AS BIGINT) AS")
     (own / "notes.sql").write_text(bad)
-    with pytest.raises(FeatureStoreError) as refused:
+    with pytest.raises(SourceError) as refused:
         Source(folder, own).note_index()
     assert "ouch" not in str(refused.value)
     assert refused.value.__cause__ is None and refused.value.__suppress_context__
@@ -139,11 +137,9 @@ def test_an_error_of_the_database_never_quotes_a_note(folder, tmp_path):
 def test_a_line_that_cannot_be_read_is_named_and_never_quoted(folder, line, fault):
     with (folder / "NOTEEVENTS.csv").open("ab") as stream:
         stream.write(line)
-    with pytest.raises(
-        FeatureStoreError, match=r"line \d+ of a CSV file cannot be read"
-    ) as refused:
+    with pytest.raises(SourceError, match=r"line \d+ of a CSV file cannot be read") as refused:
         Source(folder, "mimic3").note_index()
-    assert f"({fault}) - mend that line; nothing was changed" in str(refused.value)
+    assert f"({fault}) - correct that line; nothing was changed" in str(refused.value)
     assert "PHI_CANARY" not in str(refused.value)
 
 
@@ -161,10 +157,10 @@ def test_an_empty_table_is_refused(folder, name, tmp_path):
     header = file.read_text().partition("\n")[0]
     store = create_store(tmp_path / "w.duckdb", folder, "mimic3")
     file.write_text(header + "\n")
-    with pytest.raises(FeatureStoreError, match="holds no rows for mimic3"):
+    with pytest.raises(SourceError, match=r"has no rows for the .* of schema mimic3"):
         sync(store)
     file.write_text("")
-    with pytest.raises(FeatureStoreError, match=f"holds no {name}"):
+    with pytest.raises(SourceError, match=f"has no table {name}"):
         sync(store)
 
 
@@ -191,7 +187,7 @@ def test_a_text_that_is_not_utf8_is_read_with_replacement_characters(
     text = "PHI_CANARY " + "\ufffd" * len(bad) + " home"
     assert index["text_hash"].to_pylist()[2] == text_hash(text)
     name = "NOTEEVENTS.csv.gz" if compressed else "NOTEEVENTS.csv"
-    assert source.mended == f"{name}, line {len(data.splitlines())}"
+    assert source.not_utf8 == f"{name}, line {len(data.splitlines())}"
     texts = dict(pair for notes in Source(folder, "mimic3").texts(["1", "3"]) for pair in notes)
     assert texts == {"1": 'says "ouch",\ntwice', "3": text}
     assert "PHI_CANARY" not in "".join(capfd.readouterr())
@@ -222,7 +218,7 @@ def test_the_other_notes_of_a_file_that_is_not_utf8_are_read_as_they_are(folder)
         (
             "    charttime,",
             "    TIMESTAMPTZ '2150-01-01 00:00:00+00' AS charttime,",
-            "CHARTTIME of notes has a time zone .* give the hospital's local time in",
+            "CHARTTIME of notes has a time zone .* select the hospital's local time in",
         ),
     ],
 )
@@ -232,7 +228,7 @@ def test_a_column_of_another_kind_is_named_before_anything_is_read(
     own = own_schema(tmp_path / "own", old, new)
     with (folder / "NOTEEVENTS.csv").open("a") as stream:
         stream.write("a line,that no reader,takes")
-    with pytest.raises(FeatureStoreError, match=message):
+    with pytest.raises(SourceError, match=message):
         create_store(tmp_path / "w.duckdb", folder, own)
     assert not (tmp_path / "w.duckdb").exists()
 
@@ -249,5 +245,5 @@ def test_colons_and_percent_signs_in_a_schema_are_its_own(folder, tmp_path):
 def test_a_flag_that_is_neither_true_nor_false_stops_the_sync(folder, tmp_path):
     own = own_schema(tmp_path / "own", "a.admission_type = 'ELECTIVE' AS", "'maybe' AS")
     store = create_store(tmp_path / "w.duckdb", folder, own)
-    with pytest.raises(FeatureStoreError, match=r"PLANNED is not TRUE or FALSE .*hadm_id 7"):
+    with pytest.raises(SourceError, match=r"PLANNED is not TRUE or FALSE .*hadm_id 7"):
         sync(store)

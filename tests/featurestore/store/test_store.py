@@ -181,7 +181,7 @@ def test_init_changes_nothing_where_it_cannot_go_on(store, tmp_path):
     with pytest.raises(FeatureStoreError, match="exists already"):
         create_store(store.path, tmp_path / "hospital", "mimic3")
     (tmp_path / "hospital" / "ADMISSIONS.csv").unlink()
-    with pytest.raises(FeatureStoreError, match="holds no ADMISSIONS"):
+    with pytest.raises(FeatureStoreError, match="has no table ADMISSIONS"):
         create_store(tmp_path / "new.duckdb", tmp_path / "hospital", "mimic3")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 

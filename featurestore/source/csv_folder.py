@@ -1,0 +1,120 @@
+"""Folders of CSV, CSV.gz and Parquet files, and the repair of CSV files that are not UTF-8."""
+
+import codecs
+import csv
+import gzip
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from featurestore.errors import SourceError
+from featurestore.store.database import quoted
+
+_MAX_LINE_BYTES = 32 * 1024 * 1024  # of a CSV file
+
+
+class RepairedCsv:
+    """A CSV file as an Arrow stream of text columns; DuckDB can read it more than once.
+
+    Each byte that is not valid UTF-8 becomes a replacement character.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        stream = pa.TransformInputStream(
+            pa.input_stream(self.file), lambda part: decoder.decode(part).encode()
+        )
+        reader = pa_csv.open_csv(
+            stream,
+            read_options=pa_csv.ReadOptions(block_size=_MAX_LINE_BYTES),
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+            convert_options=as_text(_header(self.file), quoted_null=True),
+        )
+        return reader.__arrow_c_stream__(requested_schema)
+
+
+def as_text(columns: Sequence[str], quoted_null: bool) -> pa_csv.ConvertOptions:
+    """Return options that read all columns as text and empty fields as NULL.
+
+    An empty field in quotes is NULL too if `quoted_null`, else an empty text.
+    """
+    return pa_csv.ConvertOptions(
+        column_types=dict.fromkeys(columns, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=quoted_null,
+    )
+
+
+def folder_tables(folder: Path, repair: bool = False) -> dict[str, str | RepairedCsv]:
+    """Map each table of a folder to the SQL that reads its file, or to a repaired CSV file.
+
+    A CSV file without a header line is omitted. `repair` reads CSV files through RepairedCsv,
+    which is slower. Raises SourceError where two files are the same table.
+    """
+    tables: dict[str, str | RepairedCsv] = {}
+    for name, file in _files(folder).items():
+        if file.suffix == ".parquet":
+            tables[name] = f"read_parquet({quoted(file.resolve())})"
+        elif header := _header(file):
+            tables[name] = RepairedCsv(file) if repair else _read_csv(file, header)
+    return tables
+
+
+def first_line_not_utf8(folder: Path) -> str | None:
+    """Return the file name and line number of the first line that is not UTF-8 in a CSV file."""
+    for file in _files(folder).values() if folder.is_dir() else ():
+        if file.suffix == ".parquet":
+            continue
+        opened = gzip.open if file.suffix == ".gz" else open
+        with opened(file, "rb") as stream:
+            for number, line in enumerate(stream, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError:
+                    return f"{file.name}, line {number}"
+    return None
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Map lower-case table names to NAME.csv, NAME.csv.gz or NAME.parquet; subfolders included."""
+    files: dict[str, Path] = {}
+    for file in sorted([*folder.iterdir(), *folder.glob("*/*")]):
+        name = re.sub(r"\.(csv|csv\.gz|parquet)$", "", file.name.lower())
+        if name == file.name.lower():
+            continue
+        if name in files:
+            raise SourceError(
+                f"{folder} contains the table {name} twice, as {files[name].name} and "
+                f"{file.name} - remove one"
+            )
+        files[name] = file
+    return files
+
+
+def _read_csv(file: Path, header: Sequence[str]) -> str:
+    # The types and the dialect are given, so that DuckDB infers nothing from the first rows.
+    columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in header)
+    return (
+        f"read_csv({quoted(file.resolve())}, auto_detect = false, columns = {{{columns}}}, "
+        "header = true, delim = ',', quote = '\"', escape = '\"', nullstr = '', "
+        f"max_line_size = {_MAX_LINE_BYTES})"
+    )
+
+
+def _header(file: Path) -> list[str]:
+    """Return a CSV file's column names; none if its first line is unreadable or repeats a name."""
+    opened = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opened(file, "rt", encoding="utf-8-sig", errors="replace", newline="") as stream:
+            header = next(csv.reader(stream), [])
+    except (OSError, EOFError, csv.Error):
+        return []
+    return header if len({name.lower() for name in header}) == len(header) else []

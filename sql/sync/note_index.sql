@@ -1,0 +1,31 @@
+-- note_index: which notes does the source have, without their text?
+--
+-- Grain:   one row per note of canonical_notes, the CTE that Source makes of a schema's SELECT.
+-- Columns: those of canonical_notes but the text; its MD5, length and whether it is blank.
+-- Params:  since (a date as text, or NULL for all notes), blanks (the characters of a blank text).
+-- Runs on the source's database, DuckDB or PostgreSQL, so that no text is transferred. Times are
+-- compared as text, which both write alike and which an invalid date cannot stop.
+SELECT
+    note_id,
+    subject_id,
+    hadm_id,
+    category,
+    chartdate,
+    charttime,
+    storetime,
+    is_error,
+    md5(coalesce(text, '')) AS text_hash,
+    length(coalesce(text, '')) AS n_chars,
+    -- The first characters of most texts show that they are not blank.
+    ltrim(substr(coalesce(text, ''), 1, 64), params.blanks) = ''
+    AND ltrim(coalesce(text, ''), params.blanks) = '' AS is_blank
+FROM canonical_notes
+CROSS JOIN params
+WHERE
+    params.since IS NULL
+    OR coalesce(
+        CAST(storetime AS VARCHAR),
+        CAST(charttime AS VARCHAR),
+        CAST(chartdate AS VARCHAR),
+        params.since
+    ) >= params.since
