@@ -1,4 +1,4 @@
--- nights: what were the vectors of each night like? Tonight's are compared with the last ones.
+-- nightly_embedding_stats: what were the vectors of each night like? Tonight's are compared with the last ones.
 --
 -- Grain:   one row per nightly run, encoder and note category (run_id, encoder_id, category).
 -- Columns: n_notes and n_windows embedded that night, embedding (the mean of the windows), spread

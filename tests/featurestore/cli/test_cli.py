@@ -9,9 +9,9 @@ import time
 import click
 import pytest
 from click.testing import CliRunner
-from featurestore.group.group import COMMANDS, main
 
 from featurestore import Store
+from featurestore.cli.group import COMMANDS, main
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
@@ -154,7 +154,7 @@ def test_the_way_from_embed_to_scores(ward, model, tmp_path, write_prose):
     assert int(first[0]) % 2 == 1 and float(first[1]) > 0.5
     (encoder,) = [row["encoder"] for row in Store(ward).facts()["encoders"]]
     assert "is the active encoder" in run("promote", ward, encoder).stdout
-    with Store(ward).change("test") as transaction:
+    with Store(ward).transaction("test") as transaction:
         transaction.con.execute("UPDATE encoders SET active = FALSE")
     assert re.search(
         rf"^  encoder {encoder}  dim 128  .*active False", run("info", ward).stdout, re.M

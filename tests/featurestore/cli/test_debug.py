@@ -218,7 +218,7 @@ def test_threads_finalizers_and_native_code_quote_nothing(ward, tmp_path, debug)
 )
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_job_with_one_line(ward, tmp_path, busy, number, status):
-    script = f"from featurestore import Store\nwith Store({str(ward)!r}).change('test'):\n"
+    script = f"from featurestore import Store\nwith Store({str(ward)!r}).transaction('test'):\n"
     script += "    print('begun', flush=True)\n" + textwrap.indent(busy, "    ")
     process = in_a_process(tmp_path, script, "sync", ward)
     process.stdout.readline()
