@@ -4,8 +4,6 @@ import csv
 import re
 import shutil
 
-import duckdb
-
 from featurestore.store.sql_files import SQL
 from tests.timeline import day
 
@@ -69,20 +67,6 @@ def write_hospital(folder, admissions, notes, patients=None):
             writer.writeheader()
             writer.writerows(rows)
     return folder
-
-
-def made_by_an_older_version(path, *changes):
-    """Take from a store what came later: the audit trail, its seal, and what `changes` remove."""
-    path.with_name(path.name + ".seal").unlink(missing_ok=True)
-    trail = [
-        f"runs DROP COLUMN {column}" for column in ("uid hash_before hash_after chain".split())
-    ]
-    with duckdb.connect(path) as con:
-        for table in (*trail, "settings DROP COLUMN secret", "scorers DROP COLUMN coef_hash"):
-            con.execute(f"ALTER TABLE {table}")
-        for change in changes:
-            con.execute(change)
-    return path
 
 
 def own_schema(folder, old, new, tables_in=""):

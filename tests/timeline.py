@@ -39,7 +39,7 @@ def empty_store(*, observed_until=None):
     con = duckdb.connect(":memory:")
     make_objects(con, TABLES + RULES)
     con.execute(
-        "INSERT INTO settings VALUES ('-', '-', $1, $2, NULL)",
+        "INSERT INTO settings VALUES ('-', '-', $1, $2, '')",
         [bool(observed_until), observed_until],
     )
     return con

@@ -23,7 +23,7 @@ from batch.training.model_selection import (
     fits,
 )
 from featurestore.errors import FeatureStoreError
-from featurestore.store.store import Store, Transaction
+from featurestore.store.store import COEF_HASH, Store, Transaction
 
 LABEL_RULE = "readmission"
 AGGREGATES = ("mean", "clinicalbert")
@@ -135,7 +135,9 @@ def _add_scorer(
     transaction.con.execute(
         "INSERT INTO scorers SELECT $id, $name, $version, $encoder, $cutoff, $rule, "
         "$horizon, coef, $intercept, $metrics, $hash, $now, $aggregate, "
-        "$calibration_slope, $calibration_intercept, NULL FROM coefficients",
+        f"$calibration_slope, $calibration_intercept, {COEF_HASH} FROM (SELECT coef, "
+        "$intercept AS intercept, $calibration_slope AS calibration_slope, "
+        "$calibration_intercept AS calibration_intercept FROM coefficients)",
         {
             "id": f"{name}-v{number}",
             "name": name,

@@ -16,33 +16,23 @@ from typing import Any
 import duckdb
 
 from featurestore.errors import FeatureStoreError
-from featurestore.store.checksums import contents, has_column, store_hash
+from featurestore.store.checksums import contents, store_hash
 from featurestore.store.files import private_file
 
 _PIECE = 1 << 24  # bytes
-_LINKED = (
-    "run_id, command, started_at, finished_at, status, CAST(counts AS VARCHAR), "
-    "CAST(versions AS VARCHAR), uid, hash_before, hash_after"
+_COLUMNS = (
+    *("run_id", "command", "started_at", "finished_at", "status", "counts", "versions", "uid"),
+    *("hash_before", "hash_after"),
 )
 
 
 def record_run(con: duckdb.DuckDBPyConnection, **run: Any) -> None:
     """Write a run down, linked to the one before it; `run` has the columns of `runs`."""
+    run |= {"finished_at": datetime.now(), "status": "done", "uid": os.getuid()}
     (before,) = con.execute("SELECT max_by(chain, run_id) FROM runs").fetchall()[0]
-    con.execute(
-        """
-        INSERT INTO runs BY NAME
-        SELECT
-            $run_id AS run_id, $command AS command, $started_at AS started_at,
-            $finished_at AS finished_at, 'done' AS status, $counts AS counts,
-            $versions AS versions, $uid AS uid, $hash_before AS hash_before,
-            $hash_after AS hash_after
-        """,
-        {**run, "finished_at": datetime.now(), "uid": os.getuid()},
-    )
-    last = f"SELECT {_LINKED} FROM runs WHERE run_id = $1"
-    row = con.execute(last, [run["run_id"]]).fetchall()[0]
-    con.execute("UPDATE runs SET chain = $1 WHERE run_id = $2", [_link(before, row), run["run_id"]])
+    run["chain"] = _link(before, tuple(run[column] for column in _COLUMNS))
+    values = ", ".join(f"${column} AS {column}" for column in run)
+    con.execute(f"INSERT INTO runs BY NAME SELECT {values}", run)
 
 
 def _link(before: str | None, row: tuple[Any, ...]) -> str:
@@ -52,18 +42,15 @@ def _link(before: str | None, row: tuple[Any, ...]) -> str:
 
 def broken_links(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Where the trail has a gap, or was changed; a sentence each."""
-    if not has_column(con, "runs", "chain"):
-        yield "runs has no audit trail yet: the next command that changes the store begins one"
-        return
     rows = con.execute(
-        f"SELECT {_LINKED}, chain, versions ->> '$.duckdb' FROM runs ORDER BY run_id"
+        f"SELECT {', '.join(_COLUMNS)}, chain, versions ->> '$.duckdb' FROM runs ORDER BY run_id"
     ).fetchall()
     last, link, left, hashed_by = None, None, None, None
     for *run, chain, duckdb_version in rows:
         number, *_, found, leaves = run
         if last is not None and number != last + 1:
             yield f"runs lacks what came between run {last} and run {number}"
-        elif chain != _link(link, tuple(run)) and not (chain is None and link is None):
+        elif chain != _link(link, tuple(run)):
             yield f"run {number} in runs is not as it was written, or does not follow from the last"
         elif left not in (None, found) and hashed_by == duckdb_version:
             yield f"between run {last} and run {number} something else changed the store"
@@ -75,10 +62,9 @@ def broken_links(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
 
 
 def head(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
-    """The last run's number and link; of a store older than the trail the link is empty."""
-    chain = "coalesce(max_by(chain, run_id), '')" if has_column(con, "runs", "chain") else "''"
+    """The last run's number and link."""
     row: tuple[int, str] = con.execute(
-        f"SELECT coalesce(max(run_id), 0), {chain} FROM runs"
+        "SELECT coalesce(max(run_id), 0), coalesce(max_by(chain, run_id), '') FROM runs"
     ).fetchall()[0]
     return row
 

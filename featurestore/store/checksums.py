@@ -47,12 +47,6 @@ def tables(con: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in con.execute(query).fetchall()]
 
 
-def has_column(con: duckdb.DuckDBPyConnection, table: str, column: str) -> bool:
-    """Whether a table has a column; a store of an older version gets it with its next change."""
-    columns = con.execute(f"SELECT column_name FROM (DESCRIBE {table})").fetchall()
-    return (column,) in columns
-
-
 def content(con: duckdb.DuckDBPyConnection, table: str) -> Content:
     """What a table holds now."""
     # The hash of a vector stands beside it: a commit need not read every vector again.
@@ -102,9 +96,6 @@ def duplicate_keys(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
 def changed(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """What is not as the manifest says, and each vector that is not as it was written."""
     there = tables(con)
-    if "manifest" not in there:
-        yield "there is no manifest: the next command that changes the store writes one"
-        return
     written = {
         row[0]: row[1:]
         for row in con.execute(

@@ -132,8 +132,6 @@ def forget(
 
 def forgotten_test(store: Store) -> Callable[[int | None], bool] | None:
     """Was the patient of a number forgotten? None where nobody was."""
-    if not store.has_table("forgotten"):
-        return None
     rows = store.sql("SELECT key, patient_hash FROM forgotten").fetchall()
     hashes = {patient_hash for _, patient_hash in rows}
     return (lambda number: _hash(rows[0][0], number) in hashes) if rows else None
@@ -152,7 +150,7 @@ def _receipt_file(output: str | Path | None) -> AbstractContextManager[IO[Any] |
 
 
 def _check_known(store: Store, wanted: Sequence[int]) -> None:
-    tables = ["admissions", "notes", *(["former_stays"] if store.has_table("former_stays") else [])]
+    tables = ("admissions", "notes", "former_stays")
     known = " UNION ".join(f"SELECT subject_id FROM {table}" for table in tables)
     held = {number for (number,) in store.sql(known).fetchall()}
     if unknown := [number for number in wanted if number not in held]:

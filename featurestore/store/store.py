@@ -33,7 +33,6 @@ from featurestore.store.checksums import (
     check_keys,
     contents,
     duplicate_keys,
-    has_column,
     store_hash,
     write_manifest,
 )
@@ -222,14 +221,7 @@ class Store:
 
     def secret(self) -> bytes:
         """Random bytes of this store alone, by which it knows what is its own."""
-        if not has_column(self.connect(), "settings", "secret"):
-            return b""  # of an older version; the next change makes one
-        return bytes(self.one("SELECT coalesce(secret, ''::BLOB) FROM settings")[0])
-
-    def has_table(self, name: str) -> bool:
-        """Whether a table is there; one that came since gets into a store with its next change."""
-        query = "SELECT count(*) FROM duckdb_tables() WHERE (database_name, table_name) = ($d, $t)"
-        return bool(self.one(query, d="store", t=name)[0])
+        return bytes(self.one("SELECT secret FROM settings")[0])
 
     def facts(self) -> dict[str, Any]:
         """What the store holds, for a person or a machine: sizes, encoders, scorers, last runs."""
@@ -329,7 +321,8 @@ class Store:
                 last = head(con)
                 con.execute("BEGIN")
                 hash_before = store_hash(contents(con))
-                _renew(con)
+                # A macro that something else changed is repaired, and a new release's rules apply.
+                make_objects(con, RULES)
                 transaction = Transaction(con, last[0] + 1)
                 yield transaction
                 check_keys(con)
@@ -466,11 +459,7 @@ def set_width(con: duckdb.DuckDBPyConnection, dim: int) -> None:
     """Make the vector tables `dim` wide; the store must not hold a vector yet."""
     for name in VECTORS:
         con.execute(f"DROP TABLE {name}")
-        con.execute(_table(name, dim))
-
-
-def _table(name: str, dim: int) -> str:
-    return read_sql(f"tables/{name}").replace("[768]", f"[{dim}]")
+        con.execute(read_sql(f"tables/{name}").replace("[768]", f"[{dim}]"))
 
 
 def check_question(cutoff: str = "72h", horizon_days: int = 30) -> None:
@@ -484,7 +473,6 @@ def check_question(cutoff: str = "72h", horizon_days: int = 30) -> None:
 def _record(transaction: Transaction, command: str, started_at: datetime, hash_before: str) -> None:
     """Write the run and the manifest, the last rows of a commit."""
     con = transaction.con
-    con.execute(f"UPDATE scorers SET coef_hash = {COEF_HASH} WHERE coef_hash IS NULL")
     held = contents(con)
     versions = {"clinical-featurestore": __version__, "duckdb": duckdb.__version__}
     record_run(
@@ -498,37 +486,6 @@ def _record(transaction: Transaction, command: str, started_at: datetime, hash_b
         hash_after=store_hash(held),
     )
     write_manifest(con, held, transaction.run_id)
-
-
-def _renew(con: duckdb.DuckDBPyConnection) -> None:
-    """Give a store that an older version made today's rules, and the tables that came since."""
-    there = {
-        name
-        for (name,) in con.execute(
-            "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
-        ).fetchall()
-    }
-    (width,) = con.execute("SELECT max(dim) FROM encoders").fetchall()[0]
-    for name in set(TABLES) - there:
-        con.execute(_table(name, width or 768))
-    _add_columns(con)
-    con.execute("UPDATE settings SET secret = $1 WHERE secret IS NULL", [secrets.token_bytes(32)])
-    make_objects(con, RULES)
-
-
-def _add_columns(con: duckdb.DuckDBPyConnection) -> None:
-    """Give tables the columns that came since; new ones stand last in their files."""
-    columns = (
-        "SELECT table_name, column_name, data_type, column_default FROM duckdb_columns() "
-        "WHERE NOT internal AND database_name = current_database() ORDER BY column_index"
-    )
-    there = {tuple(row[:2]) for row in con.execute(columns).fetchall()}
-    with contextlib.closing(open_duckdb()) as today:
-        make_objects(today, TABLES)
-        for table, column, kind, default in today.execute(columns).fetchall():
-            if (table, column) not in there:
-                given = f" DEFAULT {default}" if default else ""
-                con.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}{given}")
 
 
 def _check_written(draft: Path) -> tuple[int, str]:

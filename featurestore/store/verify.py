@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
 from featurestore.store.audit_log import broken_links, check_seal, digest, head, read_seal, seal_of
-from featurestore.store.checksums import changed, duplicate_keys, has_column
+from featurestore.store.checksums import changed, duplicate_keys
 from featurestore.store.shard_seal import SUFFIX, ShardSeal
 from featurestore.store.store import COEF_HASH, CUTOFFS, RULES, Store
 
@@ -178,10 +178,9 @@ def _odd_notes(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
 
 def _odd_scorers(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Scorers whose coefficients are not those that were fitted."""
-    if has_column(con, "scorers", "coef_hash"):
-        query = f"SELECT scorer_id FROM scorers WHERE coef_hash <> {COEF_HASH} ORDER BY 1"
-        for (scorer,) in con.execute(query).fetchall():
-            yield f"the coefficients of {scorer} are not those that were fitted"
+    query = f"SELECT scorer_id FROM scorers WHERE coef_hash <> {COEF_HASH} ORDER BY 1"
+    for (scorer,) in con.execute(query).fetchall():
+        yield f"the coefficients of {scorer} are not those that were fitted"
 
 
 def _odd_means(con: duckdb.DuckDBPyConnection) -> Iterator[str]:

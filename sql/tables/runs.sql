@@ -4,8 +4,7 @@
 -- Columns: started_at and finished_at (local time), counts and versions (JSON), uid (the user's
 --          number on the machine that it ran on), hash_before and hash_after (SHA-256 of what the
 --          other tables held when it began and when it ended), chain (SHA-256 of this row and the
---          chain of the row before: a row that is changed or removed breaks it). Runs by a version
---          of this program that kept no trail have none of the last four.
+--          chain of the row before: a row that is changed or removed breaks it).
 CREATE TABLE runs (
     run_id INTEGER NOT NULL,
     command VARCHAR NOT NULL,
@@ -14,8 +13,8 @@ CREATE TABLE runs (
     status VARCHAR NOT NULL,
     counts JSON NOT NULL,
     versions JSON NOT NULL,
-    uid INTEGER,
-    hash_before VARCHAR,
-    hash_after VARCHAR,
-    chain VARCHAR
+    uid INTEGER NOT NULL,
+    hash_before VARCHAR NOT NULL,
+    hash_after VARCHAR NOT NULL,
+    chain VARCHAR NOT NULL
 );

@@ -22,8 +22,8 @@ CREATE TABLE scorers (
     metrics JSON NOT NULL,
     training_hash VARCHAR NOT NULL,
     created_at TIMESTAMP NOT NULL,
-    aggregate VARCHAR DEFAULT 'mean',
-    calibration_slope DOUBLE DEFAULT 1,
-    calibration_intercept DOUBLE DEFAULT 0,
-    coef_hash VARCHAR
+    aggregate VARCHAR NOT NULL,
+    calibration_slope DOUBLE NOT NULL,
+    calibration_intercept DOUBLE NOT NULL,
+    coef_hash VARCHAR NOT NULL
 );

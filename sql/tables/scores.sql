@@ -10,5 +10,5 @@ CREATE TABLE scores (
     probability DOUBLE NOT NULL CHECK (probability BETWEEN 0 AND 1),
     prediction_time TIMESTAMP NOT NULL,
     scored_at TIMESTAMP NOT NULL,
-    input_hash UBIGINT
+    input_hash UBIGINT NOT NULL
 );

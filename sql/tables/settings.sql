@@ -10,5 +10,5 @@ CREATE TABLE settings (
     schema_name VARCHAR NOT NULL,
     live BOOLEAN NOT NULL,
     observed_until TIMESTAMP,
-    secret BLOB
+    secret BLOB NOT NULL
 );

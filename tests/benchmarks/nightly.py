@@ -67,7 +67,7 @@ def some_scorer(store):
         transaction.con.execute(
             "INSERT INTO scorers SELECT 'readmit-v1', 'readmit', 1, encoder_id, '72h', "
             "'readmission', 30, [0.01::FLOAT for x in range(768)], 0, '{}', '', now(), "
-            "'mean', 1, 0, NULL FROM encoders"
+            "'mean', 1, 0, '' FROM encoders"
         )
 
 

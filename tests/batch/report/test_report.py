@@ -69,9 +69,10 @@ def with_scorer(store, one_outcome=False, **changed):
     with store.transaction("train") as transaction:
         transaction.con.execute(
             "INSERT INTO scorers (scorer_id, name, version, encoder_id, cutoff, label_rule, "
-            "horizon_days, coef, intercept, metrics, training_hash, created_at, aggregate) VALUES "
+            "horizon_days, coef, intercept, metrics, training_hash, created_at, aggregate, "
+            "calibration_slope, calibration_intercept, coef_hash) VALUES "
             "('readmit-v1', 'readmit', 1, 'one-00000000', '72h', 'readmission', 30, [1, 2, 3, 4], "
-            "0.5, $1, 'abcdef', TIMESTAMP '2026-01-02 03:04:05', 'mean')",
+            "0.5, $1, 'abcdef', TIMESTAMP '2026-01-02 03:04:05', 'mean', 1, 0, '')",
             [json.dumps(metrics)],
         )
         told = np.clip(rng.normal(0.35, 0.15, (len(rows), 4)), 0.01, 0.99)

@@ -17,9 +17,9 @@ from sklearn.preprocessing import StandardScaler
 from batch.training.baselines import word_counts
 from batch.training.model_selection import GRID, Cohort, Vectors, best, calibrate, fits
 from batch.training.train import training_set
-from featurestore import Store, create_store, embed_pending, promote, score, sync, train, verify
+from featurestore import Store, create_store, embed_pending, promote, score, sync, train
 from featurestore.errors import FeatureStoreError
-from tests.hospital import admission, made_by_an_older_version, note, write_hospital
+from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
 PATIENTS = 400
@@ -521,27 +521,3 @@ def test_an_interval_wider_than_the_effect_is_a_warning(trained):
     estimate, low, high = facts["test"]["scorer"]["auroc"]
     told = [warning for warning in facts["warnings"] if "wider than its distance" in warning]
     assert bool(told) == (low > 0.5 and high - low > estimate - 0.5)
-
-
-def test_an_older_store_gets_the_columns_that_came_since(embedded, tmp_path):
-    store = copy_of(embedded, tmp_path)
-    train(store, "readmit", baseline=False, aggregate="mean")
-    store.connect().close()
-    made_by_an_older_version(
-        store.path,
-        "ALTER TABLE scorers DROP COLUMN aggregate",
-        "ALTER TABLE scorers DROP COLUMN calibration_slope",
-        "ALTER TABLE scorers DROP COLUMN calibration_intercept",
-        "ALTER TABLE scores DROP COLUMN input_hash",
-        "ALTER TABLE encoders DROP COLUMN head",
-        "DROP TABLE archived_admission_embeddings",
-    )
-    store = Store(store.path)
-    promote(store, "one-00000000")
-    assert score(store, "readmit")["scored"] == PATIENTS
-    assert store.one("SELECT aggregate, calibration_slope, calibration_intercept FROM scorers") == (
-        "mean",
-        1,
-        0,
-    )
-    assert verify(store) == []

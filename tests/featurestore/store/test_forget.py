@@ -34,7 +34,7 @@ from featurestore.store.shard_seal import ShardSeal
 from featurestore.store.store import RULES, TABLES
 from tests import jobs
 from tests.conftest import WordCounter
-from tests.hospital import admission, made_by_an_older_version, note, write_hospital
+from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
 PATIENTS = 40
@@ -438,15 +438,6 @@ def test_an_encoder_that_may_know_the_patient_is_listed(ward):
     )
     assert forget(ward.store, [sides["test"]])["encoders"] == []
     assert forget(ward.store, [sides["train"]])["encoders"] == ["counter-00000000"]
-
-
-def test_a_store_that_an_older_version_made(ward):
-    # The tables are not there until the next change.
-    ward.store.connect().close()
-    made_by_an_older_version(ward.store.path, "DROP TABLE forgotten", "DROP TABLE former_stays")
-    assert "forgotten" not in sync(ward.store)["notes"]
-    forget(ward.store, [patient(FORGOTTEN)])
-    assert verify(ward.store) == []
 
 
 STEPS = ("copy", "clean", "checkpoint", "fsync", "rename")

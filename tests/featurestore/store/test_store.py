@@ -69,7 +69,7 @@ def test_a_version_in_which_something_stands_twice_is_refused(store):
             transaction.con.execute(
                 "INSERT INTO scorers SELECT 's-v1', 's', 1, 'e', '72h', 'readmission', 30, "
                 "list_value(0.5)::FLOAT[] || [0.5 for x in range(767)], 0, '{}', 'h', now(), "
-                "'mean', 1, 0, NULL"
+                "'mean', 1, 0, ''"
             )
     assert store.one("SELECT count(*) FROM scorers") == (0,)
 
@@ -186,7 +186,7 @@ def test_init_changes_nothing_where_it_cannot_go_on(store, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_a_store_that_an_older_version_made_gets_todays_rules_with_the_next_job(store):
+def test_the_next_job_makes_a_missing_macro_again(store):
     with store.transaction("test") as transaction:
         transaction.con.execute("DROP MACRO TABLE clinicalbert_labels")
     with pytest.raises(duckdb.CatalogException):

@@ -166,7 +166,7 @@ def test_a_file_that_others_may_read_is_found(store, ward, name):
             id="the last run is removed"),
         pytest.param(["UPDATE runs SET uid = 1 WHERE run_id = 2"], "run 2 in runs is not as it was",
             id="a run is said to be somebody else's"),
-        pytest.param(["UPDATE runs SET chain = NULL WHERE run_id = 2"], "run 2 in runs is not as it"
+        pytest.param(["UPDATE runs SET chain = '' WHERE run_id = 2"], "run 2 in runs is not as it"
             " was", id="a link is removed"),
         pytest.param(["UPDATE notes SET n_chars = 0"], "the store is not as run 4 left it",
             id="notes are changed"),
