@@ -7,7 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from batch.training.metrics import PatientBootstrap, auroc, log_odds, platt, probability
-from batch.training.regression import Path, Standard, fit_path, polish, standardise
+from batch.training.regression import (
+    RegularizationPath,
+    fit_exactly,
+    fit_path,
+    standardize,
+)
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -185,15 +190,14 @@ class _Fitted:
         self.vectors, self.cohort, self.members = vectors, cohort, members
         some, self.who = vectors.some(members), cohort.some(members)
         self.weight = some.weight()
-        self.standard: Standard = standardise(some.X, self.weight)
+        self.standard = standardize(some.X, self.weight)
         self.fitted = Vectors(some.aggregate, self.standard.Z, some.of)
         self.y = self.who.y[self.fitted.of]  # (rows,)
         self.fold = self._folds() if folds else None
-        self.path: Path | None = self._path(GRID) if folds else None
-
-    def _path(self, grid: tuple[float, ...]) -> Path:
-        fold = None if self.fold is None else self.fold[self.fitted.of]
-        return fit_path(self.standard.Z, self.y, self.weight, grid, fold)
+        self.path: RegularizationPath | None = None
+        if self.fold is not None:
+            fold = self.fold[self.fitted.of]
+            self.path = fit_path(self.standard.Z, self.y, self.weight, GRID, fold)
 
     def _folds(self) -> npt.NDArray[np.int64]:
         """A fold for each admission; all of a patient are in one: (admissions,)."""
@@ -208,8 +212,8 @@ class _Fitted:
 
     def held_out(self) -> list[Floats]:
         """Of every C, the log odds of the admissions by fits without their fold."""
-        assert self.path is not None and self.path.held_out is not None
-        return [self.fitted.log_odds(of_rows) for of_rows in self.path.held_out]
+        assert self.path is not None
+        return [self.fitted.log_odds(of_rows) for of_rows in self.path.out_of_fold]
 
     def choose_c(self) -> float:
         """The C with the best mean AUROC over the folds; of equals that with the least loss."""
@@ -220,15 +224,14 @@ class _Fitted:
         """The C with the best AUROC on other admissions; of equals that with the least loss."""
         assert self.path is not None
         some, y = self.vectors.some(others), self.cohort.y[others]
-        raw = [self.standard.raw(theta) for theta in self.path.theta]
+        raw = [self.standard.unscale(theta) for theta in self.path.theta]
         told = [some.log_odds(some.X @ coef.astype(np.float32) + b) for coef, b in raw]
         return _best_c(y, np.zeros(len(y), np.int64), told)
 
     def fit(self, c: float, fitted_on: str) -> Fit:
         """The regression at a C, to double precision."""
-        near = self.path.theta[GRID.index(c)] if self.path else self._path((c,)).theta[0]
-        theta = polish(self.standard.Z, self.y, self.weight, c, near)
-        coef, intercept = self.standard.raw(theta)
+        theta = fit_exactly(self.standard.Z, self.y, self.weight, c)
+        coef, intercept = self.standard.unscale(theta)
         told = self.vectors.log_odds(self.vectors.X @ coef + intercept)
         out_of_fold = told.copy()
         if self.path:

@@ -16,7 +16,7 @@ import numpy as np
 from batch.report.data import report
 from batch.training.metrics import METRICS, PatientBootstrap
 from batch.training.model_selection import GRID
-from batch.training.regression import fit_path, standardise
+from batch.training.regression import fit_path, standardize
 from batch.training.train import training_set
 from featurestore import create_store, embed_pending, score, sync, train, write_hospital
 from tests.benchmarks.common import row, timed
@@ -55,7 +55,7 @@ def cross_validation(X, y, subject_id):
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.model_selection import GroupKFold
 
-    Z = standardise(X).Z
+    Z = standardize(X, np.ones(len(y))).Z
     cuts = list(GroupKFold(5).split(Z, groups=subject_id))
     fold = np.zeros(len(y), np.int64)
     for number, (_, held_out) in enumerate(cuts):
