@@ -1,26 +1,33 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# A process for each core, each with one thread: on small matrices more threads only cost time.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test test-kill check bench
+.PHONY: demo test test-slow test-all test-kill check bench
 
-demo: $(INSTALLED)  ## the main job, on a synthetic hospital
+demo: $(INSTALLED)  ## the whole pipeline on a synthetic hospital
 	$(BIN)/featurestore demo demo
 
-# A process a core, each with one thread: on small matrices more of them cost ten times what they save.
-test: $(INSTALLED)
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+test: $(INSTALLED)  ## every promise at small size, in under 5 minutes on 2 cores
+	$(PYTEST) -m "not slow"
 
-test-kill: $(INSTALLED)  ## 200 kills at random moments; minutes
-	KILLS=200 $(BIN)/pytest tests/batch/test_unkillable.py
+test-slow: $(INSTALLED)  ## what `test` leaves out: kills, fuzzing, the whole demo, model families
+	$(PYTEST) -m slow
 
-check: $(INSTALLED)  ## lint, types, SQL
+test-all: $(INSTALLED)  ## every test
+	$(PYTEST)
+
+test-kill: $(INSTALLED)  ## 200 kills at random moments
+	KILLS=200 $(BIN)/pytest tests/batch/embedding/test_kills.py
+
+check: $(INSTALLED)  ## format, lint, types, SQL
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint --disable-progress-bar sql
 
-bench: $(INSTALLED)
+bench: $(INSTALLED)  ## the benchmarks, alone on the machine
 	$(BIN)/python -m tests.benchmarks.pipeline
 	$(BIN)/python -m tests.benchmarks.scorer
 	$(BIN)/python -m tests.benchmarks.nightly
