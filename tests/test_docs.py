@@ -15,6 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import featurestore
 from featurestore import Store, create_store, sync, write_hospital
 from featurestore.cli import main
 
@@ -345,6 +346,19 @@ def test_the_sql_page_names_every_table_column_view_and_macro(walked):
         call = name if is_view else f"{name}({arguments.get(name, '')})"
         described = con.sql(f"SELECT * FROM {call} LIMIT 0").columns
         assert re.findall(r"`(\w+)`", listed) == described, name
+
+
+def test_the_python_page_names_every_public_name():
+    page = read("docs/python.md")
+    for name in featurestore.__all__:
+        assert f"`{name}`" in page, name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_command_lines_in_other_blocks_parse(page):
+    for block in blocks(page, "ini", "text"):
+        for line in re.findall(r"(?:^[\d *]+|=/\S*/)featurestore (.*)$", block.text, re.M):
+            assert parse(shlex.split(line.partition(">>")[0]))
 
 
 def test_the_tests_of_the_promises_exist():
