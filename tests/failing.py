@@ -35,7 +35,7 @@ def bad_letters():
 
 
 def no_such_key():
-    {}[CANARY]
+    dict[str, str]()[CANARY]
 
 
 def no_such_key_in_our_own_words():
@@ -125,7 +125,7 @@ def whose_words_fail():
 def rust_panics():
     from tokenizers import NormalizedString
 
-    NormalizedString(CANARY).for_each(lambda letter: {}[CANARY])
+    NormalizedString(CANARY).for_each(lambda letter: dict[str, str]()[CANARY])
 
 
 def stopped():

@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +94,8 @@ def store(whole, tmp_path):
 
 
 def test_a_bomb_goes_off_where_it_is_loaded(tmp_path):
-    for number, (loads, form) in enumerate([(pickle.loads, bytes), (np.load, io.BytesIO)]):
+    cases: list[Any] = [(pickle.loads, bytes), (np.load, io.BytesIO)]
+    for number, (loads, form) in enumerate(cases):
         there = tmp_path / f"exploded-{number}"
         settings = {"allow_pickle": True} if loads is np.load else {}
         loads(form(pickle.dumps(Bomb(there))), **settings).close()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import duckdb
@@ -126,8 +127,8 @@ def program(tmp_path):
         assert processes.seen == []
         return told(plan, done)
 
-    run.places = list(places.values())
-    run.work = places["work"]
+    run.places = list(places.values())  # type: ignore[attr-defined]
+    run.work = places["work"]  # type: ignore[attr-defined]
     return run
 
 
@@ -191,7 +192,7 @@ def test_no_command_lets_a_note_out(program, checkpoint, model, tmp_path):
     store, small = "ward.duckdb", ["--epochs", "0.2", "--batch-size", "16", "--max-tokens", "32"]
     counted = "SELECT encoder_id, count(*) FROM embeddings GROUP BY ALL"
     # Of each command how it goes well, and how it fails: arguments with the exit status.
-    plan = {
+    plan: dict[str, Any] = {
         "synth": [("synth h --patients 3", 0), ("synth h --patients 3", 1)],
         "init": [
             (f"init {store} --source {hospital} --schema mimic3", 0),
@@ -341,7 +342,7 @@ def quoted(value):
 
 
 def test_no_value_over_which_a_reader_breaks_is_quoted(program, tmp_path):
-    plan = []
+    plan: list[Any] = []
     for number, place in enumerate(BAD.values()):
         hospital = spoilt(tmp_path / f"hospital-{number}", *place)
         for schema in ("mimic3", casting(tmp_path / f"schema-{number}")):

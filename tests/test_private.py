@@ -33,6 +33,8 @@ BAIT = {
 class Watch:
     """Looks, again and again until the block ends, and a last time after it."""
 
+    pause: float  # seconds between two looks
+
     def __init__(self):
         self._over = threading.Event()
         self._eye = threading.Thread(target=self._look)
@@ -45,6 +47,9 @@ class Watch:
         self._over.set()
         self._eye.join()
         self.look_once()
+
+    def look_once(self):
+        raise NotImplementedError
 
     def _look(self):
         while not self._over.wait(self.pause):

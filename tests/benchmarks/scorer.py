@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from batch.report.data import report
+from batch.training.data import training_set
 from batch.training.metrics import METRICS, PatientBootstrap
 from batch.training.model_selection import GRID
 from batch.training.regression import fit_path, standardize
-from batch.training.train import training_set
 from featurestore import create_store, embed_pending, score, sync, train, write_hospital
 from tests.benchmarks.common import row, timed
 

@@ -15,8 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from batch.training.baselines import word_counts
+from batch.training.data import training_set
 from batch.training.model_selection import GRID, Cohort, Vectors, best, calibrate, fits
-from batch.training.train import training_set
 from featurestore import Store, create_store, embed_pending, promote, score, sync, train
 from featurestore.errors import FeatureStoreError
 from tests.hospital import admission, note, write_hospital

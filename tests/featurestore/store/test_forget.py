@@ -72,6 +72,8 @@ FORGOTTEN, OTHER = 1, 3
 class Ward:
     """A hospital that edits, withdraws and adds notes, and its store."""
 
+    needles: dict
+
     def __init__(self, folder):
         self.hospital = folder / "hospital"
         self.folder = folder / "ward"

@@ -41,7 +41,7 @@ def read(path: Path) -> Rows:
 
 
 def hospital(folder: Path, size: int, **kind: float) -> Hospital:
-    write_hospital(folder, patients=size, **kind)  # type: ignore[arg-type]
+    write_hospital(folder, patients=size, **kind)
     patients, stays, notes = (
         read(folder / f"{name}.csv") for name in ("PATIENTS", "ADMISSIONS", "NOTEEVENTS")
     )
