@@ -12,7 +12,7 @@ MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
 MANIFEST = "encoder.json"
 CARD = "README.md"
-HEAD = "head.npz"  # of a checkpoint that was fine-tuned to classify
+CLASSIFIER_HEAD = "classifier_head.npz"  # only of a checkpoint fine-tuned to classify
 
 # All that decides a vector, beside the bytes of the model and of its tokenizer.
 SETTINGS = ("cleaning", "max_tokens", "stride", "pooling", "precision")
@@ -32,8 +32,8 @@ def write_manifest(folder: Path, name: str, settings: dict[str, Any], **facts: A
     """
     files = {
         file: sha256(folder / file)
-        for file in (MODEL, TOKENIZER, HEAD)
-        if file != HEAD or (folder / file).exists()
+        for file in (MODEL, TOKENIZER, CLASSIFIER_HEAD)
+        if file != CLASSIFIER_HEAD or (folder / file).exists()
     }
     fingerprint = _fingerprint(files, settings)
     encoder_id = f"{name}-{fingerprint[:8]}"
@@ -67,8 +67,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(text)
         manifest.pop("sha256")
         files = {file: manifest["files"][file] for file in (MODEL, TOKENIZER, CARD)}
-        if HEAD in manifest["files"]:
-            files[HEAD] = manifest["files"][HEAD]
+        if CLASSIFIER_HEAD in manifest["files"]:
+            files[CLASSIFIER_HEAD] = manifest["files"][CLASSIFIER_HEAD]
         fingerprint = _fingerprint(files, manifest)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FeatureStoreError(

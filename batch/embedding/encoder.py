@@ -1,7 +1,5 @@
 """Texts to [CLS] vectors: an exported model under ONNX Runtime."""
 
-import contextlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from export.model_folder import HEAD, MODEL, TOKENIZER, read_manifest
+from export.model_folder import CLASSIFIER_HEAD, MODEL, TOKENIZER, read_manifest
+from export.session import open_session
 from export.tokenizer import Ids, clean, load_tokenizer, padded, windows
 from featurestore.errors import FeatureStoreError
 
@@ -54,7 +53,7 @@ class Encoder(Protocol):
 
     @property
     def head(self) -> bytes | None:
-        """What it classifies [CLS] with (head.npz), if it was fine-tuned to."""
+        """What it classifies [CLS] with (classifier_head.npz), if it was fine-tuned to."""
         ...
 
     def tokenize(self, texts: Sequence[str]) -> list[list[Ids]]:
@@ -82,7 +81,7 @@ class OnnxEncoder:
             self.folder / TOKENIZER, self.manifest["max_tokens"], self.manifest["stride"]
         )
         device = _device(device, self.manifest["precision"], self.folder)
-        self._session = _session(self.folder / MODEL, device, threads)
+        self._session = open_session(self.folder / MODEL, device, threads)
         self.provider: str = self._session.get_providers()[0]
         self._on_cuda = self.provider == "CUDAExecutionProvider"
         self.budget = _TOKENS_ON_CUDA if self._on_cuda else _TOKENS_ON_CPU
@@ -94,7 +93,11 @@ class OnnxEncoder:
 
     @property
     def head(self) -> bytes | None:
-        return (self.folder / HEAD).read_bytes() if HEAD in self.manifest["files"] else None
+        return (
+            (self.folder / CLASSIFIER_HEAD).read_bytes()
+            if CLASSIFIER_HEAD in self.manifest["files"]
+            else None
+        )
 
     def encode(self, texts: Sequence[str]) -> Windows:
         """The [CLS] vector of every window of every text, order kept."""
@@ -193,42 +196,3 @@ def _device(device: str, precision: str, folder: Path) -> str:
             "as fp16 or fp32"
         )
     return device
-
-
-def _session(file: Path, device: str, threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or _cores()
-    wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-    # TF32 would round fp32 models to ten bits.
-    provider = (wanted, {"use_tf32": "0"}) if device == "cuda" else wanted
-    onnxruntime.set_default_logger_severity(4)  # what goes wrong is said below, in one line
-    if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
-        with contextlib.redirect_stdout(None):
-            onnxruntime.preload_dlls()
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
-    except Exception as error:
-        raise FeatureStoreError(
-            f"{file} could not be loaded on {device} ({type(error).__name__}) - "
-            + _remedy(device, file)
-        ) from None
-    # ONNX Runtime falls back to the CPU with no more than a warning.
-    if session.get_providers()[0] != wanted:
-        raise FeatureStoreError(f"{device} was asked for and not got - {_remedy(device, file)}")
-    return session
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _remedy(device: str, file: Path) -> str:
-    if device == "cuda":
-        return 'install the CUDA libraries (pip install "clinical-featurestore[cuda]") or use cpu'
-    return f"export {file.parent} again"

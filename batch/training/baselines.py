@@ -114,7 +114,7 @@ def head(weights: bytes, windows: Vectors, cohort: Cohort) -> Floats:
 
 
 def classifier_log_odds(weights: bytes, X: npt.NDArray[np.float32]) -> Floats:
-    """The log odds that the head of a model folder (head.npz) gives to [CLS]: (windows,)."""
+    """Return the log odds of a model folder's classifier_head.npz for [CLS]: (windows,)."""
     try:
         layers = dict(np.load(io.BytesIO(weights), allow_pickle=False))
     except (ValueError, TypeError, OSError, zipfile.BadZipFile):  # no archive, or of other things

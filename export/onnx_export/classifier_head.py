@@ -1,23 +1,24 @@
-"""The classification head of a checkpoint, as plain arrays beside the exported model."""
+"""The classification head of a fine-tuned checkpoint, as plain arrays in the model folder."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from export.checkpoint import load_checkpoint
+
 
 def write_classifier_head(checkpoint: str | Path, config: Any, file: Path) -> bool:
-    """Write what a fine-tuned checkpoint makes of [CLS]: two layers, (.npz); False without a head.
+    """Write the two layers that classify [CLS] to an .npz file; return False without such a head.
 
-    dense and dense_bias, the activation between (tanh or relu), out and out_bias: (2, dim), the
-    second row for those who return. Of classifiers of two classes only.
+    The arrays are dense (dim, dim) and dense_bias (dim,), the name of the activation (tanh or
+    relu), out (2, dim) and out_bias (2,); row 1 of `out` is the positive class. Only heads of two
+    classes are written.
     """
     import transformers
 
-    from export.checkpoint import load_checkpoint
-
-    (kind, *_) = config.architectures or [""]
-    if not kind.endswith("ForSequenceClassification") or config.num_labels != 2:
+    (architecture, *_) = config.architectures or [""]
+    if not architecture.endswith("ForSequenceClassification") or config.num_labels != 2:
         return False
     model, _ = load_checkpoint(checkpoint, transformers.AutoModelForSequenceClassification)
     dense, activation, out = _layers(model)
@@ -33,6 +34,7 @@ def write_classifier_head(checkpoint: str | Path, config: Any, file: Path) -> bo
 
 
 def _layers(model: Any) -> tuple[Any, str, Any]:
+    """Return the dense layer, the activation and the output layer of the head."""
     family = model.config.model_type
     if family == "roberta":
         return model.classifier.dense, "tanh", model.classifier.out_proj

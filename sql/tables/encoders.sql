@@ -3,8 +3,8 @@
 -- Grain:   one row per exported model (encoder_id: its name and 8 hex digits of its fingerprint).
 -- Columns: fingerprint (SHA-256 of all that decides a vector), dim (width of a vector), max_tokens
 --          and stride (word pieces), manifest (the model folder's encoder.json), active (the one
---          that commands use when none is named), head (head.npz of the model folder: the
---          checkpoint's classification head; NULL where it had none).
+--          that commands use when none is named), head (classifier_head.npz of the
+--          model folder: the checkpoint's classification head; NULL where it had none).
 CREATE TABLE encoders (
     encoder_id VARCHAR NOT NULL,
     name VARCHAR NOT NULL,

@@ -42,14 +42,16 @@ def test_the_head_says_what_the_classifier_says(family, tmp_path, monkeypatch):
 
     model = classifier(family)
     model.config.architectures = [type(model).__name__]
-    monkeypatch.setattr("export.checkpoint.load_checkpoint", lambda *_: (model, None))
-    assert write_classifier_head("checkpoint", model.config, tmp_path / "head.npz")
+    monkeypatch.setattr(
+        "export.onnx_export.classifier_head.load_checkpoint", lambda *_: (model, None)
+    )
+    assert write_classifier_head("checkpoint", model.config, tmp_path / "classifier_head.npz")
     ids = torch.randint(5, 30, (4, 9))
     with torch.no_grad():
         answer = model(input_ids=ids, output_hidden_states=True)
     cls = answer.hidden_states[-1][:, 0].numpy()
     expected = (answer.logits[:, 1] - answer.logits[:, 0]).numpy()
-    found = classifier_log_odds((tmp_path / "head.npz").read_bytes(), cls)
+    found = classifier_log_odds((tmp_path / "classifier_head.npz").read_bytes(), cls)
     assert found == pytest.approx(expected, abs=1e-5)
     assert np.std(found) > 1e-3
 
@@ -59,8 +61,8 @@ def test_a_checkpoint_without_a_head_has_none(tmp_path):
 
     config = transformers.BertConfig(**SHAPE)
     config.architectures = ["BertModel"]
-    assert not write_classifier_head("checkpoint", config, tmp_path / "head.npz")
-    assert not (tmp_path / "head.npz").exists()
+    assert not write_classifier_head("checkpoint", config, tmp_path / "classifier_head.npz")
+    assert not (tmp_path / "classifier_head.npz").exists()
 
 
 def test_two_or_more_admissions_in_the_twelve_months_before(tmp_path):
