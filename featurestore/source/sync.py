@@ -1,4 +1,4 @@
-"""The index of the hospital's admissions and notes, brought up to date."""
+"""Sync: bring the store's admissions and its index of notes up to date with the source."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -15,132 +15,35 @@ from featurestore.store.forget import forgotten_test
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store, Transaction
 
-_NUMBERS = ("hadm_id", "subject_id")
-_TIMES = ("admittime", "dischtime", "deathtime", "dod", "dob")
-_FLAGS = ("died_in_hospital", "planned")
-
-# No hospital's date: MIMIC shifts births back to 1800 and stays forward to 2210, while a year 21
-# or 9999 is a slip of the pen or means "open".
-_ABSURD = "CREATE MACRO absurd(t) AS coalesce(year(t) NOT BETWEEN 1700 AND 2399, FALSE)"
-
-_ADMISSIONS = """
-    SELECT
-        CAST(hadm_id AS BIGINT) AS hadm_id,
-        CAST(subject_id AS BIGINT) AS subject_id,
-        CAST(admittime AS TIMESTAMP) AS admittime,
-        CAST(dischtime AS TIMESTAMP) AS dischtime,
-        CAST(deathtime AS TIMESTAMP) AS deathtime,
-        coalesce(CAST(died_in_hospital AS BOOLEAN), FALSE) AS died_in_hospital,
-        upper(trim(CAST(admission_type AS VARCHAR))) AS admission_type,
-        coalesce(CAST(planned AS BOOLEAN), FALSE) AS planned,
-        upper(trim(CAST(discharge_location AS VARCHAR))) AS discharge_location,
-        CAST(CAST(dod AS TIMESTAMP) AS DATE) AS dod,
-        CAST(gender AS VARCHAR) AS gender,
-        -- MIMIC shifts the birth of patients over 89; their median age is 91.
-        CASE
-            WHEN date_sub('year', CAST(dob AS TIMESTAMP), CAST(admittime AS TIMESTAMP)) > 89
-                THEN 91
-            ELSE date_sub('year', CAST(dob AS TIMESTAMP), CAST(admittime AS TIMESTAMP))
-        END AS age,
-        CAST(ethnicity AS VARCHAR) AS ethnicity,
-        CAST(insurance AS VARCHAR) AS insurance
-    FROM source_admissions
-"""
-
-# One bad note never stops a run: it is excluded, with the first reason that holds.
-_NOTES = """
-    WITH typed AS (
-        SELECT
-            CAST(note_id AS VARCHAR) AS note_id,
-            TRY_CAST(hadm_id AS BIGINT) AS hadm_id,
-            TRY_CAST(subject_id AS BIGINT) AS subject_id,
-            trim(CAST(category AS VARCHAR)) AS category,
-            TRY_CAST(TRY_CAST(chartdate AS TIMESTAMP) AS DATE) AS chartdate,
-            TRY_CAST(charttime AS TIMESTAMP) AS charttime,
-            TRY_CAST(storetime AS TIMESTAMP) AS storetime,
-            (chartdate IS NOT NULL AND TRY_CAST(chartdate AS TIMESTAMP) IS NULL)
-            OR (charttime IS NOT NULL AND TRY_CAST(charttime AS TIMESTAMP) IS NULL)
-            OR (storetime IS NOT NULL AND TRY_CAST(storetime AS TIMESTAMP) IS NULL) AS bad_date,
-            -- A flag that is not a plain no is one.
-            coalesce(TRY_CAST(is_error AS BOOLEAN), is_error IS NOT NULL) AS is_error,
-            text_hash,
-            CAST(n_chars AS BIGINT) AS n_chars,
-            CAST(is_blank AS BOOLEAN) AS is_blank,
-            count(DISTINCT text_hash) OVER (PARTITION BY note_id) AS n_texts
-        FROM source_notes
-        QUALIFY row_number() OVER (PARTITION BY note_id ORDER BY text_hash, hadm_id) = 1
-    ),
-
-    judged AS (
-        SELECT
-            n.note_id,
-            n.hadm_id,
-            coalesce(n.subject_id, a.subject_id) AS subject_id,
-            n.category,
-            available_at(n.storetime, n.charttime, n.chartdate) AS available_at,
-            CASE
-                WHEN n.storetime IS NOT NULL THEN 'storetime'
-                WHEN n.charttime IS NOT NULL THEN 'charttime'
-                WHEN n.chartdate IS NOT NULL THEN 'date'
-            END AS time_basis,
-            n.text_hash,
-            n.n_chars,
-            CASE
-                WHEN n.is_error THEN 'flagged as an error'
-                WHEN
-                    n.n_texts > 1
-                    -- Of a partial scan the other texts may lie before it.
-                    OR (asked.partly AND old.reason = 'several texts under one note_id')
-                    THEN 'several texts under one note_id'
-                WHEN n.hadm_id IS NULL THEN 'no admission'
-                WHEN a.hadm_id IS NULL THEN 'unknown admission'
-                WHEN n.subject_id <> a.subject_id THEN 'admission of another patient'
-                WHEN n.bad_date THEN 'unreadable date'
-                WHEN absurd(n.chartdate) OR absurd(n.charttime) OR absurd(n.storetime)
-                    THEN 'absurd date'
-                WHEN coalesce(n.storetime, n.charttime, n.chartdate) IS NULL THEN 'no date'
-                WHEN n.is_blank THEN 'empty text'
-                -- Found by an encoder in this very text.
-                WHEN old.reason = 'no words' AND old.text_hash = n.text_hash THEN old.reason
-            END AS reason
-        FROM typed AS n
-        LEFT JOIN incoming_admissions AS a ON n.hadm_id = a.hadm_id
-        LEFT JOIN notes AS old ON n.note_id = old.note_id
-        CROSS JOIN asked
-    )
-
-    SELECT
-        note_id, hadm_id, subject_id, category, available_at, time_basis, text_hash, n_chars,
-        CASE WHEN reason IS NULL THEN 'ready' ELSE 'excluded' END AS status,
-        reason
-    FROM judged
-"""
+TABLES = ("admissions", "notes")
 
 
 @dataclass
 class SourceDiff:
-    """What the source has that the store has not, and what it has no longer, by table."""
+    """The differences between the source and the store, by table."""
 
     counts: dict[str, Any]
-    rows: dict[str, pa.Table]  # new or changed, whole
-    deleted: dict[str, pa.Table]  # their keys
+    rows: dict[str, pa.Table]  # new or changed, with all columns
+    deleted: dict[str, pa.Table]  # the keys of rows that are no longer in the source
     observed_until: datetime | None  # of a live hospital
 
     def __bool__(self) -> bool:
-        """Whether the store has anything to follow."""
-        found = any(map(len, (*self.rows.values(), *self.deleted.values())))
-        return found or self.observed_until is not None
+        """Return whether there is anything to apply."""
+        any_rows = any(map(len, (*self.rows.values(), *self.deleted.values())))
+        return any_rows or self.observed_until is not None
 
 
 def sync(store: Store, force: bool = False, since: date | None = None) -> dict[str, Any]:
-    """Bring admissions and the index of notes up to date with the source; return the counts.
+    """Update admissions and the index of notes from the source; return the counts.
 
-    New, changed and withdrawn rows are followed; where nothing changed, nothing is written. A
-    live store is observed up to the moment at which the sync began. With `since`, only notes
-    dated that day or later are looked at, and those that were withdrawn wait for a whole sync.
-    Raises SourceError, with nothing changed, where the source lacks a table or column, or
-    an admission its numbers or dates, and, unless `force` is given, where more than half of what
-    was there is gone.
+    Rows that are new, changed or withdrawn in the source are added, replaced or deleted in one
+    commit; where nothing changed, nothing is written. The outcomes of a live store are observed up
+    to the time at which the sync began. With `since`, only the notes dated on that day or later are
+    compared, and withdrawn notes stay until the next complete sync.
+
+    Raises SourceError, with nothing changed, if a table or column is missing, if an admission has
+    an invalid number or date, or if more than half of the stored rows have disappeared from the
+    source, unless `force` is given.
     """
     started_at = datetime.now()
     with store.lock("sync"):
@@ -153,46 +56,40 @@ def sync(store: Store, force: bool = False, since: date | None = None) -> dict[s
 
 
 def diff_source(store: Store, force: bool = False, since: date | None = None) -> SourceDiff:
-    """What `sync` would follow, found by one pass over the source; nothing is changed."""
+    """Compare the source with the store in a single pass; change nothing."""
     started_at = datetime.now()
     source = open_source(store)
-    tables = ("admissions", "notes")
     with open_duckdb() as con:
         forgotten = _load(con, store, source.admissions(), source.note_index(since), since)
-        differences = {table: _difference(con, table) for table in tables}
-        if since:
-            _, gone = differences["notes"]
-            differences["notes"] = (differences["notes"][0], gone.slice(0, 0))
-        counts = {table: _count(con, table, *differences[table]) for table in tables}
+        rows = {table: _changed_rows(con, table) for table in TABLES}
+        deleted = {table: _deleted_keys(con, table) for table in TABLES}
+        if since:  # the notes before that day were not read
+            deleted["notes"] = deleted["notes"].slice(0, 0)
+        counts = {table: _count(con, table, rows[table], deleted[table]) for table in TABLES}
         counts["notes"]["excluded"] = dict(
             con.execute(
                 "SELECT reason, count(*) FROM incoming_notes WHERE status = 'excluded' "
                 "GROUP BY ALL ORDER BY ALL"
             ).fetchall()
         )
-    for table, (_, gone) in differences.items():
-        held = store.one(f"SELECT count(*) FROM {table}")[0]
-        if len(gone) > max(10, held / 2) and not force:
+    for table, keys in deleted.items():
+        (n_stored,) = store.one(f"SELECT count(*) FROM {table}")
+        if len(keys) > max(10, n_stored / 2) and not force:
             raise SourceError(
-                f"{len(gone):,} of {held:,} {table} are no longer in the source, which looks "
-                "like half a download; nothing was changed - complete it, or say "
-                "sync --force where they are really withdrawn"
+                f"{len(keys):,} of {n_stored:,} {table} are no longer in the source, as after an "
+                "incomplete download; nothing was changed - complete it, or run sync --force if "
+                "they were withdrawn"
             )
-    for table, left_out in forgotten.items():
-        counts[table]["forgotten"] = left_out
+    for table, n_forgotten in forgotten.items():
+        counts[table]["forgotten"] = n_forgotten
     if source.not_utf8:
         counts["notes"]["not_utf8"] = source.not_utf8
     (live,) = store.one("SELECT live FROM settings")
-    return SourceDiff(
-        counts,
-        {table: rows for table, (rows, _) in differences.items()},
-        {table: gone for table, (_, gone) in differences.items()},
-        started_at if live else None,
-    )
+    return SourceDiff(counts, rows, deleted, started_at if live else None)
 
 
 def apply_diff(transaction: Transaction, diff: SourceDiff) -> None:
-    """Bring the next version of the store in line with the source."""
+    """Apply the differences to the next version of the store."""
     _remember_whose(transaction, diff.deleted["admissions"])
     for table, rows in diff.rows.items():
         _apply(transaction, table, rows, diff.deleted[table])
@@ -210,131 +107,88 @@ def _load(
     notes: pa.Table,
     since: date | None,
 ) -> dict[str, int]:
-    """Make incoming_admissions and incoming_notes, beside the store's own as they are now.
+    """Create incoming_admissions and incoming_notes, and attach the store to compare them with.
 
-    Returns how many rows of each were left out, as those of patients whom the store forgot.
+    Returns how many rows of each table belong to forgotten patients and were left out; nothing
+    where the store has forgotten nobody.
     """
-    con.execute("CREATE VIEW asked AS SELECT " + ("TRUE" if since else "FALSE") + " AS partly")
-    forgotten = _leave_out_forgotten(con, store, admissions, notes)
-    attach(con, store.path, "store")
-    con.execute("CREATE VIEW notes AS FROM store.notes")
-    con.execute(_ABSURD)
-    _check_admissions(con)
-    con.execute(f"CREATE TABLE incoming_admissions AS {_ADMISSIONS}")
-    (nameless,) = con.execute("SELECT count(*) FROM source_notes WHERE note_id IS NULL").fetchall()[
-        0
-    ]
-    if nameless:
-        raise SourceError(
-            f"{nameless} notes have no note_id, so that they could not be told apart - "
-            "complete them in the source"
-        )
-    con.execute(read_sql("macros/available_at"))
-    con.execute(f"CREATE TABLE incoming_notes AS {_NOTES}")
-    return forgotten
-
-
-def _leave_out_forgotten(
-    con: duckdb.DuckDBPyConnection, store: Store, admissions: pa.Table, notes: pa.Table
-) -> dict[str, int]:
-    """Make source_admissions and source_notes, without the patients whom the store forgot.
-
-    Returns how many rows of each were left out; nothing where nobody was forgotten.
-    """
-    is_forgotten = forgotten_test(store)
-    if is_forgotten is None:
-        con.register("source_admissions", admissions)
-        con.register("source_notes", notes)
-        return {}
     con.register("all_admissions", admissions)
     con.register("all_notes", notes)
+    forgotten = _forgotten_patients(con, store)
+    con.register(
+        "forgotten_patients", pa.table({"subject_id": pa.array(forgotten or [], pa.int64())})
+    )
+    for name in ("forgotten_admissions", "source_admissions", "source_notes"):
+        con.execute(read_sql(f"sync/{name}"))
+    attach(con, store.path, "store")
+    for name in ("sync/implausible_date", "sync/unreadable_date", "macros/available_at"):
+        con.execute(read_sql(name))
+    _check(con)
+    con.execute(read_sql("sync/incoming_admissions"))
+    con.execute(read_sql("sync/incoming_notes"), {"partial": since is not None})
+    if forgotten is None:
+        return {}
+    return {
+        "admissions": len(admissions) - _n_rows(con, "source_admissions"),
+        "notes": len(notes) - _n_rows(con, "source_notes"),
+    }
+
+
+def _forgotten_patients(con: duckdb.DuckDBPyConnection, store: Store) -> list[int] | None:
+    """Return the source's patients whom the store has forgotten; None where it forgot nobody."""
+    is_forgotten = forgotten_test(store)
+    if is_forgotten is None:
+        return None
     patients = con.execute(
         "SELECT TRY_CAST(subject_id AS BIGINT) FROM all_admissions "
         "UNION SELECT TRY_CAST(subject_id AS BIGINT) FROM all_notes"
     ).fetchall()
-    forgotten = [number for (number,) in patients if is_forgotten(number)]
-    con.register("forgotten", pa.table({"subject_id": pa.array(forgotten, pa.int64())}))
-    con.execute(
-        """
-        CREATE TABLE forgotten_stays AS
-        SELECT DISTINCT TRY_CAST(a.hadm_id AS BIGINT) AS hadm_id
-        FROM all_admissions AS a
-        SEMI JOIN forgotten AS f ON TRY_CAST(a.subject_id AS BIGINT) = f.subject_id;
-
-        CREATE VIEW source_admissions AS
-        FROM all_admissions AS a
-        ANTI JOIN forgotten AS f ON TRY_CAST(a.subject_id AS BIGINT) = f.subject_id;
-
-        -- A note on a stay of theirs is theirs too, whomever it names.
-        CREATE VIEW source_notes AS
-        FROM all_notes AS n
-        ANTI JOIN forgotten AS f ON TRY_CAST(n.subject_id AS BIGINT) = f.subject_id
-        ANTI JOIN forgotten_stays AS s ON TRY_CAST(n.hadm_id AS BIGINT) = s.hadm_id;
-        """
-    )
-    left = [
-        con.execute(f"SELECT count(*) FROM source_{table}").fetchall()[0][0]
-        for table in ("admissions", "notes")
-    ]
-    return {"admissions": len(admissions) - left[0], "notes": len(notes) - left[1]}
+    return [subject_id for (subject_id,) in patients if is_forgotten(subject_id)]
 
 
-def _check_admissions(con: duckdb.DuckDBPyConnection) -> None:
-    faults = []
-    for column in (*_NUMBERS, *_TIMES, *_FLAGS):
-        kind, what = "TIMESTAMP", "a date"
-        if column in _NUMBERS:
-            kind, what = "BIGINT", "a number"
-        elif column in _FLAGS:
-            kind, what = "BOOLEAN", "TRUE or FALSE"
-        value = f"TRY_CAST({column} AS {kind})"
-        required = column in (*_NUMBERS, "admittime")
-        unread = f"{value} IS NULL" + ("" if required else f" AND {column} IS NOT NULL")
-        faults.append((unread, column, f"not {what}"))
-        if column in _TIMES:
-            advice = "before 1700 or after 2399 (a stay that has not ended has none)"
-            faults.append((f"absurd({value})", column, advice))
-    for condition, column, fault in faults:
-        count, example = con.execute(
-            f"SELECT count(*), min(TRY_CAST(hadm_id AS BIGINT)) FROM source_admissions "
-            f"WHERE {condition}"
-        ).fetchall()[0]
-        if count:
-            where = f" (hadm_id {example})" if example is not None else ""
-            raise SourceError(
-                f"{column.upper()} is {fault} in {count:,} admissions{where} - correct it in "
-                "the source; nothing was changed"
-            )
-    twice = con.execute(
-        "SELECT hadm_id, count(*) FROM source_admissions GROUP BY 1 HAVING count(*) > 1 ORDER BY 1"
-    ).fetchall()
-    if twice:
+def _check(con: duckdb.DuckDBPyConnection) -> None:
+    """Raise SourceError where an admission is invalid or a note has no note_id."""
+    if problem := con.execute(read_sql("sync/invalid_admissions")).fetchone():
+        message, n_admissions, hadm_id = problem
+        example = f" (hadm_id {hadm_id})" if hadm_id is not None else ""
         raise SourceError(
-            f"{len(twice)} admissions stand more than once (hadm_id {twice[0][0]}) - correct it "
-            "in the source; nothing was changed"
+            f"{message} in {n_admissions:,} admissions{example} - correct it in the source; "
+            "nothing was changed"
+        )
+    if n_notes := _n_rows(con, "source_notes WHERE note_id IS NULL"):
+        raise SourceError(
+            f"NOTE_ID is missing in {n_notes:,} notes - complete it in the source; "
+            "nothing was changed"
         )
 
 
-def _difference(con: duckdb.DuckDBPyConnection, table: str) -> tuple[pa.Table, pa.Table]:
-    """The rows that are new or changed, and the keys of those that are gone."""
+def _n_rows(con: duckdb.DuckDBPyConnection, relation: str) -> int:
+    (n_rows,) = con.execute(f"SELECT count(*) FROM {relation}").fetchall()[0]
+    return int(n_rows)
+
+
+def _changed_rows(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
+    return con.execute(f"FROM incoming_{table} EXCEPT FROM store.{table}").to_arrow_table()
+
+
+def _deleted_keys(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
     key = KEYS[table]
-    rows = con.execute(f"FROM incoming_{table} EXCEPT FROM store.{table}").to_arrow_table()
-    gone = con.execute(
+    return con.execute(
         f"SELECT {key} FROM store.{table} ANTI JOIN incoming_{table} USING ({key})"
     ).to_arrow_table()
-    return rows, gone
 
 
 def _count(
-    con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, gone: pa.Table
+    con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, deleted: pa.Table
 ) -> dict[str, Any]:
     con.register("changed_rows", rows)
-    key = KEYS[table]
-    total, new = con.execute(
-        f"SELECT (SELECT count(*) FROM incoming_{table}), "
-        f"(SELECT count(*) FROM changed_rows ANTI JOIN store.{table} USING ({key}))"
-    ).fetchall()[0]
-    return {"total": total, "new": new, "changed": len(rows) - new, "withdrawn": len(gone)}
+    new = _n_rows(con, f"changed_rows ANTI JOIN store.{table} USING ({KEYS[table]})")
+    return {
+        "total": _n_rows(con, f"incoming_{table}"),
+        "new": new,
+        "changed": len(rows) - new,
+        "withdrawn": len(deleted),
+    }
 
 
 def _remember_whose(transaction: Transaction, gone: pa.Table) -> None:
@@ -356,14 +210,14 @@ def _remember_whose(transaction: Transaction, gone: pa.Table) -> None:
     transaction.con.unregister("gone_rows")
 
 
-def _apply(transaction: Transaction, table: str, rows: pa.Table, gone: pa.Table) -> None:
-    key = KEYS[table]
-    transaction.con.register("changed_rows", rows)
-    transaction.con.register("gone_rows", gone)
-    transaction.con.execute(
+def _apply(transaction: Transaction, table: str, rows: pa.Table, deleted: pa.Table) -> None:
+    con, key = transaction.con, KEYS[table]
+    con.register("changed_rows", rows)
+    con.register("deleted_keys", deleted)
+    con.execute(
         f"DELETE FROM {table} WHERE {key} IN "
-        f"(SELECT {key} FROM changed_rows UNION ALL SELECT {key} FROM gone_rows)"
+        f"(SELECT {key} FROM changed_rows UNION ALL SELECT {key} FROM deleted_keys)"
     )
-    transaction.con.execute(f"INSERT INTO {table} SELECT * FROM changed_rows ORDER BY {key}")
-    transaction.con.unregister("changed_rows")
-    transaction.con.unregister("gone_rows")
+    con.execute(f"INSERT INTO {table} SELECT * FROM changed_rows ORDER BY {key}")
+    con.unregister("changed_rows")
+    con.unregister("deleted_keys")

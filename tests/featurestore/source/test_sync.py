@@ -165,7 +165,7 @@ def test_a_run_is_recorded_with_its_counts(synced):
         ({"ADMITTIME": "0021-03-04"}, "ADMITTIME is before 1700 or after 2399"),
         ({"DISCHTIME": "9999-12-31"}, "DISCHTIME is before 1700 or after 2399"),
         ({"SUBJECT_ID": "Mr X"}, "SUBJECT_ID is not a number in 1 admissions (hadm_id 7)"),
-        ({"HADM_ID": "8"}, "1 admissions stand more than once (hadm_id 8)"),
+        ({"HADM_ID": "8"}, "HADM_ID is not unique in 2 admissions (hadm_id 8)"),
     ],
 )
 def test_an_admission_without_its_numbers_or_dates_stops_the_sync(synced, change, message):

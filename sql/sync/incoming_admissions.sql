@@ -1,0 +1,25 @@
+-- incoming_admissions: the rows that the table admissions should have.
+--
+-- Grain:   one row per admission (hadm_id).
+-- Columns: those of admissions.
+CREATE TABLE incoming_admissions AS
+SELECT
+    CAST(hadm_id AS BIGINT) AS hadm_id,
+    CAST(subject_id AS BIGINT) AS subject_id,
+    CAST(admittime AS TIMESTAMP) AS admittime,
+    CAST(dischtime AS TIMESTAMP) AS dischtime,
+    CAST(deathtime AS TIMESTAMP) AS deathtime,
+    coalesce(CAST(died_in_hospital AS BOOLEAN), FALSE) AS died_in_hospital,
+    upper(trim(CAST(admission_type AS VARCHAR))) AS admission_type,
+    coalesce(CAST(planned AS BOOLEAN), FALSE) AS planned,
+    upper(trim(CAST(discharge_location AS VARCHAR))) AS discharge_location,
+    CAST(CAST(dod AS TIMESTAMP) AS DATE) AS dod,
+    CAST(gender AS VARCHAR) AS gender,
+    -- MIMIC shifts the date of birth of patients over 89; their median age is 91.
+    CASE
+        WHEN date_sub('year', CAST(dob AS TIMESTAMP), CAST(admittime AS TIMESTAMP)) > 89 THEN 91
+        ELSE date_sub('year', CAST(dob AS TIMESTAMP), CAST(admittime AS TIMESTAMP))
+    END AS age,
+    CAST(ethnicity AS VARCHAR) AS ethnicity,
+    CAST(insurance AS VARCHAR) AS insurance
+FROM source_admissions;

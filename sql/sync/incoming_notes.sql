@@ -1,0 +1,81 @@
+-- incoming_notes($partial): the rows that the table notes should have.
+--
+-- Grain:   one row per note of the source (note_id); with $partial, source_notes are only the notes
+--          since some day.
+-- Columns: those of notes.
+-- Rule:    an unusable note never stops a sync: it is excluded with the first reason that applies.
+CREATE TABLE incoming_notes AS
+WITH typed_notes AS (
+    SELECT
+        CAST(note_id AS VARCHAR) AS note_id,
+        TRY_CAST(hadm_id AS BIGINT) AS hadm_id,
+        TRY_CAST(subject_id AS BIGINT) AS subject_id,
+        trim(CAST(category AS VARCHAR)) AS category,
+        TRY_CAST(TRY_CAST(chartdate AS TIMESTAMP) AS DATE) AS chartdate,
+        TRY_CAST(charttime AS TIMESTAMP) AS charttime,
+        TRY_CAST(storetime AS TIMESTAMP) AS storetime,
+        unreadable_date(chartdate)
+        OR unreadable_date(charttime)
+        OR unreadable_date(storetime) AS has_unreadable_date,
+        -- Any value but a plain "no" counts as a flag.
+        coalesce(TRY_CAST(is_error AS BOOLEAN), is_error IS NOT NULL) AS is_error,
+        text_hash,
+        CAST(n_chars AS BIGINT) AS n_chars,
+        CAST(is_blank AS BOOLEAN) AS is_blank,
+        count(DISTINCT text_hash) OVER (PARTITION BY note_id) AS n_texts
+    FROM source_notes
+    QUALIFY row_number() OVER (PARTITION BY note_id ORDER BY text_hash, hadm_id) = 1
+),
+
+checked_notes AS (
+    SELECT
+        n.note_id,
+        n.hadm_id,
+        coalesce(n.subject_id, a.subject_id) AS subject_id,
+        n.category,
+        available_at(n.storetime, n.charttime, n.chartdate) AS available_at,
+        CASE
+            WHEN n.storetime IS NOT NULL THEN 'storetime'
+            WHEN n.charttime IS NOT NULL THEN 'charttime'
+            WHEN n.chartdate IS NOT NULL THEN 'date'
+        END AS time_basis,
+        n.text_hash,
+        n.n_chars,
+        CASE
+            WHEN n.is_error THEN 'flagged as an error'
+            WHEN
+                n.n_texts > 1
+                -- The other texts of a partial sync may be older than its first day.
+                OR ($partial AND stored.reason = 'several texts under one note_id')
+                THEN 'several texts under one note_id'
+            WHEN n.hadm_id IS NULL THEN 'no admission'
+            WHEN a.hadm_id IS NULL THEN 'unknown admission'
+            WHEN n.subject_id <> a.subject_id THEN 'admission of another patient'
+            WHEN n.has_unreadable_date THEN 'unreadable date'
+            WHEN
+                implausible_date(n.chartdate)
+                OR implausible_date(n.charttime)
+                OR implausible_date(n.storetime)
+                THEN 'absurd date'
+            WHEN coalesce(n.storetime, n.charttime, n.chartdate) IS NULL THEN 'no date'
+            WHEN n.is_blank THEN 'empty text'
+            -- The encoder found no words in this same text.
+            WHEN stored.reason = 'no words' AND stored.text_hash = n.text_hash THEN stored.reason
+        END AS reason
+    FROM typed_notes AS n
+    LEFT JOIN incoming_admissions AS a ON n.hadm_id = a.hadm_id
+    LEFT JOIN store.notes AS stored ON n.note_id = stored.note_id
+)
+
+SELECT
+    note_id,
+    hadm_id,
+    subject_id,
+    category,
+    available_at,
+    time_basis,
+    text_hash,
+    n_chars,
+    CASE WHEN reason IS NULL THEN 'ready' ELSE 'excluded' END AS status,
+    reason
+FROM checked_notes;
