@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from batch.embedding.embed import embed_pending, on_bar
+from batch.embedding.embed import embed_pending
 from batch.embedding.encoder import OnnxEncoder
 from batch.scoring.score import score
 from batch.training.train import train
@@ -45,7 +45,7 @@ def demo(
     say("5/7  every note embedded")
     with bar("notes") as done:
         encoder = OnnxEncoder(folder / "model")
-        embed_pending(store, encoder, progress=on_bar(done))
+        embed_pending(store, encoder, progress=done)
     say("6/7  a scorer trained, bag-of-words beside it")
     trained = train(store, "readmit-72h")
     say("7/7  every admission scored")

@@ -1,16 +1,20 @@
-"""The job of every night: what is new goes from the hospital to scores, in one commit."""
+"""The nightly job: sync, embed, score and check for drift, in one commit."""
 
 import time
 from datetime import date, datetime
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch.embedding.drift import findings
-from batch.embedding.embed import Progress, commit_staged, is_out_of_date, stage
+from batch.embedding.commit import commit_staged, is_out_of_date
+from batch.embedding.drift import check_drift
 from batch.embedding.encoder import Encoder
-from batch.scoring.score import add_scores, find_scorer, scores_due
-from featurestore.errors import FeatureStoreError
+from batch.embedding.staging import Progress, stage
+from batch.scoring.score import add_scores, scores_due
+from batch.scoring.scorers import find_scorer
+from featurestore.errors import ModelError, UnusualNightError
 from featurestore.source.sync import apply_diff, diff_source
 from featurestore.store.store import Store
 
@@ -23,88 +27,90 @@ def nightly(
     since: date | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Sync, embed what is pending, score whom it concerns, check the night, commit once.
+    """Sync, embed pending notes, score, check for drift and commit once; return the counts.
 
-    Scored is whoever has no score by the newest scorer of that name, or would get another one than
-    the last. Where nothing changed, nothing is written and `run_id` is None. Returns counts and
-    `seconds`. Raises FeatureStoreError, with the old version as it was and the finished windows
-    staged for the next run, where something fails or, unless `force` is given, where the night is
-    unlike the last ones (batch/health.py).
+    `scorer` is a name (its newest version) or a scorer_id. An admission is scored if it has no
+    score by that scorer yet, or if its score would differ from the last one. If nothing changed,
+    nothing is written and `run_id` is None. The result also has `seconds` by stage.
+
+    Raises FeatureStoreError if a stage fails, and UnusualNightError if the night differs from the
+    last ones (batch/embedding/drift.py) and `force` is not given. The store then stays as it was,
+    and embedded windows stay staged for the next run.
     """
-    started_at, clock = datetime.now(), _Clock()
+    started_at, stopwatch = datetime.now(), _Stopwatch()
     with store.lock("nightly"):
-        scorer_id = _scorer_of(store, scorer, encoder)
+        scorer_id = _check_scorer(store, scorer, encoder)
         diff = diff_source(store, force, since)
-        clock.lap("sync")
+        stopwatch.lap("sync")
         staged = stage(store, encoder, progress=progress, diff=diff)
-        clock.lap("embed")
-        counts = _counts(diff.counts["notes"], diff.rows["notes"])
+        stopwatch.lap("embed")
+        counts = _sync_counts(diff.counts["notes"], diff.rows["notes"])
         counts |= {"encoder": encoder.id, "provider": encoder.provider, "scorer": scorer_id}
         run_id = None
         if diff or staged or is_out_of_date(store) or scores_due(store, scorer_id):
             with store.transaction("nightly", started_at) as transaction:
                 apply_diff(transaction, diff)
-                night = commit_staged(transaction, encoder, staged)
-                hours = _hours_since(transaction.con, started_at)
-                unusual = findings(
-                    transaction.con, night, counts["seen"], counts["excluded"], hours
+                stats = commit_staged(transaction, encoder, staged)
+                hours = _hours_since_last_night(transaction.con, started_at)
+                findings = check_drift(
+                    transaction.con, stats, counts["seen"], counts["excluded"], hours
                 )
-                if unusual and not force:
-                    raise FeatureStoreError(
-                        f"tonight is unlike the last nights: {'; '.join(unusual)}; nothing was "
-                        "changed - look at the source, then run nightly --force if it is right"
+                if findings and not force:
+                    raise UnusualNightError(
+                        f"the drift check failed: {'; '.join(findings)}; nothing was changed - "
+                        "check the source, then run nightly --force if this is expected"
                     )
-                night.record(transaction.con, transaction.run_id)
+                stats.record(transaction.con, transaction.run_id)
                 counts |= staged.counts
                 counts["scored"] = add_scores(transaction, scorer_id, only_due=True)
-                counts["unusual"] = unusual
-                clock.lap("apply")
-                transaction.counts.update(counts, seconds=dict(clock.seconds))
+                counts["unusual"] = findings
+                stopwatch.lap("apply")
+                transaction.counts.update(counts, seconds=dict(stopwatch.seconds))
                 run_id = transaction.run_id
-            clock.lap("commit")
+            stopwatch.lap("commit")
         else:
             (ready,) = store.one("SELECT count(*) FROM notes WHERE status = 'ready'")
             counts |= staged.counts | {"scored": 0, "unusual": []}
             counts["unchanged"] = ready - counts["waiting"]
         staged.shards.clear()
-    return {"run_id": run_id, **counts, "seconds": clock.seconds}
+    return {"run_id": run_id, **counts, "seconds": stopwatch.seconds}
 
 
-def _scorer_of(store: Store, scorer: str, encoder: Encoder) -> str:
-    """The scorer's id, if it was trained on this encoder's vectors."""
+def _check_scorer(store: Store, scorer: str, encoder: Encoder) -> str:
+    """Return the scorer's id; raise ModelError if it was trained on another encoder."""
     scorer_id = find_scorer(store, scorer)
     (trained_on,) = store.one("SELECT encoder_id FROM scorers WHERE scorer_id = $s", s=scorer_id)
     if trained_on != encoder.id:
-        raise FeatureStoreError(
+        raise ModelError(
             f"{scorer_id} was trained on {trained_on}, and the model is {encoder.id} - name the "
             "model that it was trained on, or train a scorer on this one"
         )
     return scorer_id
 
 
-def _counts(of_sync: dict[str, Any], changed: Any) -> dict[str, Any]:
-    """What the index brought: `seen` notes are new or changed, `excluded` of them excluded."""
-    told = ("total", "new", "changed", "withdrawn", "forgotten", "not_utf8")
-    counts = {what: of_sync[what] for what in told if what in of_sync}
-    excluded = pc.sum(pc.equal(changed["status"], "excluded")).as_py() or 0
-    return {**counts, "seen": len(changed), "excluded": excluded}
+def _sync_counts(sync_counts: dict[str, Any], changed_notes: pa.Table) -> dict[str, Any]:
+    """Return the counts of the sync; `excluded` counts among the `seen`, new or changed notes."""
+    names = ("total", "new", "changed", "withdrawn", "forgotten", "not_utf8")
+    counts = {name: sync_counts[name] for name in names if name in sync_counts}
+    excluded = pc.sum(pc.equal(changed_notes["status"], "excluded")).as_py() or 0
+    return {**counts, "seen": len(changed_notes), "excluded": excluded}
 
 
-def _hours_since(con: Any, now: datetime) -> float:
+def _hours_since_last_night(con: duckdb.DuckDBPyConnection, now: datetime) -> float:
     (last,) = con.execute("SELECT max(started_at) FROM runs WHERE command = 'nightly'").fetchall()[
         0
     ]
     return (now - last).total_seconds() / 3600 if last else 0.0
 
 
-class _Clock:
-    """How long each part took, in seconds."""
+class _Stopwatch:
+    """The seconds of each stage."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(("sync", "embed", "apply", "commit"), 0.0)
         self._last = time.perf_counter()
 
-    def lap(self, part: str) -> None:
+    def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds[part] = round(now - self._last, 3)
+        self.seconds[stage] = round(now - self._last, 3)
         self._last = now

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from batch.nightly_job import nightly as nightly
     from batch.report.data import report as report
     from batch.scoring.explain import explain as explain
-    from batch.scoring.explain import similar as similar
     from batch.scoring.outcomes import outcomes as outcomes
-    from batch.scoring.score import replay as replay
+    from batch.scoring.replay import replay as replay
     from batch.scoring.score import score as score
+    from batch.scoring.similar import similar as similar
     from batch.training.train import train as train
     from export.finetuning.trainer import finetune as finetune
     from export.onnx_export.exporter import export as export
@@ -56,9 +56,11 @@ _MODULES = {
     "batch.embedding.encoders": ("drop_encoder", "promote"),
     "batch.nightly_job": ("nightly",),
     "batch.report.data": ("report",),
-    "batch.scoring.explain": ("explain", "similar"),
+    "batch.scoring.explain": ("explain",),
     "batch.scoring.outcomes": ("outcomes",),
-    "batch.scoring.score": ("replay", "score"),
+    "batch.scoring.replay": ("replay",),
+    "batch.scoring.score": ("score",),
+    "batch.scoring.similar": ("similar",),
     "batch.training.train": ("train",),
     "export.finetuning.trainer": ("finetune",),
     "export.onnx_export.exporter": ("export",),

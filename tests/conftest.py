@@ -59,7 +59,7 @@ class WordCounter:
     COUNTED = ("alone", "pain", "home", "canary")
     provider = "counting"
     budget = 1_024
-    head = None
+    classifier_head = None
 
     def __init__(self, encoder_id="counter-00000000", dim=4):
         self.id = encoder_id

@@ -15,7 +15,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from batch.embedding.shards import vectors_to_arrow
 from batch.training.baselines import classifier_log_odds
 from export.model_folder import (
     HEAD,
@@ -31,6 +30,7 @@ from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError
 from featurestore.source.source import text_hash
 from featurestore.store.shard_seal import ShardSeal
+from featurestore.store.vectors import vectors_to_arrow
 from tests.hospital import admission, note, own_schema, write_hospital
 from tests.timeline import day
 

@@ -80,13 +80,10 @@ def metrics_table(systems: dict[str, Any]) -> str:
 @JSON
 def scorers_command(store: Path, as_json: bool) -> None:
     """List the scorers."""
+    from batch.scoring.scorers import list_scorers
     from featurestore import Store
 
-    found = Store(store).rows(
-        "SELECT scorer_id, encoder_id, cutoff, horizon_days, label_rule, aggregate, "
-        "CAST(metrics -> '$.test.scorer.auroc' AS DOUBLE[]) AS test_auroc, created_at "
-        "FROM scorers ORDER BY created_at"
-    )
+    found = list_scorers(Store(store))
     if as_json:
         click.echo(json.dumps(found, default=str))
         return

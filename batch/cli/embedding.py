@@ -29,14 +29,13 @@ def embed_command(
     as_json: bool,
 ) -> None:
     """Embed every note that is new or changed."""
-    from batch.embedding.embed import on_bar
     from featurestore import OnnxEncoder, Store, embed_pending
 
     opened = Store(store)
     encoder = OnnxEncoder(model, device)
     say(f"{encoder.id} on {encoder.provider}")
     with progress("notes") as advance:
-        counts = embed_pending(opened, encoder, limit, on_bar(advance), category)
+        counts = embed_pending(opened, encoder, limit, advance, category)
     if as_json:
         click.echo(json.dumps(counts))
         return

@@ -24,7 +24,6 @@ def nightly_command(
 
     Prints one JSON line on stdout. Exits with status 75 if another job holds the store.
     """
-    from batch.embedding.embed import on_bar
     from featurestore import OnnxEncoder, Store, nightly
 
     opened = Store(store)
@@ -32,5 +31,5 @@ def nightly_command(
         encoder = OnnxEncoder(model, device)
         with progress("notes") as advance:
             day = since.date() if since else None
-            result = nightly(opened, encoder, scorer, force, day, on_bar(advance))
+            result = nightly(opened, encoder, scorer, force, day, advance)
     click.echo(json.dumps(result))

@@ -1,4 +1,4 @@
-"""Texts to [CLS] vectors: an exported model under ONNX Runtime."""
+"""Turn texts into [CLS] vectors with an exported model and ONNX Runtime."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,29 +11,29 @@ import numpy.typing as npt
 from export.model_folder import CLASSIFIER_HEAD, MODEL, TOKENIZER, read_manifest
 from export.session import open_session
 from export.tokenizer import Ids, clean, load_tokenizer, padded, windows
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import ModelError
 
-# Word pieces in one batch: enough to keep the cores busy, little enough to stay in their caches.
+# Tokens in one batch: enough to keep the cores busy, few enough to stay in their caches.
 _TOKENS_ON_CPU = 1_024
 _TOKENS_ON_CUDA = 65_536
-_LENGTHS_ON_CUDA = 64  # lengths are rounded up to its multiples, so that few shapes are planned
+_LENGTHS_ON_CUDA = 64  # lengths are rounded up to its multiples, so that CUDA plans few shapes
 
 
 @dataclass
 class Windows:
-    """The vectors of some texts, a row for each window, ordered by text and window.
+    """The vectors of texts, a row for each window, ordered by text and window.
 
-    A text without a single word piece has no row.
+    A text without tokens has no row.
     """
 
-    text_no: npt.NDArray[np.int32]  # (windows,) which text, from 0
-    window_no: npt.NDArray[np.int32]  # (windows,) which window of it, from 0
-    n_tokens: npt.NDArray[np.int32]  # (windows,) word pieces, [CLS] and [SEP] included
+    text_no: npt.NDArray[np.int32]  # (windows,) index of the text
+    window_no: npt.NDArray[np.int32]  # (windows,) index of the window in its text
+    n_tokens: npt.NDArray[np.int32]  # (windows,) [CLS] and [SEP] included
     vectors: npt.NDArray[np.float32]  # (windows, dim)
 
 
 class Encoder(Protocol):
-    """Whatever turns texts into vectors. `id` changes whenever the vectors would."""
+    """Whatever turns texts into vectors. `id` must change whenever the vectors would."""
 
     @property
     def id(self) -> str: ...
@@ -43,35 +43,35 @@ class Encoder(Protocol):
 
     @property
     def provider(self) -> str:
-        """What it really runs on."""
+        """The device that it really runs on."""
         ...
 
     @property
     def budget(self) -> int:
-        """How many word pieces one pass takes, padding included."""
+        """The number of tokens in one batch, padding included."""
         ...
 
     @property
-    def head(self) -> bytes | None:
-        """What it classifies [CLS] with (classifier_head.npz), if it was fine-tuned to."""
+    def classifier_head(self) -> bytes | None:
+        """The classification head of the checkpoint (.npz), if it was fine-tuned."""
         ...
 
     def tokenize(self, texts: Sequence[str]) -> list[list[Ids]]:
-        """The windows of each text; none for a text without a word piece."""
+        """Return the windows of each text; none for a text without tokens."""
         ...
 
     def run(self, batch: list[Ids]) -> npt.NDArray[np.float32]:
-        """One pass of the model, the longest window first: (windows, dim)."""
+        """Return the vectors (windows, dim) of a batch, whose first window is the longest."""
         ...
 
 
 class OnnxEncoder:
     """A model folder, checked and loaded on a device.
 
-    `device` is cpu, cuda, or auto: cuda where the machine has an NVIDIA driver, else cpu; int8
-    models are for CPUs and fp16 models for GPUs. `provider` is what ONNX Runtime really uses.
-    Raises FeatureStoreError for a changed or wrong folder, where CUDA was asked for and not got,
-    and where the model is for another device.
+    `device` is cpu, cuda, or auto: cuda if the machine has an NVIDIA driver, else cpu. int8 models
+    run on CPUs only and fp16 models on GPUs only. `provider` is what ONNX Runtime really uses.
+    Raises ModelError if the folder is wrong or changed, if CUDA is requested but not available,
+    and if the model is for another device.
     """
 
     def __init__(self, folder: str | Path, device: str = "auto", threads: int | None = None):
@@ -92,25 +92,23 @@ class OnnxEncoder:
         return encoder_id
 
     @property
-    def head(self) -> bytes | None:
-        return (
-            (self.folder / CLASSIFIER_HEAD).read_bytes()
-            if CLASSIFIER_HEAD in self.manifest["files"]
-            else None
-        )
+    def classifier_head(self) -> bytes | None:
+        if CLASSIFIER_HEAD not in self.manifest["files"]:
+            return None
+        return (self.folder / CLASSIFIER_HEAD).read_bytes()
 
     def encode(self, texts: Sequence[str]) -> Windows:
-        """The [CLS] vector of every window of every text, order kept."""
+        """Return the [CLS] vector of every window of every text, in order."""
         return encode(self, self.tokenize(texts))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[Ids]]:
-        """The windows of each text, in the Rust tokenizer's own threads."""
+        """Return the windows of each text; the Rust tokenizer uses its own threads."""
         return windows(
             self._window_tokenizer, [clean(text, self.manifest["cleaning"]) for text in texts]
         )
 
     def run(self, batch: list[Ids]) -> npt.NDArray[np.float32]:
-        """One pass of the model, the longest window first: (windows, dim)."""
+        """Return the vectors (windows, dim) of a batch, whose first window is the longest."""
         if not self._on_cuda:
             input_ids, attention_mask = padded(batch)
             feed = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -128,41 +126,45 @@ class OnnxEncoder:
 
 
 def encode(
-    encoder: Encoder, cut: list[list[Ids]], passed: Callable[[int, int], None] | None = None
+    encoder: Encoder,
+    text_windows: list[list[Ids]],
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> Windows:
-    """The vectors of the windows of some texts, order kept.
+    """Return the vectors of the windows of each text, in order.
 
-    `passed` is told of every pass how many word pieces it took, and how many were padding.
+    `on_batch` is called after every batch with its numbers of tokens and of padding.
     """
-    flat = [ids for parts in cut for ids in parts]
+    flat = [ids for windows_of_text in text_windows for ids in windows_of_text]
     # Text that is copied forward gives the same windows again: the model sees each once.
-    seen: dict[bytes, int] = {}
-    places = [seen.setdefault(ids.tobytes(), len(seen)) for ids in flat]
-    unique = [np.frombuffer(ids, np.int32) for ids in seen]
+    unique_no: dict[bytes, int] = {}
+    row_of_window = [unique_no.setdefault(ids.tobytes(), len(unique_no)) for ids in flat]
+    unique = [np.frombuffer(ids, np.int32) for ids in unique_no]
     vectors = np.empty((len(unique), encoder.manifest["dim"]), np.float32)  # (unique, dim)
     for batch in batches([len(ids) for ids in unique], encoder.budget):
-        of_batch = encoder.run([unique[no] for no in batch])
-        if of_batch.shape != (len(batch), vectors.shape[1]):
-            raise FeatureStoreError(
-                f"{encoder.id} made vectors of shape {of_batch.shape} where "
+        batch_vectors = encoder.run([unique[no] for no in batch])
+        if batch_vectors.shape != (len(batch), vectors.shape[1]):
+            raise ModelError(
+                f"{encoder.id} made vectors of shape {batch_vectors.shape} where "
                 f"{(len(batch), vectors.shape[1])} was expected - export the model again"
             )
-        vectors[batch] = of_batch
-        if passed:
+        vectors[batch] = batch_vectors
+        if on_batch:
             tokens = sum(len(unique[no]) for no in batch)
-            passed(tokens, len(batch) * len(unique[batch[0]]) - tokens)
+            on_batch(tokens, len(batch) * len(unique[batch[0]]) - tokens)
+    counts = [len(windows_of_text) for windows_of_text in text_windows]
     return Windows(
-        text_no=np.repeat(np.arange(len(cut), dtype=np.int32), [len(parts) for parts in cut]),
-        window_no=np.array([no for parts in cut for no in range(len(parts))], np.int32),
+        text_no=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+        window_no=np.array([no for count in counts for no in range(count)], np.int32),
         n_tokens=np.array([len(ids) for ids in flat], np.int32),
-        vectors=vectors[places],
+        vectors=vectors[row_of_window],
     )
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Windows grouped so that a batch, padded to its longest, holds at most `budget` word pieces.
+    """Group windows so that a batch, padded to its longest, holds at most `budget` tokens.
 
-    Like lengths share a batch, so that little of it is padding. Each window is in one batch.
+    Returns indices of `lengths`. Windows of similar length share a batch, so that little of it is
+    padding.
     """
     grouped: list[list[int]] = []
     longest = 0
@@ -175,7 +177,7 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def fixed_shape(windows: int, tokens: int, max_tokens: int) -> tuple[int, int]:
-    """The shape that a batch is filled up to on a GPU: few shapes, so that each is planned once."""
+    """Return the shape that a batch is padded to on a GPU: few shapes, each planned once."""
     rows = 1 << (windows - 1).bit_length()
     return rows, min(max_tokens, -(-tokens // _LENGTHS_ON_CUDA) * _LENGTHS_ON_CUDA)
 
@@ -183,16 +185,16 @@ def fixed_shape(windows: int, tokens: int, max_tokens: int) -> tuple[int, int]:
 def _device(device: str, precision: str, folder: Path) -> str:
     if device == "auto":
         drivers = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
-        there = any(driver.exists() for driver in drivers)
-        device = "cuda" if there and precision != "int8" else "cpu"
+        has_driver = any(driver.exists() for driver in drivers)
+        device = "cuda" if has_driver and precision != "int8" else "cpu"
     if (device, precision) == ("cpu", "fp16"):
-        raise FeatureStoreError(
-            f"{folder} is an fp16 model, which a CPU computes many times slower - export the "
+        raise ModelError(
+            f"{folder} is an fp16 model, which is many times slower on a CPU - export the "
             "checkpoint as fp32 or int8"
         )
     if (device, precision) == ("cuda", "int8"):
-        raise FeatureStoreError(
-            f"{folder} is an int8 model, which a GPU has no kernels for - export the checkpoint "
+        raise ModelError(
+            f"{folder} is an int8 model, for which a GPU has no kernels - export the checkpoint "
             "as fp16 or fp32"
         )
     return device

@@ -1,27 +1,32 @@
-"""Which encoder is the active one, and which is no longer wanted."""
+"""The encoders of a store: find, promote and drop them."""
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
 from featurestore.store.store import Store
 
 
 def find_encoder(store: Store, encoder: str | None) -> str:
-    """The encoder of that id, or the active one."""
-    known: dict[str, bool] = dict(store.sql("SELECT encoder_id, active FROM encoders").fetchall())
-    if not known:
-        raise FeatureStoreError(
+    """Return an encoder's id: that encoder, or the active one if None.
+
+    Raises UnknownNameError, or NotEnoughDataError if the store has no encoder at all.
+    """
+    is_active: dict[str, bool] = dict(
+        store.sql("SELECT encoder_id, active FROM encoders").fetchall()
+    )
+    if not is_active:
+        raise NotEnoughDataError(
             f'{store.path} holds no embeddings - "featurestore embed {store.path} MODEL" makes them'
         )
     if encoder is None:
-        return next(encoder_id for encoder_id, active in known.items() if active)
-    if encoder not in known:
-        raise FeatureStoreError(
-            f"{store.path} holds no encoder {encoder} - it has {', '.join(sorted(known))}"
+        return next(encoder_id for encoder_id, active in is_active.items() if active)
+    if encoder not in is_active:
+        raise UnknownNameError(
+            f"{store.path} holds no encoder {encoder} - it has {', '.join(sorted(is_active))}"
         )
     return encoder
 
 
 def promote(store: Store, encoder: str) -> None:
-    """Make an encoder of the store the active one; scorers stay with their own."""
+    """Make an encoder the active one; scorers keep the encoder they were trained on."""
     encoder = find_encoder(store, encoder)
     with store.transaction("promote") as transaction:
         transaction.con.execute("UPDATE encoders SET active = (encoder_id = $1)", [encoder])
@@ -29,10 +34,10 @@ def promote(store: Store, encoder: str) -> None:
 
 
 def drop_encoder(store: Store, encoder: str, force: bool = False) -> int:
-    """Remove an encoder and its vectors; return how many windows went.
+    """Remove an encoder and its vectors; return the number of windows removed.
 
-    Raises FeatureStoreError for the active one and, unless `force` is given, for one that scorers
-    were trained on: they stay, but can score nothing any more.
+    Raises FeatureStoreError for the active encoder and, unless `force` is given, for one that
+    scorers were trained on: those scorers stay in the store, but cannot score any more.
     """
     with store.lock("drop-encoder"):
         encoder = find_encoder(store, encoder)
@@ -41,16 +46,12 @@ def drop_encoder(store: Store, encoder: str, force: bool = False) -> int:
                 f'{encoder} is the active encoder - "featurestore promote {store.path} '
                 'ENCODER_ID" makes another one active first'
             )
-        scorers = [
-            scorer
-            for (scorer,) in store.sql(
-                "SELECT scorer_id FROM scorers WHERE encoder_id = $e ORDER BY 1", e=encoder
-            ).fetchall()
-        ]
+        query = "SELECT scorer_id FROM scorers WHERE encoder_id = $e ORDER BY 1"
+        scorers = [scorer_id for (scorer_id,) in store.sql(query, e=encoder).fetchall()]
         if scorers and not force:
             raise FeatureStoreError(
-                f"{', '.join(scorers)} can score nothing without the vectors of {encoder} - say "
-                "drop-encoder --force where they are no longer wanted"
+                f"{', '.join(scorers)} cannot score without the vectors of {encoder} - "
+                "drop-encoder --force removes them anyway"
             )
         with store.transaction("drop-encoder") as transaction:
             windows: int = transaction.con.execute(

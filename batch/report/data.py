@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from batch.embedding.drift import SHIFT
-from batch.embedding.shards import arrow_to_vectors
 from batch.report.figures import FIGURES, NAMES, OF_OUTCOMES, SPLITS, Facts, Floats, draw
-from batch.scoring.score import find_scorer
+from batch.scoring.scorers import find_scorer
 from batch.training.metrics import ends, in_words
 from featurestore.cohort.flow import flow
 from featurestore.cohort.leakage import read_before
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
 from featurestore.store.store import Store
+from featurestore.store.vectors import arrow_to_vectors
 
 _MAPPED = 4_000  # admissions of the map, at most
 _SYSTEMS = ("scorer", "bag_of_words", "head", "prior_admissions")

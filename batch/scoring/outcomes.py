@@ -1,62 +1,48 @@
-"""The ledger against what happened: how good the scores were that people acted on."""
+"""Compare recorded scores with what happened."""
 
 from typing import Any
 
 import numpy as np
 
-from batch.scoring.score import find_scorer
+from batch.scoring.scorers import find_scorer
 from batch.training.metrics import PatientBootstrap, auroc, calibration_intercept, calibration_slope
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import NotEnoughDataError
+from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
-ALERTED = 0.10  # of the test patients, by which the threshold of an alert is set
-
-_LEDGER = """
-    WITH first_scores AS (
-        SELECT hadm_id, arg_min(probability, run_id) AS p, min(prediction_time) AS predicted
-        FROM scores WHERE scorer_id = $scorer GROUP BY hadm_id
-    )
-
-    SELECT
-        a.subject_id,
-        f.p,
-        CASE WHEN s.live THEN strftime(f.predicted, '%Y-%m') ELSE 'all' END AS period,
-        r.split IN ('train', 'valid') AS fitted_on,
-        l.label,
-        coalesce(l.reason, '') = 'horizon not yet observed' AS waiting
-    FROM first_scores AS f
-    CROSS JOIN settings AS s
-    INNER JOIN admissions AS a USING (hadm_id)
-    LEFT JOIN (FROM scorer_admissions WHERE scorer_id = $scorer) AS r USING (hadm_id)
-    LEFT JOIN readmission_labels(horizon_days := $horizon) AS l USING (hadm_id)
-    ORDER BY period, a.subject_id, f.hadm_id
-"""
+ALERTED = 0.10  # fraction of test patients above the default threshold of an alert
 
 
 def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dict[str, Any]:
-    """Join the first score that each admission was given with its label, as far as it is known.
+    """Compare the first score of each admission with its label, if the label is known.
 
-    Admissions that the scorer was fitted or chosen on are left out. An alert is a probability of
-    at least `alert_above`; where it is not given, what the riskiest 10% of its test patients had.
-    Returns counts, the metrics over all (estimate, low, high: patient bootstrap), and `periods`:
-    the months of a live hospital's predictions; the dates of a research extract are shifted by
-    patient, so it is one. Raises FeatureStoreError where nothing was scored.
+    Admissions that the scorer was fitted or selected on are excluded. An alert is a probability of
+    at least `alert_above` (default: the threshold that the riskiest 10% of test patients reach).
+
+    Returns counts and metrics (estimate, low, high: patient-level bootstrap) over all admissions,
+    and `periods`, the same by month of the prediction. A research extract is one period, because
+    its dates are shifted by patient. Raises NotEnoughDataError if nothing was scored.
     """
     scorer_id = find_scorer(store, scorer)
     horizon = store.one("SELECT horizon_days FROM scorers WHERE scorer_id = $s", s=scorer_id)[0]
-    table = store.sql(_LEDGER, scorer=scorer_id, horizon=horizon).to_arrow_table().to_pydict()
-    if not table["p"]:
-        raise FeatureStoreError(
-            f'{scorer_id} has scored nobody - "featurestore score {store.path} {scorer_id}" does'
+    rows = (
+        store.sql(read_sql("scoring/scores_with_outcomes"), scorer=scorer_id, horizon_days=horizon)
+        .to_arrow_table()
+        .to_pydict()
+    )
+    if not rows["probability"]:
+        raise NotEnoughDataError(
+            f"{scorer_id} has not scored any admission - "
+            f'"featurestore score {store.path} {scorer_id}" does'
         )
-    fitted_on = np.array([bool(value) for value in table["fitted_on"]])
-    known = np.array([label is not None for label in table["label"]]) & ~fitted_on
-    waiting = np.array(table["waiting"], dtype=bool) & ~fitted_on
-    y = np.array([bool(label) for label in table["label"]])
-    p = np.array(table["p"])
-    period = np.array(table["period"], dtype=str)
-    threshold = _threshold(store, scorer_id) if alert_above is None else alert_above
-    bootstrap = PatientBootstrap(y[known], np.array(table["subject_id"])[known])
+    fitted_on = np.array([bool(value) for value in rows["fitted_on"]])
+    known = np.array([label is not None for label in rows["label"]]) & ~fitted_on
+    waiting = np.array(rows["waiting"], dtype=bool) & ~fitted_on
+    y = np.array([bool(label) for label in rows["label"]])
+    p = np.array(rows["probability"])
+    period = np.array(rows["period"], dtype=str)
+    threshold = _default_threshold(store, scorer_id) if alert_above is None else alert_above
+    bootstrap = PatientBootstrap(y[known], np.array(rows["subject_id"])[known])
     alerted = p >= threshold
 
     def counts(members: Any) -> dict[str, Any]:
@@ -75,35 +61,33 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
             else None,
         }
 
-    everyone = np.ones(len(p), bool)
+    def calibration(metric: Any) -> Any:
+        return bootstrap.estimate(metric, p[known]) if known.any() else None
+
     return {
         "scorer_id": scorer_id,
         "horizon_days": horizon,
         "fitted_on": int(fitted_on.sum()),
         "alert_above": threshold,
-        **counts(everyone),
-        "calibration_slope": bootstrap.estimate(calibration_slope, p[known])
-        if known.any()
-        else None,
-        "calibration_intercept": (
-            bootstrap.estimate(calibration_intercept, p[known]) if known.any() else None
-        ),
+        **counts(np.ones(len(p), bool)),
+        "calibration_slope": calibration(calibration_slope),
+        "calibration_intercept": calibration(calibration_intercept),
         "periods": [
             {"period": name, **counts(period == name)} for name in sorted(set(period.tolist()))
         ],
     }
 
 
-def _threshold(store: Store, scorer_id: str) -> float:
-    """What the riskiest 10% of the scorer's test patients had at least; of all, without any."""
+def _default_threshold(store: Store, scorer_id: str) -> float:
+    """Return what the riskiest 10% of test patients reach; of training patients if none are."""
     for split in ("test", "train"):
-        (found,) = store.one(
+        (threshold,) = store.one(
             "SELECT quantile_cont(probability, $q) FROM scorer_admissions "
             "WHERE scorer_id = $scorer AND split = $split",
             scorer=scorer_id,
             split=split,
             q=1 - ALERTED,
         )
-        if found is not None:
-            return float(found)
+        if threshold is not None:
+            return float(threshold)
     return 0.5

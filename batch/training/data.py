@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.embedding.shards import arrow_to_vectors
 from batch.training.model_selection import Cohort, Vectors
 from featurestore.errors import FeatureStoreError
 from featurestore.store.store import Store, check_question
+from featurestore.store.vectors import arrow_to_vectors
 
 _FEWEST = 10  # labelled admissions of training patients
 

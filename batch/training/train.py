@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from batch.embedding.embed import follow_sync
+from batch.embedding.embed import update_embeddings
 from batch.embedding.encoders import find_encoder
 from batch.training.data import TrainingSet, admission_windows_of, training_set
 from batch.training.evaluation import fit_baselines, measure
@@ -56,10 +56,10 @@ def train(
     _check_name(name, aggregate)
     with store.lock("train"):
         encoder = find_encoder(store, encoder)
-        follow_sync(store)
+        update_embeddings(store)
         rows = training_set(store, encoder, cutoff, horizon_days)
         means = Vectors("mean", rows.X, np.arange(len(rows.y)))
-        head = store.one("SELECT head FROM encoders WHERE encoder_id = $e", e=encoder)[0]
+        head = store.one("SELECT classifier_head FROM encoders WHERE encoder_id = $e", e=encoder)[0]
         windows = None
         if aggregate != "mean" or head is not None:
             windows = admission_windows_of(store, encoder, cutoff, rows.hadm_id)

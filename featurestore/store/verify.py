@@ -8,7 +8,6 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
@@ -16,6 +15,7 @@ from featurestore.store.audit_log import broken_links, check_seal, digest, head,
 from featurestore.store.checksums import changed, duplicate_keys
 from featurestore.store.shard_seal import SUFFIX, ShardSeal
 from featurestore.store.store import COEF_HASH, CUTOFFS, RULES, Store
+from featurestore.store.vectors import arrow_to_vectors
 
 _MEANS = 100  # how many are computed again
 _VECTORS = {"embeddings": "embedding", "admission_embeddings": "embedding", "scorers": "coef"}
@@ -218,7 +218,8 @@ def _odd_means(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
 
 def _far_off(sample: pa.Table, windows: pa.Table) -> int:
     """How many vectors of a sample are not the means of their windows, to float32's precision."""
-    held, each = _vectors(sample), _vectors(windows)  # (means, dim), (windows, dim)
+    # (means, dim), (windows, dim)
+    held, each = (arrow_to_vectors(t["embedding"]).astype(np.float64) for t in (sample, windows))
     places = windows["place"].to_numpy()
     starts = np.flatnonzero(np.diff(places, prepend=-1))
     counts = np.diff(starts, append=len(places))[:, None]
@@ -228,12 +229,6 @@ def _far_off(sample: pa.Table, windows: pa.Table) -> int:
         return len(held)
     apart = np.abs(held - means) > 1e-5 * np.maximum(1, np.abs(means))
     return int(apart.any(axis=1).sum())
-
-
-def _vectors(table: pa.Table) -> npt.NDArray[np.float64]:
-    values = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    vectors: npt.NDArray[np.float64] = values.reshape(len(table), -1).astype(np.float64)
-    return vectors
 
 
 def _shards(store: Store) -> list[Path]:

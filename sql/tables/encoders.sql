@@ -2,9 +2,9 @@
 --
 -- Grain:   one row per exported model (encoder_id: its name and 8 hex digits of its fingerprint).
 -- Columns: fingerprint (SHA-256 of all that decides a vector), dim (width of a vector), max_tokens
---          and stride (word pieces), manifest (the model folder's encoder.json), active (the one
---          that commands use when none is named), head (classifier_head.npz of the
---          model folder: the checkpoint's classification head; NULL where it had none).
+--          and stride (tokens), manifest (the model folder's encoder.json), active (the
+--          default of commands), classifier_head (the checkpoint's classification head, as .npz;
+--          NULL if it had none).
 CREATE TABLE encoders (
     encoder_id VARCHAR NOT NULL,
     name VARCHAR NOT NULL,
@@ -15,5 +15,5 @@ CREATE TABLE encoders (
     stride INTEGER NOT NULL,
     manifest JSON NOT NULL,
     active BOOLEAN NOT NULL,
-    head BLOB
+    classifier_head BLOB
 );

@@ -22,7 +22,7 @@ from featurestore import (
     verify,
 )
 from featurestore.cli.group import main
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, ModelError, UnusualNightError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
@@ -150,7 +150,7 @@ def test_a_live_stay_is_scored_once_its_prediction_time_has_come(ward):
 def test_a_scorer_of_another_encoder_is_refused_before_anything_is_read(ward):
     ward.add(3)
     other = WordCounter("other-00000000")
-    with pytest.raises(FeatureStoreError, match="readmit-v1 was trained on counter-00000000, and"):
+    with pytest.raises(ModelError, match="readmit-v1 was trained on counter-00000000, and"):
         nightly(ward.store, other, "readmit")
     assert other.texts_seen == []
 
@@ -161,17 +161,17 @@ def test_far_more_notes_than_usual_stop_the_commit_and_force_overrides(ward):
         ward.night()
     ward.add(200)
     before = ward.store.path.read_bytes()
-    with pytest.raises(FeatureStoreError) as stopped:
+    with pytest.raises(UnusualNightError) as stopped:
         ward.night()
     assert (
-        "tonight is unlike the last nights: 200 notes are new or changed where 10 is usual"
+        "the drift check failed: 200 notes are new or changed, usually 10; nothing was changed"
         in str(stopped.value)
     )
     assert ward.store.path.read_bytes() == before
     facts = ward.night(force=True)
     # What was embedded was kept.
     assert (facts["resumed"], facts["embedded"]) == (200, 0)
-    assert facts["unusual"] == ["200 notes are new or changed where 10 is usual"]
+    assert facts["unusual"] == ["200 notes are new or changed, usually 10"]
     assert verify(ward.store) == []
 
 
@@ -182,9 +182,7 @@ def test_far_fewer_notes_than_usual_stop_the_commit_a_day_later(ward):
     ward.add(1)
     with ward.store.transaction("benchmark") as transaction:
         transaction.con.execute("UPDATE runs SET started_at = started_at - INTERVAL 23 HOURS")
-    with pytest.raises(
-        FeatureStoreError, match="only 1 notes are new or changed where 40 is usual"
-    ):
+    with pytest.raises(UnusualNightError, match="only 1 notes are new or changed, usually 40"):
         ward.night()
 
 
@@ -194,7 +192,9 @@ def test_far_more_excluded_notes_than_usual_stop_the_commit(ward):
         ward.night()
     ward.add(20)
     ward.add(20, iserror=1)
-    with pytest.raises(FeatureStoreError, match="50% of tonight's notes are excluded where 0% is"):
+    with pytest.raises(
+        UnusualNightError, match="50% of the new or changed notes are excluded, usually 0%"
+    ):
         ward.night()
 
 
@@ -205,7 +205,7 @@ def test_vectors_that_drift_stop_the_commit_by_category(ward):
         ward.night()
     ward.add(30, ("alone", "quiet"), category="Radiology")
     ward.add(30, ("canary", "home"))
-    with pytest.raises(FeatureStoreError, match="vectors of Nursing moved by") as stopped:
+    with pytest.raises(UnusualNightError, match="mean vector of Nursing moved by") as stopped:
         ward.night()
     assert "Radiology" not in str(stopped.value)
     ward.night(force=True)
@@ -279,7 +279,7 @@ def test_an_encoder_is_dropped_with_its_vectors_and_not_what_others_need(ward):
     with pytest.raises(FeatureStoreError, match="counter-00000000 is the active encoder"):
         drop_encoder(ward.store, "counter-00000000")
     promote(ward.store, "new-00000000")
-    with pytest.raises(FeatureStoreError, match="readmit-v1 can score nothing without the vectors"):
+    with pytest.raises(FeatureStoreError, match="readmit-v1 cannot score without the vectors"):
         drop_encoder(ward.store, "counter-00000000")
     assert drop_encoder(ward.store, "counter-00000000", force=True) == PATIENTS
     for table in ("encoders", "embeddings", "admission_embeddings"):

@@ -39,7 +39,7 @@ print(before, peak(), counts["embedded"])
 class StandIn:
     """A vector by the hash of a text, at once."""
 
-    id, provider, budget, head = "stand-in-00000000", "none", 65_536, None
+    id, provider, budget, classifier_head = "stand-in-00000000", "none", 65_536, None
 
     def __init__(self, dim=768):
         names = {"name": "stand-in", "fingerprint": "0" * 64, "precision": "fp32"}

@@ -13,10 +13,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from batch.embedding.shards import vectors_to_arrow
 from export.onnx_export.exporter import export
 from featurestore import OnnxEncoder, create_store, embed_pending, sync, write_hospital
 from featurestore.source.source import open_source
+from featurestore.store.vectors import vectors_to_arrow
 from tests.benchmarks.common import hospital, random_bert, row, timed
 from tests.timeline import empty_store
 
@@ -140,16 +140,19 @@ def embedding(folder, patients):
         return answer
 
     encoder._session = type("Timed", (), {"run": staticmethod(timed_run)})()
-    pace = []
-    ours, counts = timed(lambda: embed_pending(store, encoder, progress=pace.append))
+    progress = []
+    ours, counts = timed(
+        lambda: embed_pending(store, encoder, progress=lambda *call: progress.append(call))
+    )
     windows = counts["windows"]
     row(
         f"{windows:,} windows of {len(texts):,} notes, source to commit",
         f"{windows / ours:.2f} windows/s",
         "",
     )
-    padding = pace[-1].padding / (pace[-1].tokens + pace[-1].padding)
-    row("padding", f"{padding:.1%} of the word pieces", "5%")
+    _, _, throughput = progress[-1]
+    padding = throughput.padding / (throughput.tokens + throughput.padding)
+    row("padding", f"{padding:.1%} of the tokens", "5%")
     row("outside the model", f"{1 - in_model / ours:.1%} of the wall time", "5%")
 
 

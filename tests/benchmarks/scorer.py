@@ -27,7 +27,7 @@ DIM = 768
 class CountedWords:
     """How often each of 768 groups of words stands in a window, as a log."""
 
-    id, provider, budget, head = "words-00000000", "none", 65_536, None
+    id, provider, budget, classifier_head = "words-00000000", "none", 65_536, None
     manifest = {  # noqa: RUF012
         "name": "words",
         "fingerprint": "0" * 64,

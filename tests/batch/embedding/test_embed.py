@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from batch.embedding.encoder import encode
-from batch.embedding.shards import Shards, arrow_to_vectors
+from batch.embedding.shards import Shards
 from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync
 from featurestore.errors import FeatureStoreError
 from featurestore.source.source import text_hash
 from featurestore.store.shard_seal import ShardSeal
+from featurestore.store.vectors import arrow_to_vectors
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
@@ -286,7 +287,7 @@ def test_a_killed_run_goes_on_from_its_shards(ward, counter, tmp_path):
         from featurestore import embed_pending
         from featurestore import Store
         from tests.conftest import WordCounter
-        def kill_after_the_first_shard(pace):
+        def kill_after_the_first_shard(done, total, throughput):
             if len(list(store.staging.rglob("*.shard"))):
                 os.kill(os.getpid(), signal.SIGKILL)
         store = Store({str(store.path)!r})

@@ -192,7 +192,7 @@ def test_a_score_that_is_not_what_was_computed_is_found(store, change):
 
 
 def test_a_run_without_scores_cannot_be_replayed(store):
-    with pytest.raises(FeatureStoreError, match=r"run 1 of .* gave no scores - .*: none yet"):
+    with pytest.raises(FeatureStoreError, match=r"run 1 of .* recorded no scores - .*: none yet"):
         replay(store, 1)
 
 
@@ -232,7 +232,7 @@ def test_the_score_that_was_acted_on_counts_and_the_outcome_only_once_it_is_know
 
 
 def test_outcomes_of_a_scorer_that_has_scored_nobody(store):
-    with pytest.raises(FeatureStoreError, match="means-v1 has scored nobody - "):
+    with pytest.raises(FeatureStoreError, match="means-v1 has not scored any admission - "):
         outcomes(store, "means")
 
 

@@ -494,7 +494,7 @@ def test_nothing_to_learn_from_is_one_line_and_changes_nothing(
     store = copy_of(embedded, tmp_path)
     with store.transaction("test") as draft:
         draft.con.execute(change)
-    monkeypatch.setattr(sys.modules["batch.training.train"], "follow_sync", lambda _: None)
+    monkeypatch.setattr(sys.modules["batch.training.train"], "update_embeddings", lambda _: None)
     version = store.path.stat().st_mtime_ns
     with pytest.raises(FeatureStoreError, match=message) as error:
         train(store, "x", baseline=False)

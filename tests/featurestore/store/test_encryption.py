@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import featurestore.store.database
 import featurestore.store.store
-from batch.embedding.embed import stage
+from batch.embedding.staging import stage
 from featurestore import Store, create_store, embed_pending, nightly, score, sync, train, verify
 from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from batch.embedding.embed import stage
+from batch.embedding.staging import stage
 from featurestore import (
     Store,
     create_store,

@@ -13,8 +13,8 @@ import duckdb
 import pytest
 from click.testing import CliRunner
 
-from batch.embedding.embed import stage
 from batch.embedding.shards import Shards
+from batch.embedding.staging import stage
 from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync, train, verify
 from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError

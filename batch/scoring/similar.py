@@ -1,0 +1,27 @@
+"""Find the most similar admissions of other patients."""
+
+from typing import Any
+
+from batch.embedding.encoders import find_encoder
+from batch.scoring.scorers import check_admission
+from featurestore.store.sql_files import read_sql
+from featurestore.store.store import Store, check_question
+
+
+def similar(
+    store: Store, hadm_id: int, n: int = 10, cutoff: str = "72h", horizon_days: int = 30
+) -> list[dict[str, Any]]:
+    """Return the n most similar admissions of other patients, with their outcomes.
+
+    Each has hadm_id, subject_id, similarity (cosine of the active encoder's means), label, reason
+    and days_to_return. The most similar comes first. Raises FeatureStoreError.
+    """
+    check_question(cutoff, horizon_days)
+    check_admission(store, hadm_id, find_encoder(store, None), cutoff)
+    return store.rows(
+        read_sql("scoring/similar_with_outcomes"),
+        hadm_id=hadm_id,
+        n=n,
+        cutoff=cutoff,
+        horizon_days=horizon_days,
+    )

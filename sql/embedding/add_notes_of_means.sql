@@ -1,0 +1,12 @@
+-- add_notes_of_means($cutoff): which notes is each missing mean of a cutoff taken over?
+--
+-- Grain:   one row per missing mean and note (row_no, note_id).
+INSERT INTO notes_of_means
+SELECT
+    m.row_no,
+    m.encoder_id,
+    k.note_id,
+    k.text_hash
+FROM missing_means AS m
+INNER JOIN known_notes(cutoff := $cutoff) AS k ON m.hadm_id = k.hadm_id
+WHERE m.cutoff = $cutoff;

@@ -1,0 +1,34 @@
+-- archive_means: keep the outdated means that a recorded score was computed from.
+--
+-- Grain:   one row per encoder, admission, cutoff and vector; see the table.
+-- So that featurestore replay can compute the score again.
+INSERT INTO archived_admission_embeddings
+SELECT
+    m.encoder_id,
+    m.hadm_id,
+    m.cutoff,
+    m.vector_hash,
+    m.embedding
+FROM admission_embeddings AS m
+SEMI JOIN outdated_means AS o
+    ON m.encoder_id = o.encoder_id AND m.hadm_id = o.hadm_id AND m.cutoff = o.cutoff
+SEMI JOIN (
+    SELECT
+        c.encoder_id,
+        c.cutoff,
+        s.hadm_id,
+        s.input_hash
+    FROM scores AS s
+    INNER JOIN scorers AS c ON s.scorer_id = c.scorer_id
+) AS s
+    ON
+        m.encoder_id = s.encoder_id
+        AND m.hadm_id = s.hadm_id
+        AND m.cutoff = s.cutoff
+        AND m.vector_hash = s.input_hash
+ANTI JOIN archived_admission_embeddings AS a
+    ON
+        m.encoder_id = a.encoder_id
+        AND m.hadm_id = a.hadm_id
+        AND m.cutoff = a.cutoff
+        AND m.vector_hash = a.vector_hash;

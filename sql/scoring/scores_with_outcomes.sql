@@ -1,0 +1,30 @@
+-- scores_with_outcomes($scorer, $horizon_days): what happened after the first score of each
+-- admission?
+--
+-- Grain:   one row per admission that the scorer has scored (hadm_id).
+-- Columns: subject_id, probability (of the first score), period (the month of a live hospital's
+--          prediction; of a research extract, whose dates are shifted by patient, all), fitted_on
+--          (whether the scorer was fitted or selected on it), label, waiting (for its horizon).
+WITH first_scores AS (
+    SELECT
+        hadm_id,
+        arg_min(probability, run_id) AS probability,
+        min(prediction_time) AS prediction_time
+    FROM scores
+    WHERE scorer_id = $scorer
+    GROUP BY hadm_id
+)
+
+SELECT
+    a.subject_id,
+    f.probability,
+    CASE WHEN s.live THEN strftime(f.prediction_time, '%Y-%m') ELSE 'all' END AS period,
+    r.split IN ('train', 'valid') AS fitted_on,
+    l.label,
+    coalesce(l.reason, '') = 'horizon not yet observed' AS waiting
+FROM first_scores AS f
+CROSS JOIN settings AS s
+INNER JOIN admissions AS a ON f.hadm_id = a.hadm_id
+LEFT JOIN scorer_admissions AS r ON f.hadm_id = r.hadm_id AND r.scorer_id = $scorer
+LEFT JOIN readmission_labels(horizon_days := $horizon_days) AS l ON f.hadm_id = l.hadm_id
+ORDER BY period, a.subject_id, f.hadm_id
