@@ -357,6 +357,20 @@ def test_the_sql_page_names_every_table_column_view_and_macro(walked):
         assert re.findall(r"`(\w+)`", listed) == described, name
 
 
+@pytest.mark.parametrize(
+    ("page", "files"),
+    [
+        ("docs/sources.md", ["sync/incoming_notes"]),
+        ("docs/labels.md", ["views/episodes", "macros/readmission_labels"]),
+    ],
+)
+def test_the_reasons_to_exclude_are_on_the_page(page, files):
+    shown = " ".join(read(page).split())
+    for file in files:
+        for reason in re.findall(r"THEN '([a-z_ ]+)'", read(f"sql/{file}.sql")):
+            assert reason in shown or reason == "ready", reason
+
+
 def test_the_python_page_names_every_public_name():
     page = read("docs/python.md")
     for name in featurestore.__all__:
