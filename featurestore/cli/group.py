@@ -445,7 +445,7 @@ def sql_command(
     Nothing but the store is within reach. "--schema" shows its tables, views and macros.
     """
     from featurestore import Store
-    from featurestore.query.catalog import write_catalogue
+    from featurestore.query.catalog import write_catalog
     from featurestore.query.execution import SHOWN, ask
     from featurestore.query.output import target
 
@@ -457,7 +457,7 @@ def sql_command(
     limit = limit if limit is not None else 0 if output else SHOWN
     with target(opened, output, kind) as (stream, kind):
         if query is None:
-            write_catalogue(opened, stream, kind)
+            write_catalog(opened, stream, kind)
         elif ask(opened, query, stream, kind, limit, timeout):
             say(f"{limit:,} rows are shown, there are more - --limit 0 shows all")
 

@@ -1,89 +1,58 @@
-"""What a store can be asked: its tables, views and macros, as their files describe them."""
+"""The catalog: the tables, views and macros of a store, described by their SQL comments."""
 
 import json
-import re
-import textwrap
 from typing import IO, Any
 
 import duckdb
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import QueryError
 from featurestore.store.sql_files import read_sql
-from featurestore.store.store import KIND, RULES, TABLES, Store
-
-_OBJECTS = {
-    "table": "SELECT table_name FROM duckdb_tables() WHERE database_name = 'store'",
-    "view": "SELECT view_name FROM duckdb_views() WHERE database_name = 'store'",
-    "macro": "SELECT function_name FROM duckdb_functions() WHERE database_name = 'store'",
-}
+from featurestore.store.store import Store
 
 
 def names(con: duckdb.DuckDBPyConnection) -> tuple[set[str], set[str]]:
-    """The tables and views of a store, and its macros."""
-    kinds = _kinds(con)
-    macros = {name for name, kind in kinds.items() if kind == "macro"}
+    """Return the names of the tables and views of a store, and those of its macros."""
+    kinds = {name: kind for kind, name, *_ in con.execute(read_sql("query/catalog")).fetchall()}
+    macros = {name for name, kind in kinds.items() if kind.endswith("macro")}
     return set(kinds) - macros, macros
 
 
-def catalogue(store: Store) -> list[dict[str, Any]]:
-    """Each table, view and macro: signature, kind, question, grain, columns with their types.
+def catalog(store: Store) -> list[dict[str, Any]]:
+    """Return kind, name, parameters, comment and columns of each table, view and macro.
 
-    A macro that makes a value and not rows has no grain, and no columns.
+    A macro that returns a value has no columns.
     """
-    con = store.connect()
-    kinds = _kinds(con)
-    return [_describe(con, name, kinds[name]) for name in TABLES + RULES if name in kinds]
+    columns: dict[str, list[dict[str, Any]]] = {}
+    for table, name, type_, comment in store.sql(read_sql("query/columns")).fetchall():
+        columns.setdefault(table, []).append({"name": name, "type": type_, "comment": comment})
+    entries = store.rows(read_sql("query/catalog"))
+    for entry in entries:
+        if entry["kind"] == "table macro":
+            arguments = ", ".join(["NULL"] * len(entry["parameters"]))
+            result = store.sql(f"FROM {entry['name']}({arguments})")
+            described = zip(result.columns, result.types, strict=True)
+            entry["columns"] = [{"name": n, "type": str(t), "comment": None} for n, t in described]
+        else:
+            entry["columns"] = columns.get(entry["name"], [])
+    return entries
 
 
-def write_catalogue(store: Store, stream: IO[str], kind: str = "table") -> None:
-    """Write what there is to ask: as json, or for a person, a paragraph an object."""
-    objects = catalogue(store)
+def write_catalog(store: Store, stream: IO[str], kind: str = "table") -> None:
+    """Write the catalog as json, or as text with one line per column."""
+    entries = catalog(store)
     if kind == "json":
-        stream.write(json.dumps(objects) + "\n")
+        stream.write(json.dumps(entries) + "\n")
     elif kind == "table":
-        stream.write("\n".join(map(_paragraph, objects)))
+        stream.write("\n".join(map(_text, entries)))
     else:
-        raise FeatureStoreError(f"a schema is no {kind} - use --format table or json")
+        raise QueryError(f"--schema cannot be written as {kind} - use --format table or json")
 
 
-def _paragraph(described: dict[str, Any]) -> str:
-    columns = ", ".join(f"{name} {kind}" for name, kind in described["columns"].items())
-    lines = [f"{described['kind']} {described['signature']}: {described['question']}"]
-    for line in filter(None, (described["grain"], columns)):
-        lines += textwrap.wrap(line, 100, initial_indent="  ", subsequent_indent="  ")
+def _text(entry: dict[str, Any]) -> str:
+    name = "" if entry["parameters"] else f"{entry['name']}: "  # a macro's comment begins with it
+    comment = (entry["comment"] or "").replace("\n", "\n  ")
+    lines = [f"{entry['kind']} {name}{comment}"]
+    for column in entry["columns"]:
+        line = f"    {column['name']:<22} {column['type']:<12} {column['comment'] or ''}"
+        lines.append(line.replace("\n", " ").rstrip())
     return "\n".join(lines) + "\n"
-
-
-def _kinds(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    return {
-        name.lower(): kind
-        for kind, query in _OBJECTS.items()
-        for (name,) in con.execute(query).fetchall()
-    }
-
-
-def _describe(con: duckdb.DuckDBPyConnection, name: str, kind: str) -> dict[str, Any]:
-    comments = " ".join(
-        line.removeprefix("--").strip() + ("\n" if line == "--" else "")
-        for line in read_sql(f"{KIND[name]}/{name}").splitlines()
-        if line.startswith("--")
-    )
-    signature, _, question = comments.partition("\n")[0].partition(": ")
-    grain = re.search(r"Grain: +(.*?)(?= Columns:| Rule:|\n|$)", comments)
-    columns = {}
-    if kind != "macro" or grain:
-        given = ", ".join("NULL" for p in _parameters(signature) if ":=" not in p)
-        relation = f"{name}({given})" if kind == "macro" else name
-        columns = {row[0]: row[1] for row in con.execute(f"DESCRIBE FROM {relation}").fetchall()}
-    return {
-        "signature": signature,
-        "kind": kind,
-        "question": question.strip(),
-        "grain": grain.group(1).strip() if grain else "",
-        "columns": columns,
-    }
-
-
-def _parameters(signature: str) -> list[str]:
-    inside = re.search(r"\((.*)\)", signature)
-    return [part for part in inside.group(1).split(",") if part] if inside else []

@@ -1,10 +1,9 @@
 -- admission_windows(cutoff := '72h'): which windows is the mean of an admission taken over?
 --
--- Grain:   one row per encoder and admission with a known, embedded note.
--- Columns: encoder_id, hadm_id, cutoff, prediction_time, n_notes, n_windows, windows_hash.
+-- Grain:   one row per encoder and admission with a known, embedded note (encoder_id, hadm_id).
 CREATE OR REPLACE MACRO admission_windows(cutoff := '72h') AS TABLE
 WITH asked AS (
-    SELECT cutoff AS cutoff_name
+    SELECT CAST(cutoff AS VARCHAR) AS cutoff_name
 )
 
 SELECT
@@ -20,3 +19,8 @@ FROM known_notes(cutoff := cutoff) AS k
 CROSS JOIN asked
 INNER JOIN embeddings AS e ON k.note_id = e.note_id AND k.text_hash = e.text_hash
 GROUP BY e.encoder_id, k.hadm_id, asked.cutoff_name, k.prediction_time;
+
+COMMENT ON MACRO TABLE admission_windows IS -- noqa: PRS
+'admission_windows(cutoff := ''72h''): which windows is the mean of an admission taken over?
+One row per encoder and admission with a known, embedded note (encoder_id, hadm_id).
+windows_hash: changes with the windows and their texts.';

@@ -1,12 +1,11 @@
--- clinicalbert_labels(horizon_days := 30): what would ClinicalBERT's published rule have said?
+-- clinicalbert_labels(horizon_days := 30): what is the label by the rule of ClinicalBERT?
 --
 -- Grain:   one row per admission (hadm_id).
--- Columns: those of readmission_labels; days_to_return is fractional, from discharge to admission.
--- Rule:    Huang, Altosaar, Ranganath 2019 (arXiv 1904.05342): the patient's next admission that is
---          not ELECTIVE, in the order of admission times, within 30 x 24 hours of the discharge.
---          Newborns and stays with a time of death are left out, and nothing else: so a stay that
+-- Rule:    Huang, Altosaar, Ranganath 2019 (arXiv 1904.05342): the next admission of the patient
+--          that is not ELECTIVE, in the order of admission times, within 30 x 24 hours of the
+--          discharge. Only newborns and stays with a time of death are excluded. So a stay that
 --          began before the discharge counts as a return, and so do transfers and returns on the
---          same day. For comparison; readmission_labels is the rule to use.
+--          same day.
 CREATE OR REPLACE MACRO clinicalbert_labels(horizon_days := 30) AS TABLE
 WITH returns AS (
     SELECT
@@ -51,3 +50,9 @@ SELECT
         FALSE
     ) AS died_within_horizon
 FROM counted;
+
+COMMENT ON MACRO TABLE clinicalbert_labels IS -- noqa: PRS
+'clinicalbert_labels(horizon_days := 30): what is the label by the rule of ClinicalBERT?
+One row per admission (hadm_id).
+For comparison; use readmission_labels, which has the same columns.
+days_to_return: fractional, from discharge to admission.';

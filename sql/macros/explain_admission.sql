@@ -1,12 +1,6 @@
--- explain_admission(scorer, hadm_id): which windows moved the score of an admission?
+-- explain_admission(scorer, hadm_id): how much does each window contribute to a score?
 --
 -- Grain:   one row per window that the score was computed from (note_id, window_no).
--- Columns: note_id, category, available_at, window_no (from 0), windows_of_note, contribution,
---          base. Of a scorer on means, contribution is (coef . window - coef . average) / n, in log
---          odds, and base the log odds of the average admission: base plus all contributions is
---          the log odds of the score, exactly. Of one on windows, contribution is the window's
---          share of (Pmax + Pmean * n / 2) / (1 + n / 2), base 0: they add up to it, before
---          calibration.
 CREATE OR REPLACE MACRO explain_admission(scorer, hadm_id) AS TABLE
 WITH asked AS (
     SELECT
@@ -62,3 +56,11 @@ SELECT
 FROM windows
 CROSS JOIN average
 ORDER BY abs(contribution) DESC, windows.note_id ASC, windows.window_no ASC;
+
+COMMENT ON MACRO TABLE explain_admission IS -- noqa: PRS
+'explain_admission(scorer, hadm_id): how much does each window contribute to a score?
+One row per window that the score was computed from (note_id, window_no).
+contribution, base: for a scorer on means, (coef . window - coef . average) / n in log odds, and the
+log odds of the average admission; base plus all contributions are the log odds of the score.
+For a scorer on windows, the share of the window in (Pmax + Pmean * n / 2) / (1 + n / 2), and 0;
+they add up to the probability before calibration.';

@@ -1,8 +1,8 @@
--- known_notes(cutoff := '72h'): which notes may a prediction see?
+-- known_notes(cutoff := '72h'): which notes may a prediction use?
 --
--- Grain:   one row per note that was known at the prediction time of its admission (note_id).
--- Columns: hadm_id, prediction_time, note_id, text_hash, available_at.
--- The one place where notes meet the clock: means, training and baselines all read from here.
+-- Grain:   one row per note known at the prediction time of its admission (note_id).
+-- The only place that compares notes with the prediction time: means, training and baselines use
+-- it.
 CREATE OR REPLACE MACRO known_notes(cutoff := '72h') AS TABLE
 SELECT
     n.hadm_id,
@@ -13,3 +13,7 @@ SELECT
 FROM notes AS n
 INNER JOIN prediction_times(cutoff := cutoff) AS p ON n.hadm_id = p.hadm_id
 WHERE n.status = 'ready' AND n.available_at <= p.prediction_time;
+
+COMMENT ON MACRO TABLE known_notes IS -- noqa: PRS
+'known_notes(cutoff := ''72h''): which notes may a prediction use?
+One row per note known at the prediction time of its admission (note_id).';

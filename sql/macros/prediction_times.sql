@@ -1,11 +1,10 @@
 -- prediction_times(cutoff := '72h'): when is the prediction for a stay made?
 --
--- Grain:   one row per admission that is predicted (hadm_id).
--- Columns: hadm_id, prediction_time.
--- Rule:    24h, 48h or 72h after admission, for stays at least that long; or, for 'discharge',
---          48 hours after it (when transition-of-care programmes act), for patients who had not
---          come back or died by then. Newborns, stays after death and observation stays are not
---          predicted. In a live hospital the time must have come.
+-- Grain:   one row per admission with a prediction (hadm_id).
+-- Rule:    24h, 48h or 72h after admission, for stays at least that long; or, for 'discharge', 48
+--          hours after it (when transition-of-care programmes act), for patients who had not
+--          returned or died by then. Newborns, stays after death and observation stays have no
+--          prediction. In a live hospital the time must have passed.
 CREATE OR REPLACE MACRO prediction_times(cutoff := '72h') AS TABLE
 WITH asked AS (
     SELECT
@@ -57,3 +56,8 @@ WHERE
             -- Only the date of death is known: that whole day counts as dead.
             AND coalesce(dod > CAST(prediction_time AS DATE), TRUE)
     END;
+
+COMMENT ON MACRO TABLE prediction_times IS -- noqa: PRS
+'prediction_times(cutoff := ''72h''): when is the prediction for a stay made?
+One row per admission with a prediction (hadm_id).
+cutoff: 24h, 48h, 72h or discharge (48 hours after it).';

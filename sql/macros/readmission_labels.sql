@@ -1,11 +1,9 @@
--- readmission_labels(horizon_days := 30): did the patient come back unplanned within the horizon?
+-- readmission_labels(horizon_days := 30): did the patient return unplanned within the horizon?
 --
 -- Grain:   one row per admission (hadm_id).
--- Columns: hadm_id, subject_id, dischtime, label (TRUE, FALSE, or NULL with a reason), reason,
---          next_hadm_id and days_to_return (the first return, whatever the horizon),
---          died_within_horizon (after discharge, with no return before: a competing risk).
--- Rule:    as the CMS measure counts. Days are calendar days, the first return decides, planned
---          returns do not count, and a stay that begins on the day of discharge continues it.
+-- Rule:    follows the CMS measure. Days are calendar days, the first return decides, planned
+--          returns do not count, and a stay that begins on the day of discharge continues the
+--          episode.
 CREATE OR REPLACE MACRO readmission_labels(horizon_days := 30) AS TABLE
 WITH discharges AS (
     SELECT
@@ -81,3 +79,10 @@ SELECT
             )
     END AS died_within_horizon
 FROM reasons;
+
+COMMENT ON MACRO TABLE readmission_labels IS -- noqa: PRS
+'readmission_labels(horizon_days := 30): did the patient return unplanned within the horizon?
+One row per admission (hadm_id).
+label: TRUE, FALSE, or NULL with a reason.
+next_hadm_id, days_to_return: the first return, whatever the horizon.
+died_within_horizon: after discharge, with no return before (a competing risk).';

@@ -1,9 +1,6 @@
--- score_admissions(scorer): what does a scorer say of every admission now?
+-- score_admissions(scorer): what is the probability of every admission by a scorer?
 --
--- Grain:   one row per admission of the scorer's encoder and cutoff (hadm_id).
--- Columns: hadm_id, prediction_time, probability: of a mean 1 / (1 + exp(-(embedding . coef +
---          intercept))); of windows, what ClinicalBERT's rule makes of theirs, calibrated;
---          input_hash (what it was computed from).
+-- Grain:   one row per admission of the encoder and cutoff of the scorer (hadm_id).
 CREATE OR REPLACE MACRO score_admissions(scorer) AS TABLE
 WITH asked AS (
     SELECT scorer AS scorer_id
@@ -59,3 +56,10 @@ SELECT
     1 / (1 + exp(-(calibration_slope * ln(p / (1 - p)) + calibration_intercept))) AS probability,
     input_hash
 FROM together;
+
+COMMENT ON MACRO TABLE score_admissions IS -- noqa: PRS
+'score_admissions(scorer): what is the probability of every admission by a scorer?
+One row per admission of the encoder and cutoff of the scorer (hadm_id).
+probability: of a mean 1 / (1 + exp(-(embedding . coef + intercept))); of windows, their
+combined probability, calibrated.
+input_hash: what it was computed from.';

@@ -1,7 +1,6 @@
--- similar_admissions(hadm_id, n := 10, cutoff := '72h'): which other patients' stays read alike?
+-- similar_admissions(hadm_id, n := 10, cutoff := '72h'): which other stays have similar notes?
 --
--- Grain:   one row per neighbour, the nearest first; never the same patient.
--- Columns: hadm_id, subject_id, similarity (cosine, exact), by the active encoder.
+-- Grain:   one row per neighbour, nearest first; never the same patient.
 CREATE OR REPLACE MACRO similar_admissions(hadm_id, n := 10, cutoff := '72h') AS TABLE
 WITH asked AS (
     SELECT
@@ -36,3 +35,8 @@ FROM means
 INNER JOIN itself ON means.subject_id <> itself.subject_id
 ORDER BY similarity DESC, means.hadm_id ASC
 LIMIT n;
+
+COMMENT ON MACRO TABLE similar_admissions IS -- noqa: PRS
+'similar_admissions(hadm_id, n := 10, cutoff := ''72h''): which other stays have similar notes?
+One row per neighbour, nearest first; never the same patient.
+similarity: cosine of the means by the active encoder, exact.';

@@ -1,7 +1,6 @@
 -- training_set(encoder, cutoff := '72h', horizon_days := 30): what is a scorer fitted on?
 --
 -- Grain:   one row per labelled admission with a known note (hadm_id).
--- Columns: hadm_id, subject_id, split (train, valid, test: by patient), label, embedding.
 CREATE OR REPLACE MACRO training_set(encoder, cutoff := '72h', horizon_days := 30) AS TABLE
 WITH asked AS (
     SELECT
@@ -19,3 +18,8 @@ FROM readmission_labels(horizon_days := horizon_days) AS l
 INNER JOIN admission_embeddings AS m ON l.hadm_id = m.hadm_id
 INNER JOIN asked ON m.encoder_id = asked.encoder_id AND m.cutoff = asked.cutoff_name
 WHERE l.label IS NOT NULL;
+
+COMMENT ON MACRO TABLE training_set IS -- noqa: PRS
+'training_set(encoder, cutoff := ''72h'', horizon_days := 30): what is a scorer fitted on?
+One row per labelled admission with a known note (hadm_id).
+split: train, valid or test, by patient.';

@@ -1,8 +1,6 @@
--- admission_embeddings: the mean of the windows that were known at the prediction time.
+-- admission_embeddings: the mean of the windows known at the prediction time.
 --
--- Grain:   one row per encoder, admission and cutoff (24h, 48h, 72h, discharge).
--- Columns: n_notes and n_windows (how many the mean is taken over), windows_hash (which ones, and
---          which text: a mean is computed anew when it differs), vector_hash (hash(embedding)).
+-- Grain:   one row per encoder, admission and cutoff (encoder_id, hadm_id, cutoff).
 CREATE TABLE admission_embeddings (
     encoder_id VARCHAR NOT NULL,
     hadm_id BIGINT NOT NULL,
@@ -14,3 +12,13 @@ CREATE TABLE admission_embeddings (
     vector_hash UBIGINT NOT NULL,
     embedding FLOAT[768] NOT NULL CHECK (isfinite(array_inner_product(embedding, embedding)))
 );
+
+COMMENT ON TABLE admission_embeddings IS
+'The mean of the windows known at the prediction time.
+One row per encoder, admission and cutoff (encoder_id, hadm_id, cutoff).';
+COMMENT ON COLUMN admission_embeddings.cutoff IS '24h, 48h, 72h or discharge.';
+COMMENT ON COLUMN admission_embeddings.n_notes IS 'Notes that the mean is taken over.';
+COMMENT ON COLUMN admission_embeddings.n_windows IS 'Windows that the mean is taken over.';
+COMMENT ON COLUMN admission_embeddings.windows_hash IS
+'Which windows and texts; the mean is recomputed when it differs.';
+COMMENT ON COLUMN admission_embeddings.vector_hash IS 'hash(embedding).';

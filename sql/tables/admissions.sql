@@ -1,8 +1,6 @@
--- admissions: the hospital stays, as the source has them.
+-- admissions: hospital stays as the source records them.
 --
 -- Grain:   one row per admission (hadm_id).
--- Columns: died_in_hospital (the source's expire flag), planned (elective), dod (date of death, in
---          hospital or after), age (years at admission; 91 for patients over 89).
 CREATE TABLE admissions (
     hadm_id BIGINT NOT NULL,
     subject_id BIGINT NOT NULL,
@@ -19,3 +17,11 @@ CREATE TABLE admissions (
     ethnicity VARCHAR,
     insurance VARCHAR
 );
+
+COMMENT ON TABLE admissions IS
+'Hospital stays as the source records them.
+One row per admission (hadm_id).';
+COMMENT ON COLUMN admissions.died_in_hospital IS 'The expire flag of the source.';
+COMMENT ON COLUMN admissions.planned IS 'Whether the admission was elective.';
+COMMENT ON COLUMN admissions.dod IS 'Date of death, in hospital or later.';
+COMMENT ON COLUMN admissions.age IS 'Years at admission; 91 for patients over 89.';

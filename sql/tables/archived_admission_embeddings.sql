@@ -1,4 +1,4 @@
--- archived_admission_embeddings: the means that a recorded score was computed from and that have changed since.
+-- archived_admission_embeddings: former means that a recorded score depends on.
 --
 -- Grain:   one row per encoder, admission, cutoff and vector (encoder_id, hadm_id, cutoff,
 --          vector_hash).
@@ -9,3 +9,7 @@ CREATE TABLE archived_admission_embeddings (
     vector_hash UBIGINT NOT NULL,
     embedding FLOAT[768] NOT NULL CHECK (isfinite(array_inner_product(embedding, embedding)))
 );
+
+COMMENT ON TABLE archived_admission_embeddings IS
+'Former means that a recorded score depends on.
+One row per encoder, admission, cutoff and vector (encoder_id, hadm_id, cutoff, vector_hash).';

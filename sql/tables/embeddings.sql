@@ -1,11 +1,8 @@
 -- embeddings: the [CLS] vector of every window of every ready note.
 --
--- Grain:   one row per encoder, note and window (encoder_id, note_id, window_no from 0).
--- Columns: n_tokens (word pieces, [CLS] and [SEP] included), text_hash (md5 of the text that was
---          embedded: where it is not the note's any more, the vector is stale and does not count),
---          vector_hash (hash(embedding) as it was written: a byte that changed since shows).
--- No primary key: its index would be rebuilt by every commit (4.7 s per 100,000 vectors); every
--- commit counts the keys instead. The width is set by the store's first encoder.
+-- Grain:   one row per encoder, note and window (encoder_id, note_id, window_no).
+-- No primary key: every commit would rebuild its index (4.7 s per 100,000 vectors). Every commit
+-- checks the keys for duplicates instead. The first encoder of the store sets the width.
 CREATE TABLE embeddings (
     encoder_id VARCHAR NOT NULL,
     hadm_id BIGINT NOT NULL,
@@ -18,3 +15,13 @@ CREATE TABLE embeddings (
     -- Refuses NaN, infinity and missing elements.
     embedding FLOAT[768] NOT NULL CHECK (isfinite(array_inner_product(embedding, embedding)))
 );
+
+COMMENT ON TABLE embeddings IS
+'The [CLS] vector of every window of every ready note.
+One row per encoder, note and window (encoder_id, note_id, window_no).';
+COMMENT ON COLUMN embeddings.window_no IS 'Position of the window in the note, from 0.';
+COMMENT ON COLUMN embeddings.n_tokens IS 'Tokens of the window, [CLS] and [SEP] included.';
+COMMENT ON COLUMN embeddings.text_hash IS
+'MD5 of the embedded text. The vector is stale where it differs from that of the note.';
+COMMENT ON COLUMN embeddings.vector_hash IS
+'hash(embedding) when it was written; verify compares it.';

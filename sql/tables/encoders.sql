@@ -1,10 +1,6 @@
--- encoders: the models whose vectors this store holds.
+-- encoders: the exported models that embedded the notes.
 --
--- Grain:   one row per exported model (encoder_id: its name and 8 hex digits of its fingerprint).
--- Columns: fingerprint (SHA-256 of all that decides a vector), dim (width of a vector), max_tokens
---          and stride (tokens), manifest (the model folder's encoder.json), active (the
---          default of commands), classifier_head (the checkpoint's classification head, as .npz;
---          NULL if it had none).
+-- Grain:   one row per encoder (encoder_id: name and 8 hex digits of the fingerprint).
 CREATE TABLE encoders (
     encoder_id VARCHAR NOT NULL,
     name VARCHAR NOT NULL,
@@ -17,3 +13,15 @@ CREATE TABLE encoders (
     active BOOLEAN NOT NULL,
     classifier_head BLOB
 );
+
+COMMENT ON TABLE encoders IS
+'The exported models that embedded the notes.
+One row per encoder (encoder_id: name and 8 hex digits of the fingerprint).';
+COMMENT ON COLUMN encoders.fingerprint IS 'SHA-256 of everything that determines a vector.';
+COMMENT ON COLUMN encoders.dim IS 'Width of a vector.';
+COMMENT ON COLUMN encoders.max_tokens IS 'Most tokens in a window.';
+COMMENT ON COLUMN encoders.stride IS 'Tokens that consecutive windows share.';
+COMMENT ON COLUMN encoders.manifest IS 'encoder.json of the model folder.';
+COMMENT ON COLUMN encoders.active IS 'Whether commands use this encoder by default.';
+COMMENT ON COLUMN encoders.classifier_head IS
+'The classifier head of the checkpoint (an .npz file); NULL without one.';

@@ -1,9 +1,6 @@
--- manifest: what did the last commit store? Compared by featurestore verify.
+-- manifest: checksums of the tables after the last commit; verify compares them.
 --
 -- Grain:   one row per table (table_name).
--- Columns: n_rows, content_hash (the sum of DuckDB's hashes of the rows, so that no order shows; of
---          a vector table, with vector_hash in the vector's place), run_id (the commit's),
---          duckdb_version (whose hashes they are).
 CREATE TABLE manifest (
     table_name VARCHAR NOT NULL,
     n_rows BIGINT NOT NULL,
@@ -11,3 +8,11 @@ CREATE TABLE manifest (
     run_id INTEGER NOT NULL,
     duckdb_version VARCHAR NOT NULL
 );
+
+COMMENT ON TABLE manifest IS
+'Checksums of the tables after the last commit; verify compares them.
+One row per table (table_name).';
+COMMENT ON COLUMN manifest.content_hash IS
+'Sum of the DuckDB hashes of the rows, independent of their order.';
+COMMENT ON COLUMN manifest.run_id IS 'The run that committed.';
+COMMENT ON COLUMN manifest.duckdb_version IS 'Version of DuckDB that computed the hashes.';

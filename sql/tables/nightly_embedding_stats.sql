@@ -1,8 +1,6 @@
--- nightly_embedding_stats: what were the vectors of each night like? Tonight's are compared with the last ones.
+-- nightly_embedding_stats: statistics of the vectors embedded each night, for the drift check.
 --
 -- Grain:   one row per nightly run, encoder and note category (run_id, encoder_id, category).
--- Columns: n_notes and n_windows embedded that night, embedding (the mean of the windows), spread
---          (root of their mean squared distance from it).
 CREATE TABLE nightly_embedding_stats (
     run_id INTEGER NOT NULL,
     encoder_id VARCHAR NOT NULL,
@@ -12,3 +10,12 @@ CREATE TABLE nightly_embedding_stats (
     spread DOUBLE NOT NULL,
     embedding FLOAT[768] NOT NULL CHECK (isfinite(array_inner_product(embedding, embedding)))
 );
+
+COMMENT ON TABLE nightly_embedding_stats IS
+'Statistics of the vectors embedded each night, for the drift check.
+One row per nightly run, encoder and note category (run_id, encoder_id, category).';
+COMMENT ON COLUMN nightly_embedding_stats.n_notes IS 'Notes embedded that night.';
+COMMENT ON COLUMN nightly_embedding_stats.n_windows IS 'Windows embedded that night.';
+COMMENT ON COLUMN nightly_embedding_stats.embedding IS 'Mean of the windows.';
+COMMENT ON COLUMN nightly_embedding_stats.spread IS
+'Root mean squared distance of the windows from their mean.';

@@ -1,9 +1,6 @@
--- notes: the index of the source's notes; never their text.
+-- notes: the notes of the source, without their text.
 --
--- Grain:   one row per note of the source (note_id).
--- Columns: available_at (when the note was known), time_basis (storetime, charttime or date),
---          text_hash (md5 of the text), n_chars (length of the text),
---          status (ready, or excluded with a reason).
+-- Grain:   one row per note (note_id).
 CREATE TABLE notes (
     note_id VARCHAR NOT NULL,
     hadm_id BIGINT,
@@ -16,3 +13,13 @@ CREATE TABLE notes (
     status VARCHAR NOT NULL CHECK (status IN ('ready', 'excluded')),
     reason VARCHAR CHECK ((reason IS NULL) = (status = 'ready'))
 );
+
+COMMENT ON TABLE notes IS
+'The notes of the source, without their text.
+One row per note (note_id).';
+COMMENT ON COLUMN notes.available_at IS 'When the note was known.';
+COMMENT ON COLUMN notes.time_basis IS
+'Where available_at comes from: storetime, charttime or date.';
+COMMENT ON COLUMN notes.text_hash IS 'MD5 of the text.';
+COMMENT ON COLUMN notes.n_chars IS 'Length of the text.';
+COMMENT ON COLUMN notes.status IS 'ready, or excluded with a reason.';

@@ -1,10 +1,6 @@
 -- runs: every job that changed this store.
 --
 -- Grain:   one row per run (run_id; 0 is init).
--- Columns: started_at and finished_at (local time), counts and versions (JSON), uid (the user's
---          number on the machine that it ran on), hash_before and hash_after (SHA-256 of what the
---          other tables held when it began and when it ended), chain (SHA-256 of this row and the
---          chain of the row before: a row that is changed or removed breaks it).
 CREATE TABLE runs (
     run_id INTEGER NOT NULL,
     command VARCHAR NOT NULL,
@@ -18,3 +14,16 @@ CREATE TABLE runs (
     hash_after VARCHAR NOT NULL,
     chain VARCHAR NOT NULL
 );
+
+COMMENT ON TABLE runs IS
+'Every job that changed this store.
+One row per run (run_id; 0 is init).';
+COMMENT ON COLUMN runs.started_at IS 'Local time.';
+COMMENT ON COLUMN runs.finished_at IS 'Local time.';
+COMMENT ON COLUMN runs.counts IS 'What the job did, as JSON.';
+COMMENT ON COLUMN runs.versions IS 'Versions of the program and of DuckDB, as JSON.';
+COMMENT ON COLUMN runs.uid IS 'User id on the machine that ran the job.';
+COMMENT ON COLUMN runs.hash_before IS 'SHA-256 of the contents of all other tables before the run.';
+COMMENT ON COLUMN runs.hash_after IS 'SHA-256 of the contents of all other tables after the run.';
+COMMENT ON COLUMN runs.chain IS
+'SHA-256 of this row and of the chain before it; any edited or deleted row breaks it.';

@@ -1,9 +1,6 @@
--- scorer_admissions: on which admissions was a scorer fitted, chosen and tested?
+-- scorer_admissions: the admissions that a scorer was trained, validated and tested on.
 --
--- Grain:   one row per scorer and admission (scorer_id, hadm_id), frozen.
--- Columns: probability (the scorer's, when it was made), and those of the baselines beside it:
---          prior_admissions (two or more in the 12 months before), bag_of_words, head (the
---          fine-tuned classifier's own); NULL where there was none.
+-- Grain:   one row per scorer and admission (scorer_id, hadm_id); never updated.
 CREATE TABLE scorer_admissions (
     scorer_id VARCHAR NOT NULL,
     hadm_id BIGINT NOT NULL,
@@ -14,3 +11,14 @@ CREATE TABLE scorer_admissions (
     bag_of_words DOUBLE,
     head DOUBLE
 );
+
+COMMENT ON TABLE scorer_admissions IS
+'The admissions that a scorer was trained, validated and tested on.
+One row per scorer and admission (scorer_id, hadm_id); never updated.';
+COMMENT ON COLUMN scorer_admissions.probability IS 'Of the scorer, when it was fitted.';
+COMMENT ON COLUMN scorer_admissions.prior_admissions IS
+'Of the baseline: two or more admissions in the 12 months before.';
+COMMENT ON COLUMN scorer_admissions.bag_of_words IS
+'Of the baseline: bag of words; NULL without it.';
+COMMENT ON COLUMN scorer_admissions.head IS
+'Of the baseline: the fine-tuned classifier; NULL without it.';

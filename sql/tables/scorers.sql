@@ -1,14 +1,8 @@
 -- scorers: the fitted logistic regressions.
 --
--- Grain:   one row per fit (scorer_id: its name and version, such as readmit-72h-v1).
--- Columns: coef and intercept (log odds; standardisation, and of a mean calibration too, is folded
---          in, so that the score is one inner product; in double precision, because of vectors
---          that lie far from zero a float would lose the fourth digit of a probability), metrics
---          (JSON), training_hash (SHA-256 of the rows fitted on), aggregate (mean: of an
---          admission's mean embedding; clinicalbert: of its windows, put together as
---          (Pmax + Pmean * n / 2) / (1 + n / 2)), calibration_slope and calibration_intercept
---          (applied to the log odds of what the windows make together), coef_hash (SHA-256 of
---          coefficients, intercept and calibration as they were written).
+-- Grain:   one row per fit (scorer_id: name and version, such as readmit-72h-v1).
+-- Coefficients are DOUBLE: for vectors far from zero, FLOAT loses the fourth digit of a
+-- probability.
 CREATE TABLE scorers (
     scorer_id VARCHAR NOT NULL,
     name VARCHAR NOT NULL,
@@ -27,3 +21,22 @@ CREATE TABLE scorers (
     calibration_intercept DOUBLE NOT NULL,
     coef_hash VARCHAR NOT NULL
 );
+
+COMMENT ON TABLE scorers IS
+'The fitted logistic regressions.
+One row per fit (scorer_id: name and version, such as readmit-72h-v1).';
+COMMENT ON COLUMN scorers.coef IS
+'Log odds per dimension, standardisation folded in; for aggregate mean, calibration too.';
+COMMENT ON COLUMN scorers.intercept IS
+'Log odds, standardisation folded in; for aggregate mean, calibration too.';
+COMMENT ON COLUMN scorers.metrics IS 'The evaluation, as JSON.';
+COMMENT ON COLUMN scorers.training_hash IS 'SHA-256 of the rows that the regression was fitted on.';
+COMMENT ON COLUMN scorers.aggregate IS
+'mean: score the mean of the windows. clinicalbert: score each window and
+combine their probabilities as (Pmax + Pmean * n / 2) / (1 + n / 2).';
+COMMENT ON COLUMN scorers.calibration_slope IS
+'Applied to the log odds of the combined probability.';
+COMMENT ON COLUMN scorers.calibration_intercept IS
+'Applied to the log odds of the combined probability.';
+COMMENT ON COLUMN scorers.coef_hash IS
+'SHA-256 of coefficients, intercepts and slope when they were written.';

@@ -1,8 +1,6 @@
--- scores: the ledger of every score ever given.
+-- scores: every score ever recorded.
 --
 -- Grain:   one row per run, scorer and admission (run_id, scorer_id, hadm_id).
--- Columns: input_hash (what it was computed from: vector_hash of the admission's mean, or of all
---          its windows; featurestore replay finds them by it).
 CREATE TABLE scores (
     scorer_id VARCHAR NOT NULL,
     hadm_id BIGINT NOT NULL,
@@ -12,3 +10,9 @@ CREATE TABLE scores (
     scored_at TIMESTAMP NOT NULL,
     input_hash UBIGINT NOT NULL
 );
+
+COMMENT ON TABLE scores IS
+'Every score ever recorded.
+One row per run, scorer and admission (run_id, scorer_id, hadm_id).';
+COMMENT ON COLUMN scores.input_hash IS
+'What the score was computed from: the vector_hash of the mean, or of all windows.';

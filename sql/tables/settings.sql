@@ -1,10 +1,6 @@
--- settings: where does this store read from, and up to when has the hospital been observed?
+-- settings: the source of this store, and up to when it was observed.
 --
 -- Grain:   one row.
--- Columns: source (folder or URL, without its password), schema_name (mimic3, mimic4 or a folder),
---          live (a running hospital, not a research extract), observed_until (the newest sync of a
---          live hospital; NULL for an extract, which counts as fully observed), secret (random
---          bytes, by which the store knows shards of its own).
 CREATE TABLE settings (
     source VARCHAR NOT NULL,
     schema_name VARCHAR NOT NULL,
@@ -12,3 +8,13 @@ CREATE TABLE settings (
     observed_until TIMESTAMP,
     secret BLOB NOT NULL
 );
+
+COMMENT ON TABLE settings IS
+'The source of this store, and up to when it was observed.
+One row.';
+COMMENT ON COLUMN settings.source IS 'Folder, DuckDB file or URL without its password.';
+COMMENT ON COLUMN settings.schema_name IS 'mimic3, mimic4 or a folder with two SELECTs.';
+COMMENT ON COLUMN settings.live IS 'A running hospital, not a research extract.';
+COMMENT ON COLUMN settings.observed_until IS
+'Newest sync of a live hospital; NULL for an extract, which counts as fully observed.';
+COMMENT ON COLUMN settings.secret IS 'Random bytes that sign the staged shards of this store.';

@@ -1,12 +1,6 @@
--- episodes: how do a patient's stays follow each other?
+-- episodes: which stays follow each other without a break?
 --
 -- Grain:   one row per admission (hadm_id).
--- Columns: exclusion_reason (why a stay is neither a return nor part of an episode, else NULL),
---          discharge (dischtime, where it does not lie before the admission),
---          died (in this stay), episode (number within the patient),
---          continued_by (the next stay of the same episode: NULL for its last),
---          and for the last stay of an episode: episode_discharge (the latest of the episode),
---          episode_died, and the first return: next_hadm_id, next_admittime, next_planned.
 CREATE OR REPLACE VIEW episodes AS
 WITH stays AS (
     SELECT
@@ -119,3 +113,20 @@ SELECT
     NULL AS next_planned
 FROM stays
 WHERE exclusion_reason IS NOT NULL;
+
+COMMENT ON VIEW episodes IS
+'Which stays follow each other without a break?
+One row per admission (hadm_id).';
+COMMENT ON COLUMN episodes.exclusion_reason IS
+'Why a stay is neither a return nor part of an episode, else NULL.';
+COMMENT ON COLUMN episodes.discharge IS 'dischtime, unless it precedes the admission.';
+COMMENT ON COLUMN episodes.died IS 'Whether the patient died in this stay.';
+COMMENT ON COLUMN episodes.episode IS 'Number of the episode, per patient.';
+COMMENT ON COLUMN episodes.continued_by IS 'The next stay of the episode; NULL for its last stay.';
+COMMENT ON COLUMN episodes.episode_discharge IS
+'Latest discharge of the episode; only for its last stay.';
+COMMENT ON COLUMN episodes.episode_died IS
+'Whether the patient died in the episode; only for its last stay.';
+COMMENT ON COLUMN episodes.next_hadm_id IS 'First stay after the episode; only for its last stay.';
+COMMENT ON COLUMN episodes.next_admittime IS 'Start of the first stay after the episode.';
+COMMENT ON COLUMN episodes.next_planned IS 'Whether the first stay after the episode was planned.';

@@ -1,8 +1,6 @@
--- latest_scores: what did each scorer last say of each admission?
+-- latest_scores: which admissions are at the highest risk, by the newest score of each scorer?
 --
--- Grain:   one row per scorer and admission (scorer_id, hadm_id) that is still in the source.
--- Columns: risk_rank (1 is the riskiest of the scorer's admissions; equals share a rank) and
---          fraction_above (of the scorer's admissions, those with a higher probability).
+-- Grain:   one row per scorer and admission (scorer_id, hadm_id) that is in the source.
 CREATE OR REPLACE VIEW latest_scores AS
 WITH latest AS (
     SELECT
@@ -28,3 +26,11 @@ SELECT
     run_id,
     scored_at
 FROM latest;
+
+COMMENT ON VIEW latest_scores IS
+'Which admissions are at the highest risk, by the newest score of each scorer?
+One row per scorer and admission (scorer_id, hadm_id) that is in the source.';
+COMMENT ON COLUMN latest_scores.risk_rank IS
+'1 is the highest risk of the scorer; ties share a rank.';
+COMMENT ON COLUMN latest_scores.fraction_above IS
+'Fraction of the admissions of the scorer that have a higher probability.';

@@ -16,9 +16,10 @@ from click.testing import CliRunner
 from featurestore import Store, create_store, sync
 from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError
-from featurestore.query.catalog import catalogue
+from featurestore.query.catalog import catalog
 from featurestore.query.execution import ask
-from featurestore.store.store import RULES, TABLES
+from featurestore.store.sql_files import read_sql
+from featurestore.store.store import KIND, RULES, TABLES
 from tests.hospital import admission, note, write_hospital
 
 CANARY = "CANARY-lives-alone"  # a value of the data
@@ -413,47 +414,56 @@ def test_a_file_without_end_is_stopped_too(store, tmp_path):
 # What there is to ask
 
 
-def test_the_schema_says_of_each_object_what_it_is_for(store):
-    told = {one["signature"].partition("(")[0]: one for one in catalogue(store)}
-    assert list(told) == [*TABLES, *RULES]
-    assert told["readmission_labels"] == {
-        "signature": "readmission_labels(horizon_days := 30)",
-        "kind": "macro",
-        "question": "did the patient come back unplanned within the horizon?",
-        "grain": "one row per admission (hadm_id).",
-        "columns": {
-            **{"hadm_id": "BIGINT", "subject_id": "BIGINT", "dischtime": "TIMESTAMP"},
-            **{"label": "BOOLEAN", "reason": "VARCHAR", "next_hadm_id": "BIGINT"},
-            **{"days_to_return": "BIGINT", "died_within_horizon": "BOOLEAN"},
-        },
+def test_the_catalog_describes_every_object(store):
+    entries = {entry["name"]: entry for entry in catalog(store)}
+    assert set(entries) == {*TABLES, *RULES}
+    assert entries["known_notes"] == {
+        "kind": "table macro",
+        "name": "known_notes",
+        "parameters": ["cutoff"],
+        "comment": "known_notes(cutoff := '72h'): which notes may a prediction use?\n"
+        "One row per note known at the prediction time of its admission (note_id).",
+        "columns": [
+            {"name": "hadm_id", "type": "BIGINT", "comment": None},
+            {"name": "prediction_time", "type": "TIMESTAMP", "comment": None},
+            {"name": "note_id", "type": "VARCHAR", "comment": None},
+            {"name": "text_hash", "type": "VARCHAR", "comment": None},
+            {"name": "available_at", "type": "TIMESTAMP", "comment": None},
+        ],
     }
-    for name, one in told.items():
-        assert one["question"], name
-        rows = name not in ("available_at", "patient_split")
-        assert bool(one["grain"]) == bool(one["columns"]) == rows, name
-    assert told["archived_admission_embeddings"]["grain"] == (
-        "one row per encoder, admission, cutoff and vector (encoder_id, hadm_id, cutoff, "
-        "vector_hash)."
-    )
+    assert entries["notes"]["columns"][-2] == {
+        "name": "status",
+        "type": "VARCHAR",
+        "comment": "ready, or excluded with a reason.",
+    }
+    for name, entry in entries.items():
+        returns_value = name in ("available_at", "patient_split")
+        assert ("\nOne row" in entry["comment"]) == bool(entry["columns"]) != returns_value, name
 
 
-def test_the_schema_gives_a_macro_the_parameters_that_it_has(store):
-    parameters = dict(
-        store.sql(
-            "SELECT function_name, parameters FROM duckdb_functions() WHERE database_name = 'store'"
-        ).fetchall()
-    )
-    for one in catalogue(store):
-        name, _, rest = one["signature"].partition("(")
-        told = [part.partition(":=")[0].strip() for part in rest.rstrip(")").split(",") if part]
-        assert told == parameters.get(name, []), name
+def test_the_comment_of_an_object_agrees_with_the_header_of_its_file(store):
+    for entry in catalog(store):
+        header = read_sql(f"{KIND[entry['name']]}/{entry['name']}").splitlines()[0]
+        first_line = entry["comment"].splitlines()[0]
+        if "macro" not in entry["kind"]:
+            first_line = f"{entry['name']}: {first_line[0].lower()}{first_line[1:]}"
+        assert header == f"-- {first_line}"
 
 
-def test_the_schema_of_an_older_store_shows_what_it_has(folder, tmp_path):
-    older = create_store(tmp_path / "older.duckdb", folder / "hospital", "mimic3")
-    with duckdb.connect(older.path) as con:
-        con.execute("DROP MACRO TABLE explain_admission")
-    assert [one for one in catalogue(older) if "explain" in one["signature"]] == []
+def test_the_comment_of_a_macro_names_its_parameters(store):
+    for entry in catalog(store):
+        if "macro" in entry["kind"]:
+            inside = entry["comment"].partition("(")[2].partition("):")[0]
+            parameters = [part.partition(":=")[0].strip() for part in inside.split(",")]
+            assert parameters == entry["parameters"], entry["name"]
+
+
+def test_other_duckdb_programs_see_the_comments(store):
+    with duckdb.connect(store.path, read_only=True) as con:
+        query = "SELECT comment FROM duckdb_tables() WHERE table_name = 'admissions'"
+        assert con.execute(query).fetchall() == [
+            ("Hospital stays as the source records them.\nOne row per admission (hadm_id).",)
+        ]
 
 
 # The command
@@ -518,13 +528,15 @@ def test_a_link_in_the_way_of_a_file_is_not_followed(store, tmp_path):
     assert stat.filemode((tmp_path / "x.csv").lstat().st_mode) == "-rw-------"
 
 
-def test_the_schema_as_a_person_and_a_machine_read_it(store):
-    told = run(store.path, "--schema").stdout
-    assert "macro known_notes(cutoff := '72h'): which notes may a prediction see?\n" in told
-    assert "table runs: every job that changed this store.\n  one row per run (run_id" in told
-    assert "  run_id INTEGER, command VARCHAR, " in told
-    assert json.loads(run(store.path, "--schema", "--format", "json").stdout) == catalogue(store)
-    assert "a schema is no csv" in run(store.path, "--schema", "--format", "csv", code=1).stderr
+def test_schema_prints_the_catalog_as_text_and_json(store):
+    text = run(store.path, "--schema").stdout
+    assert "table macro known_notes(cutoff := '72h'): which notes may a prediction use?\n" in text
+    assert "table runs: Every job that changed this store.\n  One row per run (run_id" in text
+    assert "    started_at             TIMESTAMP    Local time.\n" in text
+    assert json.loads(run(store.path, "--schema", "--format", "json").stdout) == catalog(store)
+    assert (
+        "cannot be written as csv" in run(store.path, "--schema", "--format", "csv", code=1).stderr
+    )
 
 
 @pytest.mark.parametrize(
