@@ -20,7 +20,7 @@ CROSS JOIN asked
 INNER JOIN embeddings AS e ON k.note_id = e.note_id AND k.text_hash = e.text_hash
 GROUP BY e.encoder_id, k.hadm_id, asked.cutoff_name, k.prediction_time;
 
-COMMENT ON MACRO TABLE admission_windows IS -- noqa: PRS
+COMMENT ON MACRO TABLE admission_windows IS
 'admission_windows(cutoff := ''72h''): which windows is the mean of an admission taken over?
 One row per encoder and admission with a known, embedded note (encoder_id, hadm_id).
 windows_hash: changes with the windows and their texts.';

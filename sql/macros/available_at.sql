@@ -5,5 +5,5 @@
 CREATE OR REPLACE MACRO available_at(storetime, charttime, chartdate) AS
 coalesce(storetime, charttime, CAST(CAST(chartdate AS DATE) + 1 AS TIMESTAMP));
 
-COMMENT ON MACRO available_at IS -- noqa: PRS
+COMMENT ON MACRO available_at IS
 'available_at(storetime, charttime, chartdate): when was a note known?';

@@ -51,7 +51,7 @@ SELECT
     ) AS died_within_horizon
 FROM counted;
 
-COMMENT ON MACRO TABLE clinicalbert_labels IS -- noqa: PRS
+COMMENT ON MACRO TABLE clinicalbert_labels IS
 'clinicalbert_labels(horizon_days := 30): what is the label by the rule of ClinicalBERT?
 One row per admission (hadm_id).
 For comparison; use readmission_labels, which has the same columns.

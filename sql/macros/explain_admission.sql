@@ -57,7 +57,7 @@ FROM windows
 CROSS JOIN average
 ORDER BY abs(contribution) DESC, windows.note_id ASC, windows.window_no ASC;
 
-COMMENT ON MACRO TABLE explain_admission IS -- noqa: PRS
+COMMENT ON MACRO TABLE explain_admission IS
 'explain_admission(scorer, hadm_id): how much does each window contribute to a score?
 One row per window that the score was computed from (note_id, window_no).
 contribution, base: for a scorer on means, (coef . window - coef . average) / n in log odds, and the

@@ -14,6 +14,6 @@ FROM notes AS n
 INNER JOIN prediction_times(cutoff := cutoff) AS p ON n.hadm_id = p.hadm_id
 WHERE n.status = 'ready' AND n.available_at <= p.prediction_time;
 
-COMMENT ON MACRO TABLE known_notes IS -- noqa: PRS
+COMMENT ON MACRO TABLE known_notes IS
 'known_notes(cutoff := ''72h''): which notes may a prediction use?
 One row per note known at the prediction time of its admission (note_id).';

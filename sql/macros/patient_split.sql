@@ -9,5 +9,5 @@ CASE
     ELSE 'test'
 END;
 
-COMMENT ON MACRO patient_split IS -- noqa: PRS
+COMMENT ON MACRO patient_split IS
 'patient_split(subject_id): is a patient in the train, valid or test split (80/10/10)?';

@@ -57,7 +57,7 @@ WHERE
             AND coalesce(dod > CAST(prediction_time AS DATE), TRUE)
     END;
 
-COMMENT ON MACRO TABLE prediction_times IS -- noqa: PRS
+COMMENT ON MACRO TABLE prediction_times IS
 'prediction_times(cutoff := ''72h''): when is the prediction for a stay made?
 One row per admission with a prediction (hadm_id).
 cutoff: 24h, 48h, 72h or discharge (48 hours after it).';

@@ -80,7 +80,7 @@ SELECT
     END AS died_within_horizon
 FROM reasons;
 
-COMMENT ON MACRO TABLE readmission_labels IS -- noqa: PRS
+COMMENT ON MACRO TABLE readmission_labels IS
 'readmission_labels(horizon_days := 30): did the patient return unplanned within the horizon?
 One row per admission (hadm_id).
 label: TRUE, FALSE, or NULL with a reason.

@@ -57,7 +57,7 @@ SELECT
     input_hash
 FROM together;
 
-COMMENT ON MACRO TABLE score_admissions IS -- noqa: PRS
+COMMENT ON MACRO TABLE score_admissions IS
 'score_admissions(scorer): what is the probability of every admission by a scorer?
 One row per admission of the encoder and cutoff of the scorer (hadm_id).
 probability: of a mean 1 / (1 + exp(-(embedding . coef + intercept))); of windows, their

@@ -36,7 +36,7 @@ INNER JOIN itself ON means.subject_id <> itself.subject_id
 ORDER BY similarity DESC, means.hadm_id ASC
 LIMIT n;
 
-COMMENT ON MACRO TABLE similar_admissions IS -- noqa: PRS
+COMMENT ON MACRO TABLE similar_admissions IS
 'similar_admissions(hadm_id, n := 10, cutoff := ''72h''): which other stays have similar notes?
 One row per neighbour, nearest first; never the same patient.
 similarity: cosine of the means by the active encoder, exact.';

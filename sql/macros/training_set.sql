@@ -19,7 +19,7 @@ INNER JOIN admission_embeddings AS m ON l.hadm_id = m.hadm_id
 INNER JOIN asked ON m.encoder_id = asked.encoder_id AND m.cutoff = asked.cutoff_name
 WHERE l.label IS NOT NULL;
 
-COMMENT ON MACRO TABLE training_set IS -- noqa: PRS
+COMMENT ON MACRO TABLE training_set IS
 'training_set(encoder, cutoff := ''72h'', horizon_days := 30): what is a scorer fitted on?
 One row per labelled admission with a known note (hadm_id).
 split: train, valid or test, by patient.';
