@@ -25,7 +25,7 @@ def demo(
     `bar` opens a progress bar, `say` tells what comes next. Raises FeatureStoreError where the
     folder exists.
     """
-    from export.finetuning.trainer import finetune
+    from export.finetuning.finetune_job import finetune
     from export.onnx_export.exporter import export
 
     if folder.exists():

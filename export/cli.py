@@ -82,7 +82,7 @@ def finetune_command(
     if files and ParameterSource.COMMANDLINE in given:
         raise click.UsageError("the labels of --train-csv are made - leave out cutoff and horizon")
     needs_torch()
-    from export.finetuning.trainer import finetune
+    from export.finetuning.finetune_job import finetune
     from featurestore import Store
 
     data = (files[0], files[1]) if files else Store(places[0])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batch.scoring.score import score as score
     from batch.scoring.similar import similar as similar
     from batch.training.train import train as train
-    from export.finetuning.trainer import finetune as finetune
+    from export.finetuning.finetune_job import finetune as finetune
     from export.onnx_export.exporter import export as export
     from featurestore.cohort.leakage import audit as audit
     from featurestore.errors import EncryptionKeyError as EncryptionKeyError
@@ -62,7 +62,7 @@ _MODULES = {
     "batch.scoring.score": ("score",),
     "batch.scoring.similar": ("similar",),
     "batch.training.train": ("train",),
-    "export.finetuning.trainer": ("finetune",),
+    "export.finetuning.finetune_job": ("finetune",),
     "export.onnx_export.exporter": ("export",),
     "featurestore.cohort.leakage": ("audit",),
     "featurestore.errors": (

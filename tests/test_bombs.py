@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from batch.training.baselines import classifier_log_odds
 from export.model_folder import (
-    HEAD,
+    CLASSIFIER_HEAD,
     MANIFEST,
     MODEL,
     TOKENIZER,
@@ -189,7 +189,7 @@ def test_in_place_of_a_shard(bomb, store, model, form):
         assert "1 resumed" in result.stdout
 
 
-@pytest.mark.parametrize("file", [MODEL, TOKENIZER, HEAD, MANIFEST])
+@pytest.mark.parametrize("file", [MODEL, TOKENIZER, CLASSIFIER_HEAD, MANIFEST])
 @pytest.mark.parametrize("meant", [False, True], ids=["", "with the hashes made to fit"])
 def test_in_place_of_a_file_of_a_model(bomb, store, model, tmp_path, file, meant):
     folder = shutil.copytree(model, tmp_path / "model")
@@ -201,7 +201,8 @@ def test_in_place_of_a_file_of_a_model(bomb, store, model, tmp_path, file, meant
         manifest["encoder_id"] = f"{manifest['name']}-{manifest['fingerprint'][:8]}"
         manifest.pop("sha256")
         (folder / MANIFEST).write_text(_with_own_hash(manifest))
-    if file == HEAD:  # it is looked at by train alone, below; without its hash nobody reads it
+    # Only train reads the head, below, and nobody reads it where its hash is not recorded.
+    if file == CLASSIFIER_HEAD:
         result = CliRunner().invoke(main, ["embed", str(store), str(folder), "--device", "cpu"])
         assert result.exit_code == 0, result.output
     else:
@@ -272,13 +273,13 @@ def half_finetuned(whole, checkpoint, tmp_path_factory):
         if step == steps[-1]:
             raise KeyboardInterrupt
 
-    from export.finetuning.trainer import finetune
+    from featurestore import finetune
 
     steps = [4]
     settings = {"epochs": 3, "batch_size": 16, "max_tokens": 32}
     with pytest.raises(KeyboardInterrupt):
         finetune(whole, folder / "new", checkpoint, **settings, progress=stop)
-    (step,) = (folder / ".new.unfinished" / "steps").glob("checkpoint-*")
+    (step,) = (folder / ".new.training" / "steps").glob("checkpoint-*")
     return step
 
 
@@ -298,8 +299,8 @@ def test_every_file_of_an_unfinished_step_is_looked_at(half_finetuned):
 def test_in_place_of_a_file_of_an_unfinished_run(
     bomb, exploded, half_finetuned, whole, checkpoint, tmp_path, file, form
 ):
-    shutil.copytree(half_finetuned.parents[1], tmp_path / ".new.unfinished")
-    step = tmp_path / ".new.unfinished" / "steps" / half_finetuned.name
+    shutil.copytree(half_finetuned.parents[1], tmp_path / ".new.training")
+    step = tmp_path / ".new.training" / "steps" / half_finetuned.name
     state = step / "trainer_state.json"
     state.write_text(state.read_text().replace(str(half_finetuned.parent), str(step.parent)))
     (step / file).write_bytes(bomb if form == "bare" else in_torch(exploded))

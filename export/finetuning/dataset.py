@@ -1,4 +1,4 @@
-"""Windows with the label of their admission, from a store or from CSV files as ClinicalBERT's."""
+"""Labelled windows of notes, read from a store or from CSV files as ClinicalBERT publishes them."""
 
 import csv
 import hashlib
@@ -7,153 +7,211 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from export.model_folder import sha256
 from export.tokenizer import Ids, WindowTokenizer, clean, windows
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, NotEnoughDataError
 from featurestore.source.source import open_source, text_hash
+from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
 _LABELS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
-_TEXTS_AT_ONCE = 256
+_CSV_COLUMNS = ("ID", "TEXT", "LABEL")
+_NOTES_PER_BATCH = 256
+
+
+class LabelledNote(NamedTuple):
+    """A note with the label of its admission."""
+
+    note_id: str
+    hadm_id: int
+    label: int
+    text: str
 
 
 @dataclass
 class LabelledWindows:
-    """Windows of word pieces, each with the label of its admission."""
+    """Windows of tokens, each with the label of its admission."""
 
     ids: list[Ids]
     label: npt.NDArray[np.int64]  # (windows,) 0 or 1
     hadm_id: npt.NDArray[np.int64]  # (windows,)
     notes: int = 0
-    rows_sha256: str = ""  # over note, MD5 of its text, admission and label
+    rows_sha256: str = ""  # of note, MD5 of its text, admission and label
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, no: int) -> dict[str, Any]:
-        return {"input_ids": self.ids[no], "labels": int(self.label[no])}
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"input_ids": self.ids[index], "labels": int(self.label[index])}
 
 
-def labelled_windows(
+@dataclass
+class Datasets:
+    """The windows to train on, the windows to choose the best step by, and their origin."""
+
+    train: LabelledWindows
+    valid: LabelledWindows
+    origin: dict[str, Any]  # the entries of finetune.json that describe labels and patients
+
+
+def read_datasets(
+    data: Store | tuple[Path, Path],
+    window_tokenizer: WindowTokenizer,
+    cutoff: str,
+    horizon_days: int,
+) -> Datasets:
+    """Read all labelled windows: of a store, or of two CSV files (training, validation)."""
+    if isinstance(data, Store):
+        return Datasets(
+            store_windows(data, window_tokenizer, "train", cutoff, horizon_days),
+            store_windows(data, window_tokenizer, "valid", cutoff, horizon_days),
+            {
+                "label_rule": "readmission",
+                "cutoff": cutoff,
+                "horizon_days": horizon_days,
+                "patients": "patient_split: train to fit, valid to choose the best step",
+            },
+        )
+    train, valid = data
+    return Datasets(
+        csv_windows(train, window_tokenizer),
+        csv_windows(valid, window_tokenizer),
+        {
+            "label_rule": "from the files",
+            "cutoff": None,
+            "horizon_days": None,
+            "patients": "unknown: the two files were split elsewhere",
+            "files": {
+                split: {"name": file.name, "sha256": sha256(file)}
+                for split, file in (("train", train), ("valid", valid))
+            },
+        },
+    )
+
+
+def store_windows(
     store: Store, window_tokenizer: WindowTokenizer, split: str, cutoff: str, horizon_days: int
 ) -> LabelledWindows:
-    """The windows of the notes that a prediction may see, for the patients of one split.
+    """Return the windows of the notes known at the prediction time, of one split's patients.
 
-    A note whose text changed or vanished in the source since the last sync is left out.
+    A note whose text changed or was deleted in the source since the last sync is excluded.
     """
     rows = store.sql(
-        """
-        SELECT k.note_id, k.text_hash, k.hadm_id, CAST(l.label AS INTEGER)
-        FROM known_notes(cutoff := $cutoff) AS k
-        INNER JOIN readmission_labels(horizon_days := $horizon) AS l ON k.hadm_id = l.hadm_id
-        WHERE l.label IS NOT NULL AND patient_split(l.subject_id) = $split
-        """,
-        cutoff=cutoff,
-        horizon=horizon_days,
+        read_sql("finetuning/labelled_notes"),
         split=split,
+        cutoff=cutoff,
+        horizon_days=horizon_days,
     ).fetchall()
-    known = {note_id: (text_hash, hadm_id, label) for note_id, text_hash, hadm_id, label in rows}
-    found = (
-        (note_id, *known[note_id][1:], text)
-        for notes in open_source(store).texts(list(known))
-        for note_id, text in notes
-        if text_hash(text) == known[note_id][0]
-    )
-    return _cut(found, window_tokenizer)
+    synced = {note_id: columns for note_id, *columns in rows}  # text_hash, hadm_id, label
+
+    def unchanged_notes() -> Iterator[LabelledNote]:
+        for batch in open_source(store).texts(list(synced)):
+            for note_id, text in batch:
+                hash_at_sync, hadm_id, label = synced[note_id]
+                if text_hash(text) == hash_at_sync:
+                    yield LabelledNote(note_id, hadm_id, label, text)
+
+    return _to_windows(unchanged_notes(), window_tokenizer)
 
 
 def csv_windows(file: Path, window_tokenizer: WindowTokenizer) -> LabelledWindows:
-    """The windows of a CSV file with columns ID, TEXT and Label, in any case and order.
+    """Return the windows of a CSV file with columns ID, TEXT and Label, in any case and order.
 
-    Raises FeatureStoreError, which names the line and quotes nothing, where one cannot be used.
+    Raises FeatureStoreError, which names the line and quotes nothing, where a line is invalid, and
+    NotEnoughDataError where all labels are equal.
     """
-    label_of: dict[int, int] = {}
-
-    def checked() -> Iterator[tuple[str, int, int, str]]:
-        for line, row in _csv_rows(file, ("ID", "TEXT", "LABEL")):
-            where = f"{file}, line {line}:"
-            number, text, label = (value.strip() for value in row)
-            if not re.fullmatch(r"\d{1,18}(\.0)?", number):
-                raise FeatureStoreError(f"{where} ID is no whole number - give the admission's")
-            if not text:
-                raise FeatureStoreError(f"{where} TEXT is empty - leave the line out")
-            if label.lower() not in _LABELS:
-                raise FeatureStoreError(f"{where} Label is neither 0 nor 1 - mend that line")
-            hadm_id, outcome = int(number.partition(".")[0]), _LABELS[label.lower()]
-            if label_of.setdefault(hadm_id, outcome) != outcome:
-                raise FeatureStoreError(
-                    f"{where} Label is not that of an earlier line with the same ID - an admission "
-                    "has one outcome"
-                )
-            yield f"{line:012d}", hadm_id, outcome, text
-
-    found = _cut(checked(), window_tokenizer)
-    if len(set(found.label.tolist())) < 2:
-        raise FeatureStoreError(
-            f"{file}: Label has fewer than two values in its {found.notes} lines with text - "
-            "give a file with both outcomes"
+    dataset = _to_windows(_csv_notes(file), window_tokenizer)
+    if len(np.unique(dataset.label)) < 2:
+        raise NotEnoughDataError(
+            f"{file}: Label has fewer than two values in {dataset.notes} lines with text - "
+            "use a file with both 0 and 1"
         )
-    return found
+    return dataset
 
 
-def _cut(
-    notes: Iterable[tuple[str, int, int, str]], window_tokenizer: WindowTokenizer
+def _to_windows(
+    notes: Iterable[LabelledNote], window_tokenizer: WindowTokenizer
 ) -> LabelledWindows:
-    """Windows of (note, admission, label, text), in the order of the notes' names."""
-    rows: list[tuple[str, str, int, int, list[Ids]]] = []
-    batch: list[tuple[str, int, int, str]] = []
+    """Tokenize notes; the result does not depend on their order."""
+    tokenized: list[tuple[str, str, int, int, list[Ids]]] = []
+    batch: list[LabelledNote] = []
 
-    def add() -> None:
-        cut = windows(window_tokenizer, [clean(text, "deid-v1") for *_, text in batch])
-        for (note, hadm_id, label, text), ids in zip(batch, cut, strict=True):
-            rows.append((note, text_hash(text), hadm_id, label, ids))
+    def tokenize_batch() -> None:
+        texts = [clean(note.text, "deid-v1") for note in batch]
+        for note, ids in zip(batch, windows(window_tokenizer, texts), strict=True):
+            tokenized.append((note.note_id, text_hash(note.text), note.hadm_id, note.label, ids))
         batch.clear()
 
     for note in notes:
         batch.append(note)
-        if len(batch) == _TEXTS_AT_ONCE:
-            add()
-    add()
-    rows.sort(key=lambda row: row[0])  # whatever order the source gave them in
+        if len(batch) == _NOTES_PER_BATCH:
+            tokenize_batch()
+    tokenize_batch()
+    tokenized.sort(key=lambda row: row[0])
     digest = hashlib.sha256()
-    for row in rows:
+    for row in tokenized:
         digest.update(json.dumps(row[:4]).encode())
-    cuts = [(ids, hadm_id, label) for *_, hadm_id, label, cut in rows for ids in cut]
-    cuts.sort(key=lambda cut: len(cut[0]))  # so that little of an evaluated batch is padding
+    flat = [(ids, hadm_id, label) for *_, hadm_id, label, of_note in tokenized for ids in of_note]
+    flat.sort(key=lambda window: len(window[0]))  # batches of evaluation need little padding
     return LabelledWindows(
-        ids=[ids for ids, _, _ in cuts],
-        label=np.array([label for _, _, label in cuts], np.int64),
-        hadm_id=np.array([hadm_id for _, hadm_id, _ in cuts], np.int64),
-        notes=len(rows),
+        ids=[ids for ids, _, _ in flat],
+        label=np.array([label for _, _, label in flat], np.int64),
+        hadm_id=np.array([hadm_id for _, hadm_id, _ in flat], np.int64),
+        notes=len(tokenized),
         rows_sha256=digest.hexdigest(),
     )
 
 
-def _csv_rows(file: Path, wanted: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """The wanted columns of each row, with the line on which the row begins."""
+def _csv_notes(file: Path) -> Iterator[LabelledNote]:
+    label_of: dict[int, int] = {}
+    for line, row in _csv_rows(file):
+        place = f"{file}, line {line}:"
+        number, text, label_text = (value.strip() for value in row)
+        if not re.fullmatch(r"\d{1,18}(\.0)?", number):
+            raise FeatureStoreError(
+                f"{place} ID is not a whole number - use the number of the admission"
+            )
+        if not text:
+            raise FeatureStoreError(f"{place} TEXT is empty - remove the line")
+        if label_text.lower() not in _LABELS:
+            raise FeatureStoreError(f"{place} Label is neither 0 nor 1 - correct the line")
+        hadm_id, label = int(number.partition(".")[0]), _LABELS[label_text.lower()]
+        if label_of.setdefault(hadm_id, label) != label:
+            raise FeatureStoreError(
+                f"{place} Label differs from an earlier line with the same ID - give all lines of "
+                "an admission the same label"
+            )
+        yield LabelledNote(f"{line:012d}", hadm_id, label, text)
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield ID, TEXT and Label of each row, with the number of its first line."""
     if not file.is_file():
         raise FeatureStoreError(f"{file} does not exist - name a CSV file")
-    csv.field_size_limit(2**31 - 1)  # a note is longer than the module's own limit
+    csv.field_size_limit(2**31 - 1)  # notes are longer than the default limit
     line = 1
     with file.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.reader(stream, strict=True)
         try:
             header = [name.strip().upper() for name in next(reader, [])]
-            if missing := [name for name in wanted if name not in header]:
+            if missing := [name for name in _CSV_COLUMNS if name not in header]:
                 raise FeatureStoreError(
-                    f"{file}, line 1: there is no column {' and no '.join(missing)} - name a file "
-                    "with columns ID, TEXT and Label"
+                    f"{file}, line 1: no column {' and no '.join(missing)} - use a file with "
+                    "columns ID, TEXT and Label"
                 )
-            places = [header.index(name) for name in wanted]
+            indices = [header.index(name) for name in _CSV_COLUMNS]
             line = reader.line_num + 1
             for row in reader:
                 if row:
-                    yield line, [row[place] if place < len(row) else "" for place in places]
+                    yield line, [row[index] if index < len(row) else "" for index in indices]
                 line = reader.line_num + 1
         except (csv.Error, UnicodeDecodeError) as error:
-            fault = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else "is no CSV"
-            raise FeatureStoreError(f"{file}, line {line} or after {fault} - mend it") from None
+            problem = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "not valid CSV"
+            raise FeatureStoreError(
+                f"{file}, line {line} or after is {problem} - correct the file"
+            ) from None

@@ -19,7 +19,7 @@ import numpy as np
 
 from batch.demo import _training_texts, small_bert
 from batch.training.metrics import PatientBootstrap, auroc
-from export.finetuning.trainer import finetune
+from export.finetuning.finetune_job import finetune
 from export.onnx_export.exporter import export
 from featurestore import (
     OnnxEncoder,

@@ -18,8 +18,10 @@ import transformers
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from export.finetuning.dataset import LabelledWindows, csv_windows, labelled_windows
-from export.finetuning.trainer import _balanced_loss, _Order, finetune, window_metrics
+from export.finetuning.dataset import LabelledWindows, csv_windows, store_windows
+from export.finetuning.finetune_job import finetune
+from export.finetuning.trainer import EpochSampler, balanced_loss
+from export.finetuning.validation import window_metrics
 from export.tokenizer import make_window_tokenizer
 from featurestore import create_store, sync
 from featurestore.cli.group import main
@@ -143,7 +145,7 @@ def test_windows_are_those_of_known_notes_of_the_splits_patients(store, checkpoi
     window_tokenizer = make_window_tokenizer(
         Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 32, 0
     )
-    valid = labelled_windows(store, window_tokenizer, "valid", "72h", 30)
+    valid = store_windows(store, window_tokenizer, "valid", "72h", 30)
 
     def low_half(patient):
         return int.from_bytes(hashlib.md5(str(patient).encode()).digest()[8:], "little")
@@ -165,7 +167,7 @@ def test_a_note_edited_since_the_sync_is_left_out(store, checkpoint, tmp_path):
     window_tokenizer = make_window_tokenizer(
         Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 32, 0
     )
-    before = labelled_windows(copy, window_tokenizer, "train", "72h", 30)
+    before = store_windows(copy, window_tokenizer, "train", "72h", 30)
     edited = int(before.hadm_id[0])
     lines = (hospital / "NOTEEVENTS.csv").read_text().splitlines(keepends=True)
     lines = [
@@ -173,13 +175,13 @@ def test_a_note_edited_since_the_sync_is_left_out(store, checkpoint, tmp_path):
         for line in lines
     ]
     (hospital / "NOTEEVENTS.csv").write_text("".join(lines))
-    after = labelled_windows(copy, window_tokenizer, "train", "72h", 30)
+    after = store_windows(copy, window_tokenizer, "train", "72h", 30)
     assert set(before.hadm_id) - set(after.hadm_id) == {edited}
     assert before.rows_sha256 != after.rows_sha256
 
 
 def test_no_outcome_to_learn(store, checkpoint, tmp_path):
-    with pytest.raises(FeatureStoreError, match="have 0 windows of returns among"):
+    with pytest.raises(FeatureStoreError, match="have 0 windows of readmissions among"):
         finetune(store, tmp_path / "x", checkpoint, horizon_days=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -226,7 +228,7 @@ def ten_windows(returned):
 
 
 def test_an_epoch_has_every_window_once_in_an_order_of_its_own():
-    order = _Order(ten_windows(3), batch_size=4, balance=False, seed=0)
+    order = EpochSampler(ten_windows(3), batch_size=4, balance=False, seed=0)
     first, second = [(order.set_epoch(epoch), list(order))[1] for epoch in (0, 1)]
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
     order.set_epoch(0)
@@ -236,7 +238,7 @@ def test_an_epoch_has_every_window_once_in_an_order_of_its_own():
 
 
 def test_a_balanced_epoch_has_as_many_of_each_outcome_and_draws_the_others_anew():
-    order = _Order(ten_windows(3), batch_size=4, balance=True, seed=0)
+    order = EpochSampler(ten_windows(3), batch_size=4, balance=True, seed=0)
     assert len(order) == 6
     drawn = [(order.set_epoch(epoch), sorted(order))[1] for epoch in range(20)]
     assert all(windows[:3] == [0, 1, 2] and len(windows) == 6 for windows in drawn)
@@ -249,7 +251,7 @@ def test_a_balanced_run_is_judged_by_the_mean_loss_of_the_two_outcomes():
         label_ids = np.array([1, 0, 0])
 
     # Losses log 2 of the one that returned, log 4 of the two that did not.
-    assert _balanced_loss(Predicted) == {"balanced_loss": pytest.approx(np.log(8) / 2)}
+    assert balanced_loss(Predicted) == {"balanced_loss": pytest.approx(np.log(8) / 2)}
 
 
 # Runs in a process of its own: makes a step every five, and is killed at the seventeenth.
@@ -257,14 +259,13 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     import export.finetuning.trainer
-    from export.finetuning.trainer import finetune
-    from featurestore import Store
+    from featurestore import Store, finetune
 
     def progress(done, total):
         if done == 17:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    export.finetuning.trainer.EVERY = 5
+    export.finetuning.trainer.EVALUATION_STEPS = 5
     finetune(Store(sys.argv[1]), sys.argv[2], sys.argv[3], progress=progress, **{settings})
 """
 
@@ -276,7 +277,7 @@ def test_a_killed_run_goes_on_from_its_newest_whole_step(store, checkpoint, tmp_
     shape |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     (base / "config.json").write_text(json.dumps(shape))
     settings = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "max_tokens": 32}
-    monkeypatch.setattr("export.finetuning.trainer.EVERY", 5)
+    monkeypatch.setattr("export.finetuning.trainer.EVALUATION_STEPS", 5)
     whole = finetune(store, tmp_path / "whole", base, **settings)
 
     code = textwrap.dedent(KILLED).replace("{settings}", repr(settings))
@@ -286,7 +287,7 @@ def test_a_killed_run_goes_on_from_its_newest_whole_step(store, checkpoint, tmp_
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    steps = tmp_path / ".killed.unfinished" / "steps"
+    steps = tmp_path / ".killed.training" / "steps"
     assert (steps / "checkpoint-15").is_dir() and not (tmp_path / "killed").exists()
     assert steps.parent.stat().st_mode & 0o777 == 0o700
     shutil.copytree(steps / "checkpoint-15", steps / "checkpoint-20")
@@ -307,7 +308,7 @@ def test_a_run_killed_before_its_checkpoint_had_its_name_is_not_trained_again(
     files, checkpoint, tmp_path
 ):
     facts = finetune(files, tmp_path / "x", checkpoint, **CSV_SETTINGS)
-    (tmp_path / "x").rename(tmp_path / ".x.unfinished")
+    (tmp_path / "x").rename(tmp_path / ".x.training")
     again = finetune(files, tmp_path / "x", checkpoint, **CSV_SETTINGS, progress=pytest.fail)
     assert again == facts
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -324,7 +325,7 @@ def test_products_in_bfloat16_leave_weights_in_single_precision(files, checkpoin
 
 
 def test_what_another_run_left_is_removed_and_never_loaded(files, checkpoint, tmp_path):
-    left = tmp_path / ".x.unfinished"
+    left = tmp_path / ".x.training"
     (left / "steps" / "checkpoint-3").mkdir(parents=True)
     left.chmod(0o700)
     (left / "steps" / "plan.json").write_text('{"seed": 7}')
@@ -339,18 +340,18 @@ def test_what_another_run_left_is_removed_and_never_loaded(files, checkpoint, tm
 
 
 def test_two_at_once(files, checkpoint, tmp_path):
-    (tmp_path / ".x.unfinished").mkdir(mode=0o700)
-    other = os.open(tmp_path / ".x.unfinished", os.O_RDONLY)
+    (tmp_path / ".x.training").mkdir(mode=0o700)
+    other = os.open(tmp_path / ".x.training", os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(StoreBusyError, match="x is being made by another featurestore finetune"):
+    with pytest.raises(StoreBusyError, match="x is being written by another featurestore finetune"):
         finetune(files, tmp_path / "x", checkpoint, **CSV_SETTINGS)
     os.close(other)
-    assert [path.name for path in tmp_path.iterdir()] == [".x.unfinished"]
+    assert [path.name for path in tmp_path.iterdir()] == [".x.training"]
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, "a link"])
 def test_steps_are_read_from_a_private_folder_only(files, checkpoint, tmp_path, mode):
-    left = tmp_path / ".x.unfinished"
+    left = tmp_path / ".x.training"
     if mode == "a link":
         (tmp_path / "elsewhere").mkdir(mode=0o700)
         left.symlink_to(tmp_path / "elsewhere")
@@ -382,7 +383,7 @@ def test_clinicalberts_own_files(files, checkpoint, tmp_path):
         "train.csv",
         "val.csv",
     ]
-    assert "drawn anew" in facts["balance"]
+    assert "drawn again" in facts["balance"]
     # Two windows an admission; what is evaluated keeps its prevalence.
     assert facts["data"]["train"]["notes"] == facts["data"]["train"]["admissions"] == 60
     assert facts["windows"]["valid"] > facts["positives"]["valid"] > 0
@@ -413,8 +414,8 @@ def test_the_windows_of_a_csv_file(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        pytest.param("ID,TEXT\n1,canary", "line 1: there is no column LABEL", id="no label"),
-        pytest.param("", "line 1: there is no column ID and no TEXT and no LABEL", id="empty"),
+        pytest.param("ID,TEXT\n1,canary", "line 1: no column LABEL", id="no label"),
+        pytest.param("", "line 1: no column ID and no TEXT and no LABEL", id="empty"),
         pytest.param(
             'ID,TEXT,Label\n1,"canary\n\ncanary",1\n2,canary,canary',
             "line 5: Label is neither 0 nor 1",
@@ -422,20 +423,20 @@ def test_the_windows_of_a_csv_file(checkpoint, tmp_path):
         ),
         pytest.param("ID,TEXT,Label\n1,,1", "line 2: TEXT is empty", id="no text"),
         pytest.param("ID,TEXT,Label\n1", "line 2: TEXT is empty", id="half a line"),
-        pytest.param("ID,TEXT,Label\ncanary,x,1", "line 2: ID is no whole number", id="no ID"),
+        pytest.param("ID,TEXT,Label\ncanary,x,1", "line 2: ID is not a whole number", id="no ID"),
         pytest.param(
             "ID,TEXT,Label\n1,canary,1\n1,canary,0",
-            "line 3: Label is not that of an earlier line with the same ID",
+            "line 3: Label differs from an earlier line with the same ID",
             id="an admission with two outcomes",
         ),
         pytest.param(
             "ID,TEXT,Label\n1,canary,1\n2,canary,1",
-            "Label has fewer than two values in its 2 lines",
+            "Label has fewer than two values in 2 lines",
             id="one outcome",
         ),
         pytest.param(
             'ID,TEXT,Label\n1,canary,1\n2,"canary,1\n3,canary,0\n',
-            "line 3 or after is no CSV",
+            "line 3 or after is not valid CSV",
             id="a quote that never ends",
         ),
         pytest.param(
@@ -454,7 +455,7 @@ def test_a_csv_file_that_cannot_be_used(files, checkpoint, tmp_path, lines, mess
 
 
 def test_an_admission_in_both_files(files, checkpoint, tmp_path):
-    with pytest.raises(FeatureStoreError, match=r"60 admissions are in .* and in "):
+    with pytest.raises(FeatureStoreError, match="60 admissions are in both"):
         finetune((files[0], files[0]), tmp_path / "x", checkpoint, **CSV_SETTINGS)
 
 
@@ -513,7 +514,5 @@ def test_a_model_that_could_not_be_exported_is_refused_before_it_is_trained(
     transformers.ElectraModel(shape).save_pretrained(tmp_path / "base")
     for file in checkpoint.glob("tokenizer*"):
         shutil.copy(file, tmp_path / "base")
-    with pytest.raises(
-        FeatureStoreError, match="is of the kind electra, which could not be exported"
-    ):
+    with pytest.raises(FeatureStoreError, match="is of type electra, which cannot be exported"):
         finetune(files, tmp_path / "x", tmp_path / "base", **CSV_SETTINGS)
