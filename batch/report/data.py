@@ -11,8 +11,8 @@ from batch.embedding.drift import SHIFT
 from batch.report.figures import FIGURES, NAMES, OF_OUTCOMES, SPLITS, Facts, Floats, draw
 from batch.scoring.scorers import find_scorer
 from batch.training.metrics import ends, in_words
-from featurestore.cohort.flow import flow
-from featurestore.cohort.leakage import read_before
+from featurestore.cohort.flow import admission_flow
+from featurestore.cohort.leakage import pretrained_on_source
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
 from featurestore.store.store import Store
@@ -69,7 +69,7 @@ def _facts(store: Store, scorer_id: str) -> Facts:
         schema=Path(store.one("SELECT schema_name FROM settings")[0]).name,
         y=y,
         told=told,
-        flow=flow(store, scorer["horizon_days"], scorer["label_rule"]),
+        flow=admission_flow(store, scorer["horizon_days"], scorer["label_rule"]),
         predicted=_predicted(store, scorer),
         patients=_patients(store, scorer_id),
         embeddings=embeddings,
@@ -229,7 +229,7 @@ def _page(facts: Facts, figures: dict[str, dict[str, str]], missing: dict[str, s
         versions=facts.scorer["versions"] | facts.metrics["versions"],
         figures=figures,
         missing=missing,
-        contamination=read_before(facts.encoder, facts.schema),
+        contamination=pretrained_on_source(facts.encoder, facts.schema),
         stopping_shift=SHIFT,
         mapped=_MAPPED,
     )

@@ -336,7 +336,8 @@ def labels_command(
 ) -> None:
     """Show who is labelled, and why the others are not."""
     from featurestore import Store
-    from featurestore.cohort.flow import compare_rules, flow, write_meds
+    from featurestore.cohort.flow import admission_flow, compare_rules
+    from featurestore.cohort.meds import write_meds
 
     opened = Store(store)
     if meds:
@@ -347,7 +348,7 @@ def labels_command(
         differences = compare_rules(opened, horizon_days)
         click.echo(json.dumps(differences) if as_json else compare_table(differences))
     else:
-        counts = flow(opened, horizon_days, rule)
+        counts = admission_flow(opened, horizon_days, rule)
         click.echo(json.dumps(counts) if as_json else flow_table(counts))
 
 

@@ -1,1 +1,1 @@
-"""Who is labelled: flow of admissions, leakage audit, MEDS export."""
+"""Cohorts: the flow of admissions, MEDS labels and the leakage audit."""

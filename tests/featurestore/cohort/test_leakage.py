@@ -1,4 +1,4 @@
-"""The audit: every leak that it knows, planted one at a time in a store without any."""
+"""The leakage audit: each leak that it checks for, planted alone in a store without any."""
 
 import json
 
@@ -6,28 +6,29 @@ import numpy as np
 import pytest
 
 from featurestore import Store, create_store, embed_pending, sync, train
-from featurestore.cohort.leakage import audit, read_before
-from featurestore.errors import FeatureStoreError
+from featurestore.cohort.leakage import audit, pretrained_on_source
+from featurestore.errors import UnknownNameError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
 SPLIT = "patient_split: train to fit, valid to choose the best step"
+MIMIC_BASE = "emilyalsentzer/Bio_ClinicalBERT"
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """A store in which there is nothing to find, as bytes."""
+    """The bytes of a store without findings."""
     folder = tmp_path_factory.mktemp("audit")
     rng = np.random.default_rng(1)
     stays, notes = [], []
     for patient in range(1, 201):
-        alone = rng.random() < 0.5
+        lives_alone = rng.random() < 0.5
         stays.append(admission(patient, patient, day(0), day(10)))
-        if rng.random() < 0.3 + 0.2 * alone:
+        if rng.random() < 0.3 + 0.2 * lives_alone:
             stays.append(admission(1000 + patient, patient, day(20), day(21)))
-        said = ["alone"] * int(alone) + ["home"] * int(rng.integers(0, 3)) + [f"patient{patient}"]
-        notes.append(note(patient, patient, " ".join(said)))
+        words = ["alone"] * int(lives_alone) + ["home"] * int(rng.integers(0, 3))
+        notes.append(note(patient, patient, " ".join([*words, f"patient{patient}"])))
     store = create_store(
         folder / "w.duckdb", write_hospital(folder / "hospital", stays, notes), "mimic3"
     )
@@ -36,9 +37,8 @@ def template(tmp_path_factory):
     encoder.manifest["checkpoint"] = {"name": "ours", "finetune": {"patients": SPLIT, "base": "b"}}
     embed_pending(store, encoder)
     train(store, "readmit", baseline=False)
-    with store.transaction(
-        "test"
-    ) as transaction:  # chance alone may lift so small a test over the band
+    # On so few test patients, chance may lift the AUROC above the plausible range.
+    with store.transaction("test") as transaction:
         transaction.con.execute(
             "UPDATE scorers SET metrics = $1",
             [json.dumps({"test": {"scorer": {"auroc": [0.7, 0.6, 0.8]}}})],
@@ -52,12 +52,12 @@ def store(template, tmp_path):
     return Store(tmp_path / "w.duckdb")
 
 
-def test_nothing_to_find(store):
+def test_a_store_without_leaks_has_no_findings(store):
     assert audit(store) == audit(store, "readmit") == audit(store, "readmit-v1") == []
 
 
 def manifest(**checkpoint):
-    text = json.dumps({"encoder_id": "e-1", "checkpoint": checkpoint})
+    text = json.dumps({"name": "counter", "checkpoint": checkpoint})
     return f"UPDATE encoders SET manifest = '{text}'"
 
 
@@ -70,85 +70,101 @@ def manifest(**checkpoint):
             "WHERE hadm_id = 1; "
             "INSERT INTO scorer_admissions BY NAME "
             "SELECT 'readmit-v1' AS scorer_id, 9999 AS hadm_id, 'train' AS split, FALSE AS label",
-            "readmit-v1: 1 patients are on both sides of its split",
+            "readmit-v1: 1 patients are in several of its splits - train it again",
         ),
         (
             "UPDATE notes SET text_hash = 'x' WHERE note_id IN ('1', '2', '3', '4', '5', '6', '7', "
             "'8', '9', '10', '11', '12', '13', '14', '15', '16', '17', '18', '19', '20')",
-            "1 texts stand in notes of patients on both sides of the split",
+            "1 identical texts are in notes of patients in different splits",
         ),
         (
             "UPDATE notes SET available_at = available_at + INTERVAL 9 DAYS WHERE note_id = '5'",
-            "readmit-v1: the means of 1 of its admissions are not those of the notes known",
+            "readmit-v1: the embeddings of 1 of its admissions are not the means of the notes",
         ),
         (
             "UPDATE notes SET time_basis = 'date' WHERE note_id IN ('5', '6')",
-            "2 notes have a date and no time, and count as known when that day is over",
+            "2 notes have a date but no time, so they count as known from the next day",
         ),
         (
             "UPDATE notes SET status = 'excluded', reason = 'flagged as an error' "
             "WHERE note_id = '5'",
-            "1 notes that are excluded still have vectors - run featurestore embed",
+            "1 excluded notes still have vectors - run featurestore embed",
         ),
         (
             "UPDATE settings SET live = TRUE, observed_until = TIMESTAMP '2150-01-25'",
-            "of its labels are not mature: the horizon is still running",
+            "of its labels are immature, as their horizon is not over",
         ),
         (
             "UPDATE scorer_admissions SET label = NOT label WHERE hadm_id = 5",
-            "readmit-v1: 1 of its labels are not what the rule says now - train it again",
+            "readmit-v1: 1 of its labels differ from what the rule gives now - train it again",
         ),
         (
             """UPDATE scorers SET metrics = '{"test": {"scorer": {"auroc": [0.91, 0.9, 0.92]}}}'""",
-            "its test AUROC of 0.910 is above 0.75, more than the literature reaches at 72h",
+            "its test AUROC of 0.910 is above 0.75, more than published models reach at 72h",
         ),
         (
             manifest(name="ours"),
-            "on which patients e-1 was fine-tuned is not known",
+            "the patients on which counter-00000000 was fine-tuned are unknown",
         ),
         (
             manifest(name="ours", finetune={"patients": "train.csv"}),
-            "e-1 was fine-tuned on patients who were not split as the scorer's are",
+            "counter-00000000 was fine-tuned on patients with another split than the scorer's",
         ),
         (
-            manifest(
-                name="ours", finetune={"patients": SPLIT, "base": "emilyalsentzer/Bio_ClinicalBERT"}
-            ),
-            "e-1 comes from a model pretrained on MIMIC's notes and is tested on MIMIC",
+            manifest(name="ours", finetune={"patients": SPLIT, "base": MIMIC_BASE}),
+            "is based on a model pretrained on MIMIC's notes and is evaluated on MIMIC",
+        ),
+        (
+            "DELETE FROM encoders",
+            "readmit-v1: its encoder counter-00000000 was dropped, so it can score nothing",
         ),
     ],
+    ids=[
+        "a patient in two splits",
+        "the same text in two splits",
+        "a note from after the prediction time",
+        "notes without a time",
+        "an excluded note with vectors",
+        "immature labels",
+        "a label that the rule no longer gives",
+        "an implausible AUROC",
+        "unknown fine-tuning patients",
+        "another split of the fine-tuning patients",
+        "an encoder pretrained on the source's notes",
+        "an encoder that was dropped",
+    ],
 )
-def test_a_planted_leak_is_found(store, leak, finding):
+def test_a_planted_leak_is_reported(store, leak, finding):
     with store.transaction("test") as transaction:
         transaction.con.execute(leak)
-    found = audit(store)
-    assert any(finding in sentence and " - " in sentence for sentence in found), found
+    findings = audit(store)
+    assert any(finding in sentence and " - " in sentence for sentence in findings), findings
     assert any(finding in sentence for sentence in audit(store, "readmit"))
 
 
-BY_HUB_NAME = {"finetune": {"base": "emilyalsentzer/Bio_ClinicalBERT"}}
+ON_MIMIC = {"finetune": {"base": MIMIC_BASE}}
 
 
 @pytest.mark.parametrize(
     ("schema", "checkpoint", "expected"),
     [
-        pytest.param("mimic3", BY_HUB_NAME, True, id="the very notes"),
-        pytest.param("mimic4", BY_HUB_NAME, True, id="the same hospital"),
-        pytest.param("/ours/mimic3", BY_HUB_NAME, True, id="the very notes, by our own SELECTs"),
-        pytest.param("our-hospital", BY_HUB_NAME, False, id="other notes"),
-        pytest.param("mimic3", {"name": "Bio_ClinicalBERT"}, True, id="a folder, not fine-tuned"),
-        pytest.param("mimic3", {"name": "Clinical-Longformer"}, True, id="a longer model"),
-        pytest.param("mimic3", {"name": "bluebert_pubmed_mimic"}, True, id="a bluer model"),
-        pytest.param("mimic3", {"name": "bert-base-uncased"}, False, id="a model of no hospital"),
-        pytest.param("mimic3", None, False, id="a model of no known checkpoint"),
+        pytest.param("mimic3", ON_MIMIC, True, id="MIMIC-III"),
+        pytest.param("mimic4", ON_MIMIC, True, id="MIMIC-IV, of the same hospital"),
+        pytest.param("/ours/mimic3", ON_MIMIC, True, id="MIMIC-III with another schema"),
+        pytest.param("our-hospital", ON_MIMIC, False, id="notes of another hospital"),
+        pytest.param("mimic3", {"name": "Bio_ClinicalBERT"}, True, id="a local checkpoint"),
+        pytest.param("mimic3", {"name": "Clinical-Longformer"}, True, id="Clinical-Longformer"),
+        pytest.param("mimic3", {"name": "bluebert_pubmed_mimic"}, True, id="BlueBERT"),
+        pytest.param("mimic3", {"name": "bert-base-uncased"}, False, id="a general model"),
+        pytest.param("mimic3", None, False, id="an unknown checkpoint"),
     ],
 )
-def test_who_has_read_the_notes_before(schema, checkpoint, expected):
-    assert read_before({"name": "ours", "checkpoint": checkpoint}, schema) is expected
+def test_an_encoder_pretrained_on_the_source_is_recognised(schema, checkpoint, expected):
+    assert pretrained_on_source({"name": "ours", "checkpoint": checkpoint}, schema) is expected
 
 
-def test_an_unknown_scorer(store):
-    with pytest.raises(FeatureStoreError, match="holds no scorer nobody"):
+def test_an_unknown_scorer_is_named(store):
+    with pytest.raises(UnknownNameError, match="has no scorer nobody"):
         audit(store, "nobody")
 
 
@@ -161,6 +177,6 @@ def test_the_command_exits_1_on_a_finding(store):
     assert (clean.exit_code, clean.stdout) == (0, "nothing found\n")
     with store.transaction("test") as transaction:
         transaction.con.execute("UPDATE notes SET time_basis = 'date'")
-    found = CliRunner().invoke(main, ["audit", str(store.path), "readmit"])
-    assert found.exit_code == 1
-    assert found.stdout.startswith("- 200 notes have a date and no time")
+    leaking = CliRunner().invoke(main, ["audit", str(store.path), "readmit"])
+    assert leaking.exit_code == 1
+    assert leaking.stdout.startswith("- 200 notes have a date but no time")

@@ -1,0 +1,38 @@
+"""Labels in the format of MEDS, the Medical Event Data Standard."""
+
+from pathlib import Path
+
+from featurestore.cohort.flow import check_rule
+from featurestore.errors import FeatureStoreError
+from featurestore.store.files import private_file
+from featurestore.store.sql_files import read_sql
+from featurestore.store.store import Store, check_question
+
+
+def write_meds(
+    store: Store,
+    file: str | Path,
+    cutoff: str = "72h",
+    horizon_days: int = 30,
+    rule: str = "readmission",
+) -> int:
+    """Write the labels of the predicted admissions to a Parquet file; return their number.
+
+    The columns are those of MEDS 0.4's label schema: subject_id, prediction_time, boolean_value.
+    The file is private (0600). Raises FeatureStoreError where it cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    check_question(cutoff, horizon_days)
+    check_rule(rule)
+    file = Path(file)
+    if file.suffix != ".parquet" or not file.parent.is_dir():
+        raise FeatureStoreError(
+            f"{file} cannot be written - name a .parquet file in an existing folder"
+        )
+    labels = store.sql(
+        read_sql("cohort/meds_labels"), rule=rule, cutoff=cutoff, horizon_days=horizon_days
+    ).to_arrow_table()
+    with private_file(file) as stream:
+        pq.write_table(labels, stream)
+    return len(labels)
