@@ -33,10 +33,10 @@ def write_prose():
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """A random BERT of 2 layers x 128, with word pieces learned from prose."""
-    from batch.demo import small_bert
+    from batch.demo import write_small_bert
 
     folder = tmp_path_factory.mktemp("checkpoints") / "small"
-    small_bert(folder, [prose(200, seed) for seed in range(20)], seed=0)
+    write_small_bert(folder, [prose(200, seed) for seed in range(20)], seed=0)
     return folder
 
 

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from batch.demo import learn_word_pieces
+from batch.demo import train_tokenizer
 from featurestore import create_store, sync
 from featurestore.cli.group import COMMANDS
 from tests import failing
@@ -268,13 +268,13 @@ def test_no_command_lets_a_note_out(program, checkpoint, model, tmp_path):
 
 def test_word_pieces_are_learned_from_invented_notes_alone(tmp_path):
     """A word of the texts becomes a token: nothing but the demo, on its own hospital, does that."""
-    pieces = learn_word_pieces(["phicanary lives alone"] * 9, vocabulary=400, lowercase=True)
+    pieces = train_tokenizer(["phicanary lives alone"] * 9, vocabulary=400, lowercase=True)
     pieces.save_pretrained(tmp_path)
     assert in_files(tmp_path) == [str(tmp_path / "tokenizer.json")]
     code = [
-        file for wing in ("featurestore", "batch", "export") for file in ROOT.glob(f"{wing}/*.py")
+        file for wing in ("featurestore", "batch", "export") for file in ROOT.glob(f"{wing}/**/*.py")
     ]
-    learning = re.compile(r"small_bert|learn_word_pieces|train_from_iterator|train_new_from")
+    learning = re.compile(r"write_small_bert|train_tokenizer|train_from_iterator|train_new_from")
     assert [file.name for file in code if learning.search(file.read_text())] == ["demo.py"]
 
 

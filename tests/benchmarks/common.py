@@ -23,11 +23,11 @@ def random_bert(folder, texts):
     import torch
     from transformers import BertConfig, BertModel
 
-    from batch.demo import learn_word_pieces
+    from batch.demo import train_tokenizer
     from export.checkpoint import quiet_transformers
 
     quiet_transformers()
-    tokenizer = learn_word_pieces(texts, vocabulary=28_996, lowercase=False)
+    tokenizer = train_tokenizer(texts, vocabulary=28_996, lowercase=False)
     tokenizer.model_max_length = 512
     torch.manual_seed(0)
     bert = BertModel(BertConfig(vocab_size=28_996)).eval()

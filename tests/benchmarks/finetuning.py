@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from batch.demo import _training_texts, small_bert
+from batch.demo import training_texts, write_small_bert
 from batch.training.metrics import PatientBootstrap, auroc
 from export.finetuning.finetune_job import finetune
 from export.onnx_export.exporter import export
@@ -129,7 +129,7 @@ def main():
             if model == "MiniLM":
                 for_a_cpu(minilm_folder(), place / "base")
             else:
-                small_bert(place / "base", _training_texts(store), seed=0)
+                write_small_bert(place / "base", training_texts(store), seed=0)
             before = trained(store, place / "base", "before", baseline=False)
             started = time.perf_counter()
             facts = finetune(

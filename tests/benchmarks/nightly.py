@@ -118,13 +118,13 @@ def by_new_notes(folder, notes, encrypt=False):
 
 def memory(folder):
     """Peak memory of embedding 2,000 and 20,000 notes from CSV files with a small BERT."""
-    from batch.demo import _training_texts, small_bert
+    from batch.demo import training_texts, write_small_bert
     from export.onnx_export.exporter import export
 
     write_hospital(folder / "words", 400)
     words = create_store(folder / "words.duckdb", folder / "words", "mimic3")
     sync(words)
-    small_bert(folder / "bert", _training_texts(words), seed=0)
+    write_small_bert(folder / "bert", training_texts(words), seed=0)
     export(folder / "bert", folder / "model", max_tokens=512)
     for notes in (2_000, 20_000):
         place = folder / str(notes)

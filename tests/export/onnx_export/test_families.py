@@ -41,9 +41,9 @@ def write_distilbert(folder):
     import torch
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-    from batch.demo import learn_word_pieces
+    from batch.demo import train_tokenizer
 
-    tokenizer = learn_word_pieces(TEXTS, vocabulary=400, lowercase=True)
+    tokenizer = train_tokenizer(TEXTS, vocabulary=400, lowercase=True)
     torch.manual_seed(0)
     shape = DistilBertConfig(
         vocab_size=len(tokenizer), dim=64, n_layers=3, n_heads=4, hidden_dim=128
