@@ -272,7 +272,7 @@ def test_word_pieces_are_learned_from_invented_notes_alone(tmp_path):
     pieces.save_pretrained(tmp_path)
     assert in_files(tmp_path) == [str(tmp_path / "tokenizer.json")]
     code = [
-        file for wing in ("featurestore", "batch", "export") for file in ROOT.glob(f"{wing}/**/*.py")
+        file for wing in ("featurestore", "batch", "export") for file in (ROOT / wing).rglob("*.py")
     ]
     learning = re.compile(r"write_small_bert|train_tokenizer|train_from_iterator|train_new_from")
     assert [file.name for file in code if learning.search(file.read_text())] == ["demo.py"]
