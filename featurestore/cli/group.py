@@ -337,7 +337,7 @@ def labels_command(
     """Show who is labelled, and why the others are not."""
     from featurestore import Store
     from featurestore.cohort.flow import admission_flow, compare_rules
-    from featurestore.cohort.meds import write_meds
+    from featurestore.cohort.meds_labels import write_meds
 
     opened = Store(store)
     if meds:

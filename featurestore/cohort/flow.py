@@ -26,15 +26,15 @@ def admission_flow(
         raise FeatureStoreError(
             f'{store.path} has no admissions yet - run "featurestore sync {store.path}"'
         )
-    labelled = [row for row in rows if row["label"] is not None]
-    not_returned = [row for row in labelled if not row["label"]]
+    with_label = [row for row in rows if row["label"] is not None]
+    not_returned = [row for row in with_label if not row["label"]]
     return {
         "rule": rule,
         "horizon_days": horizon_days,
         "admissions": _total(rows),
         "excluded": {row["reason"]: row["n_admissions"] for row in rows if row["label"] is None},
-        "labelled": _total(labelled),
-        "returned": _total(labelled) - _total(not_returned),
+        "labelled": _total(with_label),
+        "returned": _total(with_label) - _total(not_returned),
         "not_returned": _total(not_returned),
         "planned_returns": _total(row for row in rows if row["reason"] == "planned return"),
         "died_within_horizon": sum(row["n_died"] for row in not_returned),

@@ -3,7 +3,7 @@
 import pyarrow.parquet
 import pytest
 
-from featurestore.cohort.meds import write_meds
+from featurestore.cohort.meds_labels import write_meds
 from featurestore.errors import FeatureStoreError
 
 
