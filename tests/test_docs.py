@@ -449,7 +449,7 @@ def test_the_readme_lists_every_extra():
 
 def test_the_packages_of_the_architecture_page_exist():
     (tree,) = blocks("docs/architecture.md", "text")
-    folder = ROOT
+    folder, shown = ROOT, set()
     for line in tree.text.splitlines():
         names, _, _ = line.strip().partition("  ")
         if not line.startswith(" "):
@@ -457,4 +457,9 @@ def test_the_packages_of_the_architecture_page_exist():
             assert folder.is_dir(), names
         else:
             for name in names.split():
+                shown.add(folder / name)
                 assert (folder / name).exists(), (folder, name)
+    for package in ("featurestore", "export", "batch"):
+        for entry in (ROOT / package).iterdir():
+            hidden = entry.name.startswith(("_", ".")) or entry.name == "py.typed"
+            assert hidden or entry in shown, f"{entry} is not on docs/architecture.md"
