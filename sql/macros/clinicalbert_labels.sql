@@ -23,7 +23,7 @@ WITH returns AS (
         )
 ),
 
-counted AS (
+intervals AS (
     SELECT
         *,
         epoch(next_admittime - dischtime) / 86400 AS days_to_return,
@@ -49,7 +49,7 @@ SELECT
         AND (next_admittime IS NULL OR CAST(next_admittime AS DATE) > dod),
         FALSE
     ) AS died_within_horizon
-FROM counted;
+FROM intervals;
 
 COMMENT ON MACRO TABLE clinicalbert_labels IS
 'clinicalbert_labels(horizon_days := 30): what is the label by the rule of ClinicalBERT?

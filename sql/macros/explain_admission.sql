@@ -2,18 +2,18 @@
 --
 -- Grain:   one row per window that the score was computed from (note_id, window_no).
 CREATE OR REPLACE MACRO explain_admission(scorer, hadm_id) AS TABLE
-WITH asked AS (
+WITH params AS (
     SELECT
         scorer AS scorer_id,
-        hadm_id AS wanted
+        hadm_id AS query_hadm_id
 ),
 
-average AS (
-    SELECT avg(array_inner_product(m.embedding, s.coef)) AS told
+averages AS (
+    SELECT avg(array_inner_product(m.embedding, s.coef)) AS dot_product
     FROM scorers AS s
-    INNER JOIN asked ON s.scorer_id = asked.scorer_id
+    INNER JOIN params ON s.scorer_id = params.scorer_id
     INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
-    -- All that is read of other admissions; of a scorer on windows nothing is.
+    -- Other admissions are only read for a scorer on means.
     WHERE s.aggregate = 'mean'
 ),
 
@@ -25,14 +25,14 @@ windows AS (
         w.window_no,
         s.aggregate,
         s.intercept,
-        array_inner_product(w.embedding, s.coef) AS told,
+        array_inner_product(w.embedding, s.coef) AS dot_product,
         1 / (1 + exp(-(array_inner_product(w.embedding, s.coef) + s.intercept))) AS p,
         count(*) OVER () AS n_windows,
         count(*) OVER (PARTITION BY w.note_id) AS windows_of_note
     FROM scorers AS s
-    INNER JOIN asked ON s.scorer_id = asked.scorer_id
+    INNER JOIN params ON s.scorer_id = params.scorer_id
     INNER JOIN admission_embeddings AS m
-        ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff AND asked.wanted = m.hadm_id
+        ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff AND params.query_hadm_id = m.hadm_id
     INNER JOIN embeddings AS w ON s.encoder_id = w.encoder_id AND m.hadm_id = w.hadm_id
     LEFT JOIN notes AS n ON w.note_id = n.note_id
     WHERE w.available_at <= m.prediction_time
@@ -45,16 +45,20 @@ SELECT
     windows.window_no,
     windows.windows_of_note,
     CASE
-        WHEN windows.aggregate = 'mean' THEN (windows.told - average.told) / windows.n_windows
+        WHEN windows.aggregate = 'mean'
+            THEN (windows.dot_product - averages.dot_product) / windows.n_windows
         WHEN row_number() OVER (
             ORDER BY windows.p DESC, windows.note_id ASC, windows.window_no ASC
         ) = 1
             THEN 1.5 * windows.p / (1 + windows.n_windows / 2)
         ELSE 0.5 * windows.p / (1 + windows.n_windows / 2)
     END AS contribution,
-    CASE WHEN windows.aggregate = 'mean' THEN windows.intercept + average.told ELSE 0 END AS base
+    CASE
+        WHEN windows.aggregate = 'mean' THEN windows.intercept + averages.dot_product
+        ELSE 0
+    END AS base
 FROM windows
-CROSS JOIN average
+CROSS JOIN averages
 ORDER BY abs(contribution) DESC, windows.note_id ASC, windows.window_no ASC;
 
 COMMENT ON MACRO TABLE explain_admission IS

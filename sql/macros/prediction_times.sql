@@ -6,7 +6,7 @@
 --          returned or died by then. Newborns, stays after death and observation stays have no
 --          prediction. In a live hospital the time must have passed.
 CREATE OR REPLACE MACRO prediction_times(cutoff := '72h') AS TABLE
-WITH asked AS (
+WITH params AS (
     SELECT
         CASE cutoff
             WHEN '24h' THEN INTERVAL 24 HOURS
@@ -28,16 +28,16 @@ stays AS (
         e.continued_by,
         e.next_admittime,
         -- A patient who is still in hospital has stayed until now.
-        coalesce(least(e.discharge, a.deathtime), asked.observed_until) AS stayed_until,
-        asked.hours,
-        asked.observed_until,
+        coalesce(least(e.discharge, a.deathtime), params.observed_until) AS stayed_until,
+        params.hours,
+        params.observed_until,
         CASE
-            WHEN asked.hours IS NOT NULL THEN e.admittime + asked.hours
+            WHEN params.hours IS NOT NULL THEN e.admittime + params.hours
             ELSE e.discharge + INTERVAL 48 HOURS
         END AS prediction_time
     FROM episodes AS e
     INNER JOIN admissions AS a ON e.hadm_id = a.hadm_id
-    CROSS JOIN asked
+    CROSS JOIN params
     WHERE e.exclusion_reason IS NULL AND (a.dischtime IS NULL OR e.discharge IS NOT NULL)
 )
 

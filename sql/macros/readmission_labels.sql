@@ -1,9 +1,10 @@
 -- readmission_labels(horizon_days := 30): did the patient return unplanned within the horizon?
 --
 -- Grain:   one row per admission (hadm_id).
--- Rule:    follows the CMS measure. Days are calendar days, the first return decides, planned
---          returns do not count, and a stay that begins on the day of discharge continues the
---          episode.
+-- Rule:    after the hospital-wide measure of CMS (Horwitz et al. 2014, doi 10.7326/M13-3000). Days
+--          are calendar days, the first return decides, and planned returns do not count.
+--          Simpler than CMS: the admission type decides what is planned, every stay that begins on
+--          the day of discharge continues the episode, and no diagnosis is excluded.
 CREATE OR REPLACE MACRO readmission_labels(horizon_days := 30) AS TABLE
 WITH discharges AS (
     SELECT
@@ -19,7 +20,7 @@ WITH discharges AS (
         e.next_planned,
         CAST(e.episode_discharge AS DATE) AS discharge_date,
         CAST(e.next_admittime AS DATE) AS return_date,
-        -- Without a discharge of its own a stay has no return that could be counted from it.
+        -- Returns are counted from a discharge, so a stay without one has none.
         CASE WHEN e.discharge IS NOT NULL THEN e.next_hadm_id END AS next_hadm_id,
         CASE
             WHEN e.discharge IS NOT NULL
@@ -40,7 +41,7 @@ reasons AS (
             WHEN dischtime < admittime THEN 'discharge before admission'
             WHEN continued_by IS NOT NULL THEN 'continued by ' || continued_by
             WHEN episode_died THEN 'died in hospital'
-            -- MIMIC-III cuts the first of them short.
+            -- MIMIC-III truncates the first value.
             WHEN discharge_location IN ('LEFT AGAINST MEDICAL ADVI', 'AGAINST ADVICE')
                 THEN 'left against medical advice'
             WHEN discharge_location IN ('SHORT TERM HOSPITAL', 'ACUTE HOSPITAL')
@@ -56,7 +57,7 @@ SELECT
     CASE
         WHEN not_an_index IS NOT NULL THEN NULL
         WHEN returned THEN NOT next_planned
-        -- A return could still come on the last day of the horizon until that day is over.
+        -- Until the last day of the horizon is over, a return is possible.
         WHEN discharge_date + CAST(horizon_days AS INTEGER) >= observed_until THEN NULL
         ELSE FALSE
     END AS label,

@@ -1,19 +1,21 @@
 -- score_admissions(scorer): what is the probability of every admission by a scorer?
 --
 -- Grain:   one row per admission of the encoder and cutoff of the scorer (hadm_id).
+-- Rule:    the probabilities of n windows are combined as (Pmax + Pmean * n / 2) / (1 + n / 2)
+--          (Huang, Altosaar, Ranganath 2019, arXiv 1904.05342, with c = 2), then calibrated.
 CREATE OR REPLACE MACRO score_admissions(scorer) AS TABLE
-WITH asked AS (
+WITH params AS (
     SELECT scorer AS scorer_id
 ),
 
-of_means AS (
+mean_scores AS (
     SELECT
         m.hadm_id,
         m.prediction_time,
         1 / (1 + exp(-(array_inner_product(m.embedding, s.coef) + s.intercept))) AS probability,
         m.vector_hash AS input_hash
     FROM scorers AS s
-    INNER JOIN asked ON s.scorer_id = asked.scorer_id
+    INNER JOIN params ON s.scorer_id = params.scorer_id
     INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
     WHERE s.aggregate = 'mean'
 ),
@@ -29,33 +31,33 @@ windows AS (
         w.vector_hash,
         1 / (1 + exp(-(array_inner_product(w.embedding, s.coef) + s.intercept))) AS p
     FROM scorers AS s
-    INNER JOIN asked ON s.scorer_id = asked.scorer_id
+    INNER JOIN params ON s.scorer_id = params.scorer_id
     INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
     INNER JOIN embeddings AS w ON s.encoder_id = w.encoder_id AND m.hadm_id = w.hadm_id
     WHERE s.aggregate = 'clinicalbert' AND w.available_at <= m.prediction_time
 ),
 
-together AS (
+combined AS (
     SELECT
         hadm_id,
         prediction_time,
         calibration_slope,
         calibration_intercept,
-        -- In a fixed order: the last bit of a sum depends on it.
+        -- In a fixed order, because the last bit of a sum depends on it.
         (max(p) + sum(p ORDER BY note_id, window_no) / 2) / (1 + count(*) / 2) AS p,
         bit_xor(hash(hash(note_id, window_no, vector_hash))) AS input_hash
     FROM windows
     GROUP BY ALL
 )
 
-SELECT * FROM of_means
+SELECT * FROM mean_scores
 UNION ALL
 SELECT
     hadm_id,
     prediction_time,
     1 / (1 + exp(-(calibration_slope * ln(p / (1 - p)) + calibration_intercept))) AS probability,
     input_hash
-FROM together;
+FROM combined;
 
 COMMENT ON MACRO TABLE score_admissions IS
 'score_admissions(scorer): what is the probability of every admission by a scorer?

@@ -2,9 +2,9 @@
 --
 -- Grain:   one row per neighbour, nearest first; never the same patient.
 CREATE OR REPLACE MACRO similar_admissions(hadm_id, n := 10, cutoff := '72h') AS TABLE
-WITH asked AS (
+WITH params AS (
     SELECT
-        hadm_id AS wanted,
+        hadm_id AS query_hadm_id,
         cutoff AS cutoff_name
 ),
 
@@ -15,24 +15,24 @@ means AS (
         m.embedding
     FROM admission_embeddings AS m
     INNER JOIN encoders AS e ON m.encoder_id = e.encoder_id AND e.active
-    INNER JOIN asked ON m.cutoff = asked.cutoff_name
+    INNER JOIN params ON m.cutoff = params.cutoff_name
     INNER JOIN admissions AS a ON m.hadm_id = a.hadm_id
 ),
 
-itself AS (
+query_admission AS (
     SELECT
         means.subject_id,
         means.embedding
     FROM means
-    INNER JOIN asked ON means.hadm_id = asked.wanted
+    INNER JOIN params ON means.hadm_id = params.query_hadm_id
 )
 
 SELECT
     means.hadm_id,
     means.subject_id,
-    array_cosine_similarity(means.embedding, itself.embedding) AS similarity
+    array_cosine_similarity(means.embedding, query_admission.embedding) AS similarity
 FROM means
-INNER JOIN itself ON means.subject_id <> itself.subject_id
+INNER JOIN query_admission ON means.subject_id <> query_admission.subject_id
 ORDER BY similarity DESC, means.hadm_id ASC
 LIMIT n;
 

@@ -2,7 +2,7 @@
 --
 -- Grain:   one row per labelled admission with a known note (hadm_id).
 CREATE OR REPLACE MACRO training_set(encoder, cutoff := '72h', horizon_days := 30) AS TABLE
-WITH asked AS (
+WITH params AS (
     SELECT
         encoder AS encoder_id,
         cutoff AS cutoff_name
@@ -16,7 +16,7 @@ SELECT
     m.embedding
 FROM readmission_labels(horizon_days := horizon_days) AS l
 INNER JOIN admission_embeddings AS m ON l.hadm_id = m.hadm_id
-INNER JOIN asked ON m.encoder_id = asked.encoder_id AND m.cutoff = asked.cutoff_name
+INNER JOIN params ON m.encoder_id = params.encoder_id AND m.cutoff = params.cutoff_name
 WHERE l.label IS NOT NULL;
 
 COMMENT ON MACRO TABLE training_set IS
