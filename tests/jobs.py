@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, which tests kill."""
+"""Jobs that tests run, and kill, in processes of their own."""
 
 import multiprocessing
 import os
@@ -8,8 +8,7 @@ import time
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["batch", "sklearn.linear_model", "tests.conftest"])
 
-# What a run leaves behind but for its time and number: a killed and repeated run must leave the
-# same as an undisturbed one.
+# Everything that a run writes but its time and number.
 CONTENTS = {
     "settings": "source, schema_name, live",
     "admissions": "*",
@@ -25,7 +24,7 @@ CONTENTS = {
 
 
 def contents(store):
-    """Every row of every table, in an order of their own."""
+    """Return the rows of every table, sorted."""
     return {
         table: store.sql(f"SELECT {columns} FROM {table} ORDER BY ALL").fetchall()
         for table, columns in CONTENTS.items()
@@ -33,21 +32,21 @@ def contents(store):
 
 
 def start(job, *arguments):
-    """Begin a function of this module in another process."""
+    """Start a function of this module in another process."""
     process = _FORKS.Process(target=job, args=arguments)
     process.start()
     return process
 
 
 def ended(process):
-    """The exit status of a process, or minus the signal that ended it."""
+    """Return the exit status of a process, or minus the signal that ended it."""
     process.join(60)
     assert process.exitcode is not None, "the job hangs"
     return process.exitcode
 
 
 def night(path):
-    """One nightly run with the word counter."""
+    """Run nightly with the word counter."""
     from featurestore import Store, nightly
     from tests.conftest import WordCounter
 
@@ -56,7 +55,7 @@ def night(path):
 
 
 def embedding(path):
-    """One run of embed with the word counter."""
+    """Run embed with the word counter."""
     from featurestore import Store, embed_pending
     from tests.conftest import WordCounter
 
@@ -65,7 +64,7 @@ def embedding(path):
 
 
 def forgetting(path):
-    """The store's first patient, forgotten."""
+    """Forget the store's first patient."""
     from featurestore import Store
     from featurestore.store.forget import forget
 
@@ -74,29 +73,29 @@ def forgetting(path):
 
 
 def killed_at(job, path, step, nth):
-    """The same, killed before the n-th time that it begins a step."""
+    """Run a job that is killed when it hits a failpoint for the n-th time."""
     from featurestore.store import failpoints
 
-    begun = 0
+    n_hits = 0
 
     def kill(name):
-        nonlocal begun
-        begun += name == step
-        if begun == nth:
+        nonlocal n_hits
+        n_hits += name == step
+        if n_hits == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
     failpoints.hit = kill
     job(path)
 
 
-def with_small_disk(job, path, most):
-    """The same, where no file can grow beyond `most` bytes; exit status 3 with the sentence."""
+def with_small_disk(job, path, max_bytes):
+    """Run a job while no file can exceed `max_bytes`; exit with status 3 if it fails."""
     import resource
     import sys
 
     from featurestore.errors import FeatureStoreError
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
     try:
         job(path)
     except FeatureStoreError as error:
@@ -106,7 +105,7 @@ def with_small_disk(job, path, most):
 
 
 def holding(path, started):
-    """A night that stays in the middle of its first encoding."""
+    """Run nightly with an encoder that hangs in its first batch."""
     from featurestore import Store, nightly
     from tests.conftest import WordCounter
 
@@ -118,33 +117,33 @@ def holding(path, started):
     nightly(Store(path), Slow(), "readmit")
 
 
-def reading(path, whole_runs, stop, answers):
-    """Open the store and read it, again and again; tell what was wrong, and how often it read."""
+def reading(path, complete_runs, stop, reports):
+    """Open and read the store until stopped; report the number of reads and the errors."""
     import duckdb
 
     from featurestore import Store
 
-    reads, wrong = 0, []
+    reads, errors = 0, []
     while not stop.is_set():
         try:
             con = Store(path).connect()
-            seen = con.execute(WHOLE).fetchall()[0]
-            if seen not in whole_runs:
-                wrong.append(seen)
+            seen = con.execute(TOTALS).fetchall()[0]
+            if seen not in complete_runs:
+                errors.append(seen)
             con.close()
             with duckdb.connect(path, read_only=True) as outside:
-                seen = outside.execute(WHOLE).fetchall()[0]
-            if seen not in whole_runs:
-                wrong.append(seen)
+                seen = outside.execute(TOTALS).fetchall()[0]
+            if seen not in complete_runs:
+                errors.append(seen)
         except Exception as error:
-            wrong.append(repr(error))
+            errors.append(repr(error))
         reads += 1
         time.sleep(0.3)  # the job under test needs a core too
-    answers.put((reads, wrong))
+    reports.put((reads, errors))
 
 
-# Notes, windows and the sum of the means' windows: a half commit would show between them.
-WHOLE = """
+# Notes, windows and the windows of all means: they do not fit together in half a commit.
+TOTALS = """
     SELECT
         (SELECT count(*) FROM notes),
         (SELECT count(*) FROM embeddings),
@@ -152,19 +151,19 @@ WHOLE = """
 """
 
 
-def readers(path, whole_runs, count):
-    """So many processes that read; call the answer to stop them, and to hear what they saw."""
-    stop, answers = _FORKS.Event(), _FORKS.Queue()
-    processes = [start(reading, path, whole_runs, stop, answers) for _ in range(count)]
+def readers(path, complete_runs, count):
+    """Start reading processes; return a function that stops them and returns their reports."""
+    stop, reports = _FORKS.Event(), _FORKS.Queue()
+    processes = [start(reading, path, complete_runs, stop, reports) for _ in range(count)]
 
-    def hear():
+    def stop_all():
         stop.set()
-        heard = [answers.get(timeout=60) for _ in processes]
+        collected = [reports.get(timeout=60) for _ in processes]
         for process in processes:
             process.join(60)
-        return heard
+        return collected
 
-    return hear
+    return stop_all
 
 
 def event():
@@ -172,7 +171,7 @@ def event():
 
 
 def many(path, folder, stays, notes):
-    """Ten syncs and ten runs of embed, each with one more note than the last."""
+    """Sync and embed ten times, each with one more note."""
     from featurestore import Store, embed_pending, sync
     from tests.conftest import WordCounter
     from tests.hospital import write_hospital

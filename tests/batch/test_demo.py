@@ -1,4 +1,4 @@
-"""The demo: one command from nothing to scores, and the signal is there."""
+"""The demo runs end to end and finds the signal of the synthetic notes."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from featurestore import Store
 from featurestore.cli.group import main
 
 
-def test_the_whole_way_finds_the_planted_signal(tmp_path):
+def test_the_demo_finds_the_planted_signal(tmp_path):
     result = CliRunner().invoke(main, ["demo", str(tmp_path / "demo")])
     assert result.exit_code == 0, result.output
     auroc = float(re.search(r"^scorer +(0\.\d+)", result.stdout, re.M)[1])
@@ -18,15 +18,15 @@ def test_the_whole_way_finds_the_planted_signal(tmp_path):
     store = Store(tmp_path / "demo" / "ward.duckdb")
     assert store.one("SELECT count(*) > 1000 FROM latest_scores") == (True,)
 
-    _, _, then = result.stdout.partition("What to try next:")
-    following = [line for line in then.splitlines() if line]
-    assert len(following) == 7
-    for line in following:
-        again = CliRunner().invoke(main, shlex.split(line)[1:])
-        assert again.exit_code == 0, (line, again.output)
+    _, _, suggestions = result.stdout.partition("What to try next:")
+    commands = [line for line in suggestions.splitlines() if line]
+    assert len(commands) == 7
+    for command in commands:
+        result = CliRunner().invoke(main, shlex.split(command)[1:])
+        assert result.exit_code == 0, (command, result.output)
 
 
-def test_an_existing_folder_is_left_alone(tmp_path):
+def test_an_existing_folder_is_not_changed(tmp_path):
     result = CliRunner().invoke(main, ["demo", str(tmp_path)])
     assert result.exit_code == 1
     assert "exists already - remove it, or name another folder" in result.stderr

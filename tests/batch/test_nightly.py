@@ -1,4 +1,4 @@
-"""One command a night: what it does, what it leaves alone, and when it stops."""
+"""The nightly job: what it changes, and when the drift check stops it."""
 
 import json
 import random
@@ -31,11 +31,11 @@ PATIENTS = 40
 
 
 class Ward:
-    """A hospital on disk that gets notes, and its store."""
+    """A hospital on disk, to which notes are added, and its store."""
 
     def __init__(self, folder, trained=None):
         self.folder = folder / "h"
-        # Every second patient comes back, and the notes of those say so.
+        # Every second patient returns, and has notes of other words.
         self.stays = [admission(n, n, day(0), day(5)) for n in range(1, PATIENTS + 1)]
         self.stays += [admission(n + 1_000, n, day(20), day(25)) for n in range(1, PATIENTS, 2)]
         self.notes = [
@@ -69,7 +69,7 @@ class Ward:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Where the ward is, and its trained store and seal as bytes."""
+    """Return the folder of the ward, and its trained store and seal as bytes."""
     folder = tmp_path_factory.mktemp("ward")
     Ward(folder)
     return folder, {name: (folder / name).read_bytes() for name in ("w.duckdb", "w.duckdb.seal")}
@@ -77,7 +77,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def ward(trained):
-    """The ward as it was trained, whatever the last test left: the store knows it by its place."""
+    """Return the trained ward, in the folder whose path its store holds."""
     folder, store = trained
     shutil.rmtree(folder)
     folder.mkdir()
@@ -100,19 +100,19 @@ def test_a_night_is_one_commit_of_sync_embed_and_score(ward):
     ward.notes[2] |= {"ISERROR": 1}
     ward.notes.append(note(99, 5, "quiet home"))
     ward.write()
-    facts = ward.night()
+    result = ward.night()
     assert last_runs(ward.store) == ["sync", "embed", "train", "nightly", "nightly"]
-    told = ("new", "changed", "withdrawn", "seen", "excluded", "embedded", "waiting", "windows")
-    assert {name: facts[name] for name in told} == {
+    names = ("new", "changed", "withdrawn", "seen", "excluded", "embedded", "waiting", "windows")
+    assert {name: result[name] for name in names} == {
         **{"new": 1, "changed": 2, "withdrawn": 0, "seen": 3, "excluded": 1},
         **{"embedded": 2, "waiting": 0, "windows": 2},
     }
-    # Two stays have other vectors, and one has no note any more: nobody else is scored again.
-    assert facts["scored"] == 2
+    # Two stays have other vectors, and one has no note left: no other stay is scored again.
+    assert result["scored"] == 2
     scored = ward.store.sql("SELECT hadm_id FROM scores WHERE run_id = 5 ORDER BY 1").fetchall()
     assert scored == [(2,), (5,)]
-    assert facts["run_id"] == 5
-    assert set(facts["seconds"]) == {"sync", "embed", "apply", "commit"}
+    assert result["run_id"] == 5
+    assert set(result["seconds"]) == {"sync", "embed", "apply", "commit"}
     (counts,) = ward.store.one("SELECT counts FROM runs WHERE run_id = 5")
     assert json.loads(counts)["embedded"] == 2
 
@@ -120,10 +120,10 @@ def test_a_night_is_one_commit_of_sync_embed_and_score(ward):
 def test_a_night_with_nothing_new_writes_nothing(ward):
     first = ward.night()
     before = ward.store.path.read_bytes()
-    facts = ward.night()
-    assert (facts["run_id"], facts["embedded"], facts["scored"]) == (None, 0, 0)
-    assert facts["unchanged"] == PATIENTS
-    assert set(facts) == set(first) and set(facts["seconds"]) == set(first["seconds"])
+    result = ward.night()
+    assert (result["run_id"], result["embedded"], result["scored"]) == (None, 0, 0)
+    assert result["unchanged"] == PATIENTS
+    assert set(result) == set(first) and set(result["seconds"]) == set(first["seconds"])
     assert ward.store.path.read_bytes() == before
 
 
@@ -132,8 +132,8 @@ def test_a_live_stay_is_scored_once_its_prediction_time_has_come(ward):
 
     with ward.store.transaction("test") as transaction:
         transaction.con.execute("UPDATE settings SET live = TRUE")
-    facts = ward.night()
-    assert facts["scored"] == 0  # these stays are of the year 2150
+    result = ward.night()
+    assert result["scored"] == 0  # these stays are of the year 2150
     now = datetime.now().replace(microsecond=0)
     ward.stays += [
         admission(501, 501, now - timedelta(days=4), now - timedelta(hours=1)),
@@ -155,7 +155,7 @@ def test_a_scorer_of_another_encoder_is_refused_before_anything_is_read(ward):
     assert other.texts_seen == []
 
 
-def test_far_more_notes_than_usual_stop_the_commit_and_force_overrides(ward):
+def test_far_more_notes_than_usual_stop_the_commit_unless_forced(ward):
     for _ in range(5):
         ward.add(10)
         ward.night()
@@ -168,10 +168,10 @@ def test_far_more_notes_than_usual_stop_the_commit_and_force_overrides(ward):
         in str(stopped.value)
     )
     assert ward.store.path.read_bytes() == before
-    facts = ward.night(force=True)
-    # What was embedded was kept.
-    assert (facts["resumed"], facts["embedded"]) == (200, 0)
-    assert facts["unusual"] == ["200 notes are new or changed, usually 10"]
+    result = ward.night(force=True)
+    # The embedded windows stayed staged.
+    assert (result["resumed"], result["embedded"]) == (200, 0)
+    assert result["unusual"] == ["200 notes are new or changed, usually 10"]
     assert verify(ward.store) == []
 
 
@@ -198,7 +198,7 @@ def test_far_more_excluded_notes_than_usual_stop_the_commit(ward):
         ward.night()
 
 
-def test_vectors_that_drift_stop_the_commit_by_category(ward):
+def test_drift_of_the_vectors_of_a_category_stops_the_commit(ward):
     for _ in range(5):
         ward.add(30)
         ward.add(30, ("alone", "quiet"), category="Radiology")
@@ -211,28 +211,28 @@ def test_vectors_that_drift_stop_the_commit_by_category(ward):
     ward.night(force=True)
 
 
-def test_a_nights_mean_and_spread_are_numpys():
+def test_mean_and_spread_equal_those_of_numpy():
     rng = np.random.default_rng(0)
     X = rng.normal(3, 2, (500, 8)).astype(np.float32)
-    night = NightlyStats("e", 8)
+    stats = NightlyStats("e", 8)
     for part in (slice(0, 100), slice(100, 500)):
         windows = duckdb.sql(
             f"SELECT CASE WHEN i % 5 < 3 THEN 'a' END AS c, i % 2 AS w "
             f"FROM range({part.start}, {part.stop}) AS t (i)"
         ).to_arrow_table()
-        night.add(windows["c"], windows["w"], X[part])
-    ours = night.by_category()
+        stats.add(windows["c"], windows["w"], X[part])
+    by_category = stats.by_category()
     for name, rows in (
         ("a", X[np.arange(500) % 5 < 3]),
         ("", X[np.arange(500) % 5 >= 3]),
     ):
-        assert (ours[name].windows, ours[name].notes) == (len(rows), len(rows) // 2)
-        assert ours[name].mean == pytest.approx(rows.mean(axis=0), abs=1e-5)
+        assert (by_category[name].windows, by_category[name].notes) == (len(rows), len(rows) // 2)
+        assert by_category[name].mean == pytest.approx(rows.mean(axis=0), abs=1e-5)
         spread = np.sqrt(((rows - rows.mean(axis=0)) ** 2).sum(axis=1).mean())
-        assert ours[name].spread == pytest.approx(spread, rel=1e-5)
+        assert by_category[name].spread == pytest.approx(spread, rel=1e-5)
 
 
-def test_only_notes_since_a_day_are_looked_at_and_nothing_else_is_lost(ward):
+def test_with_since_only_later_notes_are_compared_and_no_other_is_lost(ward):
     from datetime import date
 
     ward.night()
@@ -240,17 +240,19 @@ def test_only_notes_since_a_day_are_looked_at_and_nothing_else_is_lost(ward):
     ward.notes[0] |= {"TEXT": "pain home pain, an edit before that day"}
     del ward.notes[1]
     ward.write()
-    facts = ward.night(since=date(2150, 1, 4))
-    assert (facts["total"], facts["new"], facts["changed"], facts["withdrawn"]) == (1, 1, 0, 0)
+    result = ward.night(since=date(2150, 1, 4))
+    assert (result["total"], result["new"], result["changed"], result["withdrawn"]) == (1, 1, 0, 0)
     assert ward.store.one("SELECT count(*) FROM notes") == (PATIENTS + 1,)
-    facts = ward.night()
-    assert (facts["new"], facts["changed"], facts["withdrawn"]) == (0, 1, 1)
+    result = ward.night()
+    assert (result["new"], result["changed"], result["withdrawn"]) == (0, 1, 1)
 
 
-def test_one_json_line_from_the_shell_and_the_nights_in_info(ward, model):
+def test_the_command_prints_one_json_line_and_info_lists_the_nights(ward, model):
     from featurestore import OnnxEncoder
 
-    with ward.store.transaction("benchmark") as transaction:  # another width: begin anew
+    with ward.store.transaction(
+        "benchmark"
+    ) as transaction:  # another width: start from an empty store
         for table in (
             "embeddings",
             "admission_embeddings",
@@ -268,13 +270,13 @@ def test_one_json_line_from_the_shell_and_the_nights_in_info(ward, model):
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     (line,) = result.stdout.splitlines()
-    facts = json.loads(line)
-    assert facts["scored"] == PATIENTS and facts["provider"] == "CPUExecutionProvider"
+    counts = json.loads(line)
+    assert counts["scored"] == PATIENTS and counts["provider"] == "CPUExecutionProvider"
     info = json.loads(CliRunner().invoke(main, ["info", str(ward.store.path), "--json"]).stdout)
     assert [night["scored"] for night in info["nights"]] == [PATIENTS]
 
 
-def test_an_encoder_is_dropped_with_its_vectors_and_not_what_others_need(ward):
+def test_an_encoder_is_dropped_with_its_vectors_only(ward):
     embed_pending(ward.store, WordCounter("new-00000000"))
     with pytest.raises(FeatureStoreError, match="counter-00000000 is the active encoder"):
         drop_encoder(ward.store, "counter-00000000")
@@ -288,7 +290,7 @@ def test_an_encoder_is_dropped_with_its_vectors_and_not_what_others_need(ward):
     assert verify(ward.store) == []
 
 
-def test_only_some_categories_for_a_try(ward):
+def test_embedding_only_some_categories(ward):
     ward.add(3, category="Radiology")
     sync(ward.store)
     counts = embed_pending(ward.store, WordCounter("try-00000000"), categories=["Radiology"])
@@ -297,7 +299,7 @@ def test_only_some_categories_for_a_try(ward):
 
 
 @pytest.mark.parametrize(
-    ("change", "finding"),
+    ("statement", "finding"),
     [
         ("DELETE FROM notes WHERE note_id = '7'", "notes has 39 rows, its manifest says 40"),
         ("UPDATE notes SET n_chars = 0 WHERE note_id = '7'", "notes is not as it was written"),
@@ -310,12 +312,12 @@ def test_only_some_categories_for_a_try(ward):
         ("DELETE FROM manifest WHERE table_name = 'runs'", "runs is not in the manifest"),
     ],
 )
-def test_verify_finds_what_another_hand_changed(ward, tmp_path, change, finding):
+def test_verify_detects_changes_by_other_programs(ward, tmp_path, statement, finding):
     assert verify(ward.store) == []
     copy = shutil.copy(ward.store.path, tmp_path / "copy.duckdb")
     with duckdb.connect(copy) as con:
-        con.execute(change)
-    found = verify(Store(copy))
-    assert any(finding in line for line in found), found
+        con.execute(statement)
+    findings = verify(Store(copy))
+    assert any(finding in line for line in findings), findings
     result = CliRunner().invoke(main, ["verify", str(copy)])
     assert result.exit_code == 1 and finding in result.stdout

@@ -1,13 +1,13 @@
-"""What several benchmarks share."""
+"""Helpers of several benchmarks."""
 
 import time
 
 
 def timed(work):
-    """How long it took, in seconds, and what it gave."""
+    """Return the seconds that `work` took, and its result."""
     started = time.perf_counter()
-    answer = work()
-    return time.perf_counter() - started, answer
+    result = work()
+    return time.perf_counter() - started, result
 
 
 def row(what, measured, budget=""):
@@ -16,7 +16,7 @@ def row(what, measured, budget=""):
 
 
 def random_bert(folder, texts):
-    """Write a random BERT of Bio_ClinicalBERT's shape, with word pieces learned from the texts.
+    """Write a random BERT of Bio_ClinicalBERT's shape, with a vocabulary learned from the texts.
 
     Returns the model and its tokenizer.
     """
@@ -37,7 +37,7 @@ def random_bert(folder, texts):
 
 
 def hospital(notes):
-    """MIMIC-III's tables as DuckDB queries: so many notes, twenty a stay, one stay a patient."""
+    """Return MIMIC-III's tables as DuckDB queries: 20 notes per stay, one stay per patient."""
     return {
         "PATIENTS": f"""
             SELECT CAST(i AS INT) AS SUBJECT_ID, 'F' AS GENDER, TIMESTAMP '2080-01-01' AS DOB,
@@ -51,7 +51,7 @@ def hospital(notes):
                 'HOME' AS DISCHARGE_LOCATION, 'X' AS ETHNICITY, 'Y' AS INSURANCE,
                 0 AS HOSPITAL_EXPIRE_FLAG
             FROM range({notes // 20}) AS t (i)""",
-        # 1.8 kB a note, as MIMIC-III's are on average; one in ten is a long one.
+        # On average 1.8 kB a note, as in MIMIC-III; every tenth is long.
         "NOTEEVENTS": f"""
             SELECT CAST(i AS INT) AS ROW_ID, CAST(i // 20 AS INT) AS SUBJECT_ID,
                 CAST(i // 20 AS INT) AS HADM_ID, TIMESTAMP '2150-01-02' AS CHARTDATE,

@@ -1,8 +1,8 @@
-"""What a night costs, without the model: `python -m tests.benchmarks.nightly [--notes 1000000]`.
+"""Time of a nightly run without the model: `python -m tests.benchmarks.nightly [--notes 1000000]`.
 
-Prints a Markdown table. The encoder is a stand-in that takes no time and gives 768-wide vectors,
-one window a note, so that everything is measured but the model; memory is that of processes of
-their own, with a small BERT.
+Prints a Markdown table. The encoder takes no time and returns one 768-wide vector per note, so that
+everything but the model is measured. Peak memory is measured in separate processes, with a small
+BERT.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
-from featurestore import create_store, embed_pending, nightly, sync, write_hospital
+from featurestore import create_store, embed_pending, nightly, sync, verify, write_hospital
 from featurestore.store import failpoints
 from tests.benchmarks.common import hospital, row, timed
 
@@ -36,13 +36,13 @@ print(before, peak(), counts["embedded"])
 """
 
 
-class StandIn:
-    """A vector by the hash of a text, at once."""
+class HashEncoder:
+    """An encoder that makes a vector from the hash of a text."""
 
-    id, provider, budget, classifier_head = "stand-in-00000000", "none", 65_536, None
+    id, provider, budget, classifier_head = "hash-00000000", "none", 65_536, None
 
     def __init__(self, dim=768):
-        names = {"name": "stand-in", "fingerprint": "0" * 64, "precision": "fp32"}
+        names = {"name": "hash", "fingerprint": "0" * 64, "precision": "fp32"}
         self.manifest = names | {"dim": dim, "max_tokens": 512, "stride": 0}
 
     def tokenize(self, texts):
@@ -61,8 +61,8 @@ def write_tables(folder, notes, kind="parquet"):
             con.execute(f"COPY ({query}) TO '{folder / table}.{kind}'")
 
 
-def some_scorer(store):
-    """A scorer for stays of which nobody came back: its rows are put in by hand."""
+def insert_scorer(store):
+    """Insert a scorer by hand: no patient of this hospital returns, so none can be trained."""
     with store.transaction("benchmark") as transaction:
         transaction.con.execute(
             "INSERT INTO scorers SELECT 'readmit-v1', 'readmit', 1, encoder_id, '72h', "
@@ -71,53 +71,53 @@ def some_scorer(store):
         )
 
 
-def a_night(folder, notes, budget="", encrypt=False):
-    """A store of so many notes, then a night with nothing new."""
+def night_without_changes(folder, notes, budget="", encrypt=False):
+    """Embed the notes of a new store, then run a night with nothing new."""
     write_tables(folder / "hospital", notes)
     store = create_store(folder / "w.duckdb", folder / "hospital", "mimic3", encrypt=encrypt)
     sync(store)
-    encoder = StandIn()
-    begun = {}
-    failpoints.hit = lambda name: begun.setdefault(name, time.perf_counter())
+    encoder = HashEncoder()
+    first_hit = {}
+    failpoints.hit = lambda name: first_hit.setdefault(name, time.perf_counter())
     seconds, counts = timed(lambda: embed_pending(store, encoder))
-    copied = time.perf_counter() - begun["copy"]
+    commit_seconds = time.perf_counter() - first_hit["copy"]
     failpoints.hit = lambda name: None
     row(
         f"{counts['windows']:,} new windows, 768 wide: staged and committed",
-        f"{seconds:.1f} s, of which the commit {copied:.1f} s",
+        f"{seconds:.1f} s, of which the commit {commit_seconds:.1f} s",
     )
-    some_scorer(store)
+    insert_scorer(store)
     nightly(store, encoder, "readmit")
-    seconds, facts = timed(lambda: nightly(store, encoder, "readmit"))
-    assert facts["run_id"] is None and facts["seen"] == 0
+    seconds, counts = timed(lambda: nightly(store, encoder, "readmit"))
+    assert counts["run_id"] is None and counts["seen"] == 0
     row(
         f"nightly with nothing new, {notes:,} notes in the store (Parquet)",
-        f"{seconds:.1f} s (sync {facts['seconds']['sync']:.1f} s)",
+        f"{seconds:.1f} s (sync {counts['seconds']['sync']:.1f} s)",
         budget,
     )
     return store, encoder
 
 
-def by_new_notes(folder, notes, encrypt=False):
-    """The same store, with more and more new notes a night."""
+def nights_by_new_notes(folder, notes, encrypt=False):
+    """Run nights with more and more new notes."""
     print(f"| **{'encrypted' if encrypt else 'plain'}** | | |")
-    store, encoder = a_night(folder, notes, encrypt=encrypt)
+    store, encoder = night_without_changes(folder, notes, encrypt=encrypt)
     for new in (20, 100, 1_000, 10_000):
         notes += new
         write_tables(folder / "hospital", notes)
-        seconds, facts = timed(lambda: nightly(store, encoder, "readmit", force=True))
-        assert facts["new"] == new == facts["embedded"]
+        seconds, counts = timed(lambda: nightly(store, encoder, "readmit", force=True))
+        assert counts["new"] == new == counts["embedded"]
         row(
             f"nightly with {new:,} new notes of {notes:,}",
-            f"{seconds:.2f} s ({facts['seconds']})",
+            f"{seconds:.2f} s ({counts['seconds']})",
         )
-    seconds, found = timed(store.verify)
-    assert found == []
+    seconds, findings = timed(lambda: verify(store))
+    assert findings == []
     row(f"verify of {store.path.stat().st_size / 1e6:,.0f} MB", f"{seconds:.1f} s")
 
 
 def memory(folder):
-    """Peak memory of embedding 2,000 and 20,000 notes from CSV files with a small BERT."""
+    """Measure the peak memory of embedding 2,000 and 20,000 notes with a small BERT."""
     from batch.demo import training_texts, write_small_bert
     from export.onnx_export.exporter import export
 
@@ -134,8 +134,8 @@ def memory(folder):
         sync(store)
         del store
         command = [sys.executable, "-c", MEMORY, str(place / "w.duckdb"), str(folder / "model")]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        loaded, peak, embedded = map(int, said)
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        loaded, peak, embedded = map(int, output.split())
         row(
             f"peak memory of embedding {embedded:,} notes",
             f"{peak / 1e3:,.0f} MB, {(peak - loaded) / 1e3:,.0f} MB over the loaded model",
@@ -146,16 +146,16 @@ def memory(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--notes", type=int, default=1_000_000)
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores\n\n| what | measured | budget |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         memory(Path(folder))
     os.environ["FEATURESTORE_KEY"] = "a key of the benchmark"
     for encrypt in (False, True):
         with tempfile.TemporaryDirectory() as folder:
-            by_new_notes(Path(folder), 100_000, encrypt)
+            nights_by_new_notes(Path(folder), 100_000, encrypt)
     with tempfile.TemporaryDirectory() as folder:
-        a_night(Path(folder), chosen.notes, "10 s")
+        night_without_changes(Path(folder), arguments.notes, "10 s")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tests.timeline import empty_store
 
 
 def labels(admissions):
-    """All labels of so many stays, materialised."""
+    """Time the labels of so many stays."""
     rng = np.random.default_rng(0)
     con = empty_store()
     stays = pa.table(
@@ -46,7 +46,7 @@ def labels(admissions):
 
 
 def scores(admissions, dim=768):
-    """All scores, and the ten nearest of one, over so many admissions."""
+    """Time the scores of so many admissions, and the ten most similar to one."""
     con = empty_store()
     rng = np.random.default_rng(0)
     for first in range(0, admissions, 100_000):
@@ -75,8 +75,8 @@ def scores(admissions, dim=768):
     row(f"the 10 nearest of {admissions:,} to one", f"{seconds:.2f} s", "2 s per 1 M")
 
 
-def index(folder, notes):
-    """A sync with nothing new, of a store that has so many notes: from Parquet and PostgreSQL."""
+def sync_without_changes(folder, notes):
+    """Time a sync with nothing new, from Parquet and PostgreSQL."""
     tables = hospital(notes)
     import pgserver
     import psycopg
@@ -109,7 +109,7 @@ def index(folder, notes):
         assert after["notes"]["total"] == notes
         assert after["notes"]["new"] == after["notes"]["changed"] == 0
         row(
-            f"index of {notes:,} notes compared with a store that has them all, {where}",
+            f"sync of {notes:,} notes with nothing new, {where}",
             f"{again:.1f} s (first sync {first:.1f} s)",
             "10 s",
         )
@@ -117,7 +117,7 @@ def index(folder, notes):
 
 
 def embedding(folder, patients):
-    """Source to commit in fp32, and what of it is not the model; peers.py has the comparison."""
+    """Time embedding in fp32 from source to commit, and the fraction outside the model."""
     write_hospital(folder / "hospital", patients)
     store = create_store(folder / "w.duckdb", folder / "hospital", "mimic3")
     sync(store)
@@ -135,25 +135,25 @@ def embedding(folder, patients):
 
     def timed_run(*arguments):
         nonlocal in_model
-        seconds, answer = timed(lambda: run(*arguments))
+        seconds, result = timed(lambda: run(*arguments))
         in_model += seconds
-        return answer
+        return result
 
     encoder._session = type("Timed", (), {"run": staticmethod(timed_run)})()
     progress = []
-    ours, counts = timed(
+    seconds, counts = timed(
         lambda: embed_pending(store, encoder, progress=lambda *call: progress.append(call))
     )
     windows = counts["windows"]
     row(
         f"{windows:,} windows of {len(texts):,} notes, source to commit",
-        f"{windows / ours:.2f} windows/s",
+        f"{windows / seconds:.2f} windows/s",
         "",
     )
     _, _, throughput = progress[-1]
     padding = throughput.padding / (throughput.tokens + throughput.padding)
     row("padding", f"{padding:.1%} of the tokens", "5%")
-    row("outside the model", f"{1 - in_model / ours:.1%} of the wall time", "5%")
+    row("outside the model", f"{1 - in_model / seconds:.1%} of the wall time", "5%")
 
 
 def main():
@@ -161,14 +161,14 @@ def main():
     parser.add_argument("--admissions", type=int, default=1_000_000, help="to score")
     parser.add_argument("--notes", type=int, default=1_000_000, help="to index")
     parser.add_argument("--patients", type=int, default=15, help="whose notes are embedded")
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores\n\n| what | measured | budget |\n| --- | --- | --- |")
     labels(500_000)
-    scores(chosen.admissions)
+    scores(arguments.admissions)
     with tempfile.TemporaryDirectory() as folder:
-        index(Path(folder), chosen.notes)
+        sync_without_changes(Path(folder), arguments.notes)
     with tempfile.TemporaryDirectory() as folder:
-        embedding(Path(folder), chosen.patients)
+        embedding(Path(folder), arguments.patients)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Nothing talks to anybody or leaves anything behind, and the tests would see it if it did."""
+"""No network access and no files left behind, with controls that show the tests would see them."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-# A process that is killed at its first internet socket, native threads included: a filter of
-# system calls (seccomp), with the offsets and numbers of x86-64 Linux.
+# Kills the process at its first internet socket, native threads included: a filter of system calls
+# (seccomp), with the offsets and numbers of x86-64 Linux.
 GUARD = """
 import ctypes, struct
 libc = ctypes.CDLL(None, use_errno=True)
@@ -54,12 +54,12 @@ SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="the guard is made for Linux"
+    not sys.platform.startswith("linux"), reason="the guard needs Linux"
 )
 
 
 def run_guarded(script, home, *arguments, within=(), cwd=None, **environment):
-    """Run under the guard, with an empty home, and not as CI, where telemetry rests anyway."""
+    """Run under the guard, with an empty home, and not as CI, where telemetry is off anyway."""
     home.mkdir()
     finished = subprocess.run(
         [*within, sys.executable, "-c", GUARD + script, *map(str, arguments)],
@@ -80,29 +80,29 @@ def test_encoding_opens_no_socket_and_writes_nothing(model, tmp_path):
     assert sorted(path.name for path in model.iterdir()) == before
 
 
-def test_without_the_switch_it_would_be_seen(model, tmp_path):
+def test_telemetry_without_the_switch_is_detected(model, tmp_path):
     _, left = run_guarded(ENCODE, tmp_path / "home", model, "talkative")
     assert any("onnxruntime" in path for path in left)
 
 
 @pytest.mark.parametrize("family", ["AF_INET", "AF_INET6"])
-def test_the_guard_sees_a_socket(tmp_path, family):
+def test_the_guard_detects_a_socket(tmp_path, family):
     finished, _ = run_guarded(f"import socket; socket.socket(socket.{family})", tmp_path / "home")
     assert finished.returncode == -31  # SIGSYS
 
 
 def without_network():
-    """The words that run a program where there is no network, or a reason to skip."""
-    words = ["unshare", "--map-root-user", "--net"]
+    """Return the command prefix that runs a program without a network, or skip."""
+    prefix = ["unshare", "--map-root-user", "--net"]
     if (
-        not shutil.which(words[0])
-        or subprocess.run([*words, "true"], capture_output=True).returncode
+        not shutil.which(prefix[0])
+        or subprocess.run([*prefix, "true"], capture_output=True).returncode
     ):
-        pytest.skip("this machine lets nobody make a network namespace (unshare -rn)")
-    return words
+        pytest.skip("this machine does not allow network namespaces (unshare -rn)")
+    return prefix
 
 
-def test_the_whole_way_needs_no_network_and_leaves_nothing_at_home(checkpoint, tmp_path):
+def test_the_pipeline_needs_no_network_and_leaves_nothing_in_the_home_folder(checkpoint, tmp_path):
     store, small = "ward.duckdb", ["--epochs", "0.2", "--batch-size", "16", "--max-tokens", "32"]
     plan = [
         ["synth", "hospital", "--patients", "60"],
@@ -133,7 +133,7 @@ def test_the_whole_way_needs_no_network_and_leaves_nothing_at_home(checkpoint, t
 
 
 def child(script, **environment):
-    """What a script prints in a process with this environment."""
+    """Return what a script prints in a process with this environment."""
     return subprocess.run(
         [sys.executable, "-c", script],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
@@ -143,30 +143,30 @@ def child(script, **environment):
     ).stdout.strip()
 
 
-def test_a_users_own_setting_does_not_let_a_library_call_home():
-    asked = "import featurestore, os, json; print(json.dumps({n: os.environ[n] for n in %r}))"
+def test_environment_variables_of_the_user_cannot_enable_telemetry():
+    script = "import featurestore, os, json; print(json.dumps({n: os.environ[n] for n in %r}))"
     contrary = {name: "1" if value == "0" else "0" for name, value in SWITCHES.items()}
-    assert json.loads(child(asked % [*SWITCHES], **contrary)) == SWITCHES
+    assert json.loads(child(script % [*SWITCHES], **contrary)) == SWITCHES
 
 
 @pytest.mark.parametrize(
-    ("kept", "rests"),
+    ("switch", "disabled"),
     [("HF_HUB_DISABLE_TELEMETRY", True), ("DO_NOT_TRACK", True), (None, False)],
 )
-def test_each_switch_of_the_hub_does_it_alone(kept, rests):
+def test_each_switch_of_huggingface_hub_disables_its_telemetry_alone(switch, disabled):
     script = f"""
 import os, featurestore
 for name in {[*SWITCHES]!r}:
-    if name != {kept!r}:
+    if name != {switch!r}:
         os.environ.pop(name, None)
 from huggingface_hub import constants
 print(constants.HF_HUB_DISABLE_TELEMETRY)
 """
-    assert child(script) == str(rests)
+    assert child(script) == str(disabled)
 
 
-def test_each_switch_is_there_when_any_wing_is_imported():
-    # Ray's is believed: it is no part of an installation, and reads it when it starts.
+def test_importing_any_package_sets_every_switch():
+    # Ray is not installed, so that its switch is only checked to be set.
     for wing in ("featurestore", "batch", "export", "featurestore.cli"):
-        asked = f"import {wing}, os; print(*(os.environ[name] for name in {[*SWITCHES]!r}))"
-        assert child(asked).split() == list(SWITCHES.values())
+        script = f"import {wing}, os; print(*(os.environ[name] for name in {[*SWITCHES]!r}))"
+        assert child(script).split() == list(SWITCHES.values())

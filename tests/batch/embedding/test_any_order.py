@@ -1,4 +1,4 @@
-"""Whatever happens to notes, in whatever order, wherever runs are killed: a plain dict agrees."""
+"""A state machine: notes change and runs are killed in any order, and a plain dict agrees."""
 
 import os
 import tempfile
@@ -24,26 +24,26 @@ CHANGES = st.tuples(KINDS, NOTES, STAYS, TEXTS)
 
 
 class Killed(BaseException):
-    """A run ends here and now."""
+    """Stands for a kill of the process."""
 
 
 def window_counts(text):
-    """The vectors of a text, counted by hand."""
+    """Return the vectors of a text, counted by hand."""
     words = text.split()
     parts = [words[at : at + 4] for at in range(0, len(words), 4)]
     return [tuple(1.0 + part.count(word) for word in WordCounter.COUNTED) for part in parts]
 
 
 class Nights(RuleBasedStateMachine):
-    """A hospital that changes by day and is embedded by night, beside a dict that says what of."""
+    """A hospital that changes by day and is embedded by night, and a dict of what is expected."""
 
     def __init__(self):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         place = Path(self.folder.name)
-        # note -> (stay, text, flagged); the first always stays, so that the source is never empty
+        # note -> (stay, text, flagged); note 1 never changes, so that the source is never empty
         self.hospital = {str(no): (7 + no % 3, "pain home " * no, False) for no in range(1, 5)}
-        self.synced = {}  # what the store's index knows
+        self.synced = {}  # as of the last sync
         self.embedded = {"one-00000000": {}, "two-00000000": {}}  # note -> (stay, text)
         self._write(place / "h")
         self.store = create_store(place / "w.duckdb", place / "h", "mimic3")
@@ -60,7 +60,7 @@ class Nights(RuleBasedStateMachine):
             folder, [admission(n, 1) for n in (7, 8, 9)], [r | {"SUBJECT_ID": 1} for r in rows]
         )
 
-    def _change(self, kind, no, stay, words):
+    def _edit(self, kind, no, stay, words):
         if kind == "write":
             self.hospital[no] = (self.hospital.get(no, (stay,))[0], " ".join(words), False)
         elif no not in self.hospital:
@@ -85,35 +85,35 @@ class Nights(RuleBasedStateMachine):
         kill_at=st.sampled_from([None] * 8 + list(range(1, 13))),
     )
     def a_day_and_a_night(self, changes, late, encoder, kill_at):
-        for change in changes:
-            self._change(*change)
+        for edit in changes:
+            self._edit(*edit)
         if not late or not self.synced:
             self._sync()
-        begun, step = 0, failpoints.hit
+        n_hits, hit = 0, failpoints.hit
 
         def kill(name):
-            nonlocal begun
-            begun += 1
-            if begun == kill_at:
+            nonlocal n_hits
+            n_hits += 1
+            if n_hits == kill_at:
                 raise Killed
 
         failpoints.hit = kill
         before = self.store.one("SELECT coalesce(max(run_id), 0) FROM runs")
         counter = WordCounter(encoder)
         counter.budget = 6
-        # As the source is now: a text that changed since the sync waits for the next.
+        # A text that changed since the sync waits for the next sync.
         self._write(self.store.path.parent / "h")
         try:
             embed_pending(self.store, counter)
         except Killed:
-            # Killed after the rename, it is done though nobody was told.
+            # A run that is killed after the rename is complete.
             if self.store.one("SELECT coalesce(max(run_id), 0) FROM runs") == before:
                 return
         finally:
-            failpoints.hit = step
+            failpoints.hit = hit
         ready = {no: (stay, text) for no, (stay, text, bad) in self.synced.items() if not bad}
         for of_encoder in self.embedded.values():
-            # Every run follows the index for all encoders; only its own gets new vectors.
+            # A run updates the vectors of all encoders, and adds new ones for its own.
             for no, (_, text) in list(of_encoder.items()):
                 if no in ready and ready[no][1] == text:
                     of_encoder[no] = ready[no]
@@ -124,7 +124,7 @@ class Nights(RuleBasedStateMachine):
                 self.embedded[encoder][no] = (stay, text)
 
     @invariant()
-    def the_store_holds_what_the_dict_says(self):
+    def the_store_equals_the_dict(self):
         rows = self.store.sql(
             "SELECT encoder_id, note_id, window_no, hadm_id, embedding FROM embeddings ORDER BY ALL"
         ).fetchall()

@@ -1,4 +1,4 @@
-"""The nightly way of notes: what is pending, what is stored, what follows an edit."""
+"""Which notes are embedded, what is stored, and how edits change it."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 from batch.embedding.encoder import encode
 from batch.embedding.shards import Shards
 from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, ModelError
 from featurestore.source.source import text_hash
 from featurestore.store.shard_seal import ShardSeal
 from featurestore.store.vectors import arrow_to_vectors
@@ -30,7 +30,7 @@ NOTES = [
 
 @pytest.fixture
 def ward(tmp_path):
-    """A function that writes the hospital and syncs its store."""
+    """Return a function that writes the hospital and syncs its store."""
 
     def write_and_sync(notes, admissions=STAYS):
         folder = write_hospital(tmp_path / "hospital", admissions, notes)
@@ -82,7 +82,7 @@ def test_the_mean_of_an_admission_is_over_the_windows_known_at_the_prediction(wa
     assert means(store, "discharge")[7] == (3, 4, (1.25, 2.5, 1.25, 1.0))
 
 
-def test_means_are_numpys(ward, model, write_prose):
+def test_means_equal_those_of_numpy(ward, model, write_prose):
     notes = [note(n, 7 + n % 2, write_prose(20 * n, n), day(n % 5)) for n in range(1, 20)]
     store = ward(notes)
     embed_pending(store, OnnxEncoder(model, "cpu"))
@@ -108,7 +108,7 @@ def test_a_second_run_embeds_nothing_and_writes_nothing(ward, counter):
     assert store.path.stat().st_mtime_ns == version
 
 
-def test_only_what_is_new_or_changed_is_embedded(ward, counter):
+def test_only_new_and_changed_notes_are_embedded(ward, counter):
     embed_pending(ward(NOTES), counter())
     store = ward([*NOTES[:3], NOTES[3] | {"TEXT": "home home"}, note(5, 8, "pain")])
     again = counter()
@@ -122,9 +122,9 @@ def test_only_what_is_new_or_changed_is_embedded(ward, counter):
 
 
 @pytest.mark.parametrize("windows", [1, 2, 3, 4])
-def test_the_mean_follows_an_edit_that_leaves_as_many_windows(ward, counter, windows):
-    # DuckDB's hash of several columns is linear in the last: over an even number of windows the
-    # hash of their text once cancelled out, and the mean stayed that of the old text.
+def test_the_mean_changes_with_an_edit_that_keeps_the_number_of_windows(ward, counter, windows):
+    # DuckDB's hash of several columns is linear in the last one: over an even number of windows the
+    # hashes of their text cancel out, unless they are hashed again.
     texts = ["home quiet quiet quiet " * windows, "home pain quiet quiet " * windows]
     for text in texts:
         store = ward([note(1, 7, text, day(1))])
@@ -132,17 +132,17 @@ def test_the_mean_follows_an_edit_that_leaves_as_many_windows(ward, counter, win
     assert means(store) == {7: (1, windows, (1.0, 2.0, 2.0, 1.0))}
 
 
-def test_vectors_of_flagged_and_withdrawn_notes_go_and_the_means_follow(ward, counter):
+def test_vectors_of_flagged_and_withdrawn_notes_are_deleted_and_the_means_change(ward, counter):
     embed_pending(ward(NOTES), counter())
     store = ward([NOTES[0] | {"ISERROR": 1}, NOTES[1], NOTES[3]])
-    # Not even before the next embed does a flagged note count.
+    # A flagged note does not count from the sync on, before the next embed.
     assert store.one("SELECT count(*) FROM known_notes(cutoff := 'discharge')") == (2,)
     embed_pending(store, counter())
     assert [row[0] for row in stored(store)] == ["2", "4"]
     assert means(store)[7] == (1, 1, (1.0, 1.0, 2.0, 1.0))
 
 
-def test_the_vector_of_an_edited_note_counts_no_more_from_the_sync_on(ward, counter):
+def test_the_vector_of_an_edited_note_does_not_count_from_the_sync_on(ward, counter):
     embed_pending(ward(NOTES), counter())
     store = ward([NOTES[0] | {"TEXT": "edited"}, *NOTES[1:]])
     windows = store.sql(
@@ -151,7 +151,7 @@ def test_the_vector_of_an_edited_note_counts_no_more_from_the_sync_on(ward, coun
     assert windows.fetchall() == [(7, 2), (8, 1)]
 
 
-def test_a_note_that_moves_to_another_admission_takes_its_vectors_along(ward, counter):
+def test_a_note_that_moves_to_another_admission_keeps_its_vectors(ward, counter):
     embed_pending(ward(NOTES), counter())
     moved = NOTES[1] | {"HADM_ID": 8, "SUBJECT_ID": 8}
     store = ward([NOTES[0], moved, *NOTES[2:]])
@@ -170,7 +170,7 @@ def test_a_stay_that_becomes_too_short_loses_its_mean(ward, counter):
     assert set(means(store, "24h")) == {7, 8}
 
 
-def test_the_answer_in_a_note_one_second_late_changes_nothing(ward, counter):
+def test_a_note_one_second_after_the_prediction_time_changes_nothing(ward, counter):
     embed_pending(ward(NOTES), counter())
     before = means(ward(NOTES), "72h")
     store = ward([*NOTES, note(9, 7, "canary canary", day(3, 12, 0, 1))])
@@ -179,20 +179,20 @@ def test_the_answer_in_a_note_one_second_late_changes_nothing(ward, counter):
     assert means(store, "discharge")[7][0] == 4
 
 
-def test_a_note_without_a_word_is_excluded_once_and_for_this_text(ward, counter):
+def test_a_note_without_tokens_stays_excluded_until_its_text_changes(ward, counter):
     blank = note(5, 8, "\N{ZERO WIDTH SPACE}")
 
-    class Deaf(counter):
+    class SkipsZeroWidth(counter):
         def tokenize(self, texts):
             return super().tokenize([text.replace("\N{ZERO WIDTH SPACE}", "") for text in texts])
 
     store = ward([*NOTES, blank])
-    assert embed_pending(store, Deaf())["no words"] == 1
+    assert embed_pending(store, SkipsZeroWidth())["no words"] == 1
     store = ward([*NOTES, blank])
     assert store.sql("SELECT reason FROM notes WHERE note_id = '5'").fetchall() == [("no words",)]
-    assert embed_pending(store, Deaf())["pending"] == 0
+    assert embed_pending(store, SkipsZeroWidth())["pending"] == 0
     store = ward([*NOTES, blank | {"TEXT": "pain"}])
-    assert embed_pending(store, Deaf())["embedded"] == 1
+    assert embed_pending(store, SkipsZeroWidth())["embedded"] == 1
 
 
 def test_two_encoders_in_one_store_never_mix(ward, counter):
@@ -220,7 +220,7 @@ def test_two_encoders_in_one_store_never_mix(ward, counter):
         for ones, tens, one, ten in pairs:
             assert ones == tens
             assert np.array(one) * 10 == pytest.approx(np.array(ten), rel=1e-6)
-    # An edit is followed for both, each at its own time.
+    # An edit removes the vectors of both; each encoder embeds the new text in its own run.
     store = ward([NOTES[0] | {"TEXT": "home"}, *NOTES[1:]])
     embed_pending(store, counter("one-00000000"))
     counts = store.sql(
@@ -233,7 +233,7 @@ def test_an_encoder_of_another_width_is_refused_before_a_note_is_read(ward, coun
     store = ward(NOTES)
     embed_pending(store, counter())
     narrow = counter("narrow-00000000", dim=3)
-    with pytest.raises(FeatureStoreError, match="holds 4-wide vectors, narrow-00000000 makes 3"):
+    with pytest.raises(ModelError, match="holds 4-wide vectors, narrow-00000000 makes 3"):
         embed_pending(store, narrow)
     assert narrow.texts_seen == []
 
@@ -249,26 +249,26 @@ def test_an_encoder_of_another_width_is_refused_before_a_note_is_read(ward, coun
     ids=["of a wrong width", "not a number", "infinite", "the same for every note"],
 )
 def test_bad_vectors_are_refused_and_nothing_is_stored(ward, counter, spoil, message):
-    class Spoilt(counter):
+    class Broken(counter):
         def run(self, batch):
             with np.errstate(all="ignore"):
                 return spoil(super().run(batch))
 
     store = ward([*NOTES[:3], note(4, 8, "alone alone")])
-    with pytest.raises(FeatureStoreError, match=message):
-        embed_pending(store, Spoilt())
+    with pytest.raises(ModelError, match=message):
+        embed_pending(store, Broken())
     assert stored(store) == []
     assert not store.staging.exists()
 
 
-def test_limit_embeds_some_now_and_the_rest_later(ward, counter):
+def test_limit_leaves_the_rest_to_the_next_run(ward, counter):
     store = ward(NOTES)
     assert embed_pending(store, counter(), limit=3)["embedded"] == 3
     assert embed_pending(store, counter())["embedded"] == 1
     assert len(stored(store)) == 5
 
 
-def test_a_text_that_changed_since_the_sync_waits_for_the_next(ward, counter, tmp_path):
+def test_a_text_that_changed_since_the_sync_waits_for_the_next_sync(ward, counter, tmp_path):
     store = ward(NOTES)
     write_hospital(tmp_path / "hospital", STAYS, [NOTES[0] | {"TEXT": "newer"}, *NOTES[1:3]])
     seen = counter()
@@ -278,7 +278,7 @@ def test_a_text_that_changed_since_the_sync_waits_for_the_next(ward, counter, tm
     assert counts["embedded"] == 2
 
 
-def test_a_killed_run_goes_on_from_its_shards(ward, counter, tmp_path):
+def test_a_killed_run_resumes_from_its_shards(ward, counter, tmp_path):
     many = [note(n, 7, f"pain {n} home " * 900, day(1)) for n in range(1, 90)]
     store = ward(many)
     script = f"""
@@ -310,7 +310,7 @@ def test_a_killed_run_goes_on_from_its_shards(ward, counter, tmp_path):
     assert not store.staging.exists()
 
 
-def test_staged_windows_of_a_note_that_is_withdrawn_before_the_commit_are_left_out(ward, counter):
+def test_staged_windows_of_a_note_withdrawn_before_the_commit_are_not_stored(ward, counter):
     store = ward(NOTES)
     shards = Shards(store.staging / "counter-00000000", ShardSeal(store))
     shards.write(["4"], [text_hash("alone")], encode(counter(), counter().tokenize(["alone"])))
@@ -321,7 +321,7 @@ def test_staged_windows_of_a_note_that_is_withdrawn_before_the_commit_are_left_o
     assert not store.staging.exists()
 
 
-def test_a_shard_is_private_and_whole_or_not_there(ward, tmp_path, counter):
+def test_a_shard_is_private_and_complete_or_absent(ward, tmp_path, counter):
     shards = Shards(tmp_path / "staging" / "encoder", ShardSeal(ward(NOTES)))
     shards.write(["1"], ["h"], encode(counter(), counter().tokenize(["chest pain"])))
     (shards.folder / ".000001.shard.partial").write_bytes(b"half")
@@ -341,9 +341,9 @@ def test_a_shard_is_private_and_whole_or_not_there(ward, tmp_path, counter):
 def test_note_text_is_nowhere_on_disk(ward, counter, tmp_path):
     store = ward([note(1, 7, "canary PHI_CANARY_7f3a lives here", day(1))])
     embed_pending(store, counter())
-    found = [
+    files = [
         path
         for path in tmp_path.rglob("*")
         if path.is_file() and "hospital" not in path.parts and b"PHI_CANARY" in path.read_bytes()
     ]
-    assert found == []
+    assert files == []

@@ -1,4 +1,4 @@
-"""Texts to vectors: ours are PyTorch's, whatever shares their batch."""
+"""Vectors equal those of PyTorch, whatever else is in their batch."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def test_a_note_has_the_same_vectors_alone_and_in_a_mixed_batch(encoder, checkpo
         )
 
 
-def test_a_text_that_is_copied_forward_gets_its_own_rows(encoder, write_prose):
+def test_a_copied_text_gets_its_own_rows(encoder, write_prose):
     text = write_prose(150)
     ours = encoder.encode([text, "chest pain", text])
     windows = len(ours.vectors[ours.text_no == 0])
@@ -41,7 +41,7 @@ def test_a_text_that_is_copied_forward_gets_its_own_rows(encoder, write_prose):
     assert np.array_equal(ours.vectors[ours.text_no == 0], ours.vectors[ours.text_no == 2])
 
 
-def test_a_text_without_a_word_has_no_row(encoder):
+def test_a_text_without_tokens_has_no_row(encoder):
     ours = encoder.encode(["", "[**2101-1-1**]", "pain"])
     assert ours.text_no.tolist() == [2]
     assert encoder.encode([]).vectors.shape == (0, 128)
@@ -57,15 +57,15 @@ def test_every_window_is_in_one_batch_within_the_budget(budget):
         assert padded <= budget or len(batch) == 1
 
 
-def test_a_gpu_is_given_few_shapes():
+def test_batches_on_a_gpu_have_few_shapes():
     assert fixed_shape(1, 3, 512) == (1, 64)
     assert fixed_shape(5, 65, 512) == (8, 128)
     assert fixed_shape(128, 512, 512) == (128, 512)
     assert fixed_shape(3, 130, 150) == (4, 150)
 
 
-def test_vectors_by_the_way_of_a_gpu_are_the_same(model, checkpoint, write_prose):
-    # The fixed shapes and the bound inputs of CUDA, walked on the CPU.
+def test_vectors_by_the_code_for_gpus_are_the_same(model, checkpoint, write_prose):
+    # The fixed shapes and bound inputs of CUDA, run on the CPU.
     encoder = OnnxEncoder(model, device="cpu")
     encoder._on_cuda = True
     texts = [write_prose(words, seed) for seed, words in enumerate((3, 150, 40, 1))]
@@ -76,7 +76,7 @@ def test_vectors_by_the_way_of_a_gpu_are_the_same(model, checkpoint, write_prose
         )
 
 
-def test_cuda_that_is_asked_for_and_not_got_is_an_error(model):
+def test_cuda_that_is_requested_but_not_available_is_an_error(model):
     import onnxruntime
 
     if onnxruntime.get_device() == "GPU" and "CUDAExecutionProvider" in (

@@ -1,4 +1,4 @@
-"""Killed at any moment, out of disk at any moment: the tables end as those of a quiet run."""
+"""A run that is killed or out of disk at any moment and repeated ends as an undisturbed one."""
 
 import collections
 import errno
@@ -27,9 +27,9 @@ KILLS = int(os.environ.get("KILLS", "6"))  # "make test-kill" asks for 200
 
 
 @pytest.fixture(scope="module")
-def evening(tmp_path_factory):
-    """A store with a scorer, whose hospital has got new, edited and flagged notes since."""
-    folder = tmp_path_factory.mktemp("evening")
+def changed_ward(tmp_path_factory):
+    """Return the folder of a store with a scorer, whose hospital has changed since."""
+    folder = tmp_path_factory.mktemp("changed")
     rng = random.Random(0)
     stays, notes = [], []
     for patient in range(1, 41):
@@ -51,69 +51,71 @@ def evening(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def before(evening, tmp_path_factory):
-    """By job, the store as it was in the evening, synced where the job does not do it."""
-    found = {}
+def before(changed_ward, tmp_path_factory):
+    """Return by job the store before it, synced if the job does not sync, and its contents."""
+    stores = {}
     for job in (jobs.night, jobs.embedding):
         folder = tmp_path_factory.mktemp("before")
         for name in ("w.duckdb", "w.duckdb.seal"):
-            shutil.copy(evening / name, folder)
+            shutil.copy(changed_ward / name, folder)
         store = Store(folder / "w.duckdb")
         if job is jobs.embedding:
             sync(store)
-        found[job] = store.path, jobs.contents(store)
-    return found
+        stores[job] = store.path, jobs.contents(store)
+    return stores
 
 
 @pytest.fixture(scope="module")
-def quiet(before, tmp_path_factory):
-    """What an undisturbed run leaves, by job, and how often it begins each step."""
-    found, begun = {}, {}
+def undisturbed(before, tmp_path_factory):
+    """Return by job the contents after an undisturbed run, and how often it hits each failpoint."""
+    expected, hits = {}, {}
     for job in (jobs.night, jobs.embedding):
-        path = fresh(before, tmp_path_factory.mktemp("quiet"), job)
-        begun[job] = collections.Counter()
+        path = fresh(before, tmp_path_factory.mktemp("undisturbed"), job)
+        hits[job] = collections.Counter()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(WordCounter, "budget", 6)
-            patch.setattr(failpoints, "hit", lambda name, job=job: begun[job].update([name]))
+            patch.setattr(failpoints, "hit", lambda name, job=job: hits[job].update([name]))
             job(path)
-        found[job] = jobs.contents(Store(path))
+        expected[job] = jobs.contents(Store(path))
         assert verify(Store(path)) == []
-    return found, begun
+    return expected, hits
 
 
 def fresh(before, folder, job):
-    """A copy of the store before the job."""
+    """Return a copy of the store before the job."""
     shutil.copy(f"{before[job][0]}.seal", folder / "w.duckdb.seal")
     return shutil.copy(before[job][0], folder / "w.duckdb")
 
 
 @pytest.mark.parametrize("step", failpoints.FAILPOINTS)
 @pytest.mark.parametrize("job", [jobs.night, jobs.embedding], ids=["nightly", "embed"])
-def test_killed_before_any_step_the_next_run_ends_as_an_undisturbed_one(
-    before, quiet, tmp_path, monkeypatch, job, step
+def test_after_a_kill_at_any_failpoint_the_next_run_ends_as_an_undisturbed_one(
+    before, undisturbed, tmp_path, monkeypatch, job, step
 ):
     monkeypatch.setattr(WordCounter, "budget", 6)
-    whole, begun = quiet
-    assert begun[job][step], f"the job has no step {step}"
-    for nth in range(1, begun[job][step] + 1):
+    expected, hits = undisturbed
+    assert hits[job][step], f"the job does not hit the failpoint {step}"
+    for nth in range(1, hits[job][step] + 1):
         path = fresh(before, tmp_path, job)
         status = jobs.ended(jobs.start(jobs.killed_at, job, path, step, nth))
         assert status == -signal.SIGKILL
-        # Either all of it or nothing: the rename decides.
-        assert jobs.contents(Store(path)) in (before[job][1], whole[job])
+        # All of the run or none of it: the rename decides.
+        assert jobs.contents(Store(path)) in (before[job][1], expected[job])
         job(path)
-        assert jobs.contents(Store(path)) == whole[job]
+        assert jobs.contents(Store(path)) == expected[job]
         assert verify(Store(path)) == []
         assert not Store(path).staging.exists()
 
 
-def test_killed_at_random_moments(before, quiet, tmp_path):
+def test_after_kills_at_random_moments_the_next_run_ends_as_an_undisturbed_one(
+    before, undisturbed, tmp_path
+):
     rng = random.Random(1)
     killed = 0
     for no in range(KILLS):
         job = (jobs.night, jobs.embedding)[no % 2]
         path = fresh(before, tmp_path, job)
-        while True:  # until one comes through
+        while True:  # until a run completes
             process = jobs.start(job, path)
             time.sleep(rng.uniform(0, 1.2))
             process.kill()
@@ -123,25 +125,25 @@ def test_killed_at_random_moments(before, quiet, tmp_path):
             if rng.random() < 0.5:
                 assert jobs.ended(jobs.start(job, path)) == 0
                 break
-        assert jobs.contents(Store(path)) == quiet[0][job]
+        assert jobs.contents(Store(path)) == undisturbed[0][job]
         assert verify(Store(path)) == []
     assert killed
 
 
 @pytest.mark.parametrize("step", failpoints.FAILPOINTS)
-def test_with_a_full_disk_at_any_step_the_old_version_stays_and_the_next_run_completes(
-    before, quiet, tmp_path, monkeypatch, step
+def test_with_a_full_disk_at_any_failpoint_the_old_version_stays_and_the_next_run_completes(
+    before, undisturbed, tmp_path, monkeypatch, step
 ):
     def full(name):
-        nonlocal begun
-        begun += name == step
-        if begun == nth:
+        nonlocal n_hits
+        n_hits += name == step
+        if n_hits == nth:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "w.duckdb.staging/000000")
 
     monkeypatch.setattr(WordCounter, "budget", 6)
-    whole = quiet[0][jobs.night]
-    for nth in range(1, quiet[1][jobs.night][step] + 1):
-        begun = 0
+    expected = undisturbed[0][jobs.night]
+    for nth in range(1, undisturbed[1][jobs.night][step] + 1):
+        n_hits = 0
         path = fresh(before, tmp_path, jobs.night)
         with monkeypatch.context() as patch:
             patch.setattr(failpoints, "hit", full)
@@ -151,31 +153,33 @@ def test_with_a_full_disk_at_any_step_the_old_version_stays_and_the_next_run_com
                 assert "could not be changed (No space left on device)" in str(error)
             except OSError as error:
                 assert error.errno == errno.ENOSPC
-        assert begun >= nth
-        assert jobs.contents(Store(path)) in (before[jobs.night][1], whole)
+        assert n_hits >= nth
+        assert jobs.contents(Store(path)) in (before[jobs.night][1], expected)
         jobs.night(path)
-        assert jobs.contents(Store(path)) == whole
+        assert jobs.contents(Store(path)) == expected
         assert not Store(path).staging.exists()
 
 
 @pytest.mark.parametrize("kilobytes", [1, 20, 300, 2_000, 3_000, 4_000, 6_000])
-def test_where_files_really_cannot_grow(before, quiet, tmp_path, monkeypatch, kilobytes):
+def test_with_a_limit_on_the_size_of_files_the_old_version_stays(
+    before, undisturbed, tmp_path, monkeypatch, kilobytes
+):
     monkeypatch.setattr(WordCounter, "budget", 6)
     path = fresh(before, tmp_path, jobs.night)
     most = kilobytes * 1_000
     status = jobs.ended(jobs.start(jobs.with_small_disk, jobs.night, path, most))
     if status == 0:
         assert kilobytes >= 2_000
-        assert jobs.contents(Store(path)) == quiet[0][jobs.night]
+        assert jobs.contents(Store(path)) == undisturbed[0][jobs.night]
     else:
         assert status == 3
         assert jobs.contents(Store(path)) == before[jobs.night][1]
     jobs.night(path)
-    assert jobs.contents(Store(path)) == quiet[0][jobs.night]
+    assert jobs.contents(Store(path)) == undisturbed[0][jobs.night]
 
 
-def test_a_second_job_exits_75_and_names_the_first_and_after_a_kill_starts_at_once(
-    before, quiet, tmp_path, model
+def test_a_second_job_exits_75_and_names_the_first_and_can_start_once_that_is_killed(
+    before, undisturbed, tmp_path, model
 ):
     path = fresh(before, tmp_path, jobs.night)
     started = jobs.event()
@@ -188,10 +192,10 @@ def test_a_second_job_exits_75_and_names_the_first_and_after_a_kill_starts_at_on
     first.kill()
     jobs.ended(first)
     assert jobs.ended(jobs.start(jobs.night, path)) == 0
-    assert jobs.contents(Store(path)) == quiet[0][jobs.night]
+    assert jobs.contents(Store(path)) == undisturbed[0][jobs.night]
 
 
-def test_ten_readers_see_whole_runs_only_and_nobody_waits(tmp_path):
+def test_ten_readers_see_only_complete_runs_and_nobody_waits(tmp_path):
     stays = [admission(n) for n in range(1, NIGHTS + 1)]
     notes = [note(n, n, "pain " * n) for n in range(1, NIGHTS + 1)]
     folder = write_hospital(tmp_path / "h", stays, notes[:1])
@@ -199,18 +203,18 @@ def test_ten_readers_see_whole_runs_only_and_nobody_waits(tmp_path):
     sync(store)
     embed_pending(store, WordCounter())
     windows = list(itertools.accumulate(-(-n // 4) for n in range(1, NIGHTS + 1)))
-    whole_runs = [(n, windows[n - 1], windows[n - 1]) for n in range(1, NIGHTS + 1)]
-    # A sync alone is a whole run too: its new note has no vector yet.
-    whole_runs += [(n + 1, windows[n - 1], windows[n - 1]) for n in range(1, NIGHTS)]
-    held = duckdb.connect(store.path, read_only=True)
-    hear = jobs.readers(store.path, whole_runs, 10)
+    complete_runs = [(n, windows[n - 1], windows[n - 1]) for n in range(1, NIGHTS + 1)]
+    # A sync is a run of its own: its new note has no vector yet.
+    complete_runs += [(n + 1, windows[n - 1], windows[n - 1]) for n in range(1, NIGHTS)]
+    early_reader = duckdb.connect(store.path, read_only=True)
+    stop = jobs.readers(store.path, complete_runs, 10)
     for n in range(2, NIGHTS + 1):
         write_hospital(folder, stays, notes[:n])
         sync(store)
         embed_pending(store, WordCounter())
-        assert held.execute(jobs.WHOLE).fetchall() == [(1, 1, 1)]
-    heard = hear()
-    assert [wrong for _, wrong in heard] == [[]] * 10
-    assert min(reads for reads, _ in heard) > 0
+        assert early_reader.execute(jobs.TOTALS).fetchall() == [(1, 1, 1)]
+    reports = stop()
+    assert [errors for _, errors in reports] == [[]] * 10
+    assert min(reads for reads, _ in reports) > 0
     assert store.one("SELECT max(run_id) FROM runs") == (2 * NIGHTS,)
-    assert store.sql(jobs.WHOLE).fetchall() == [(NIGHTS, windows[-1], windows[-1])]
+    assert store.sql(jobs.TOTALS).fetchall() == [(NIGHTS, windows[-1], windows[-1])]

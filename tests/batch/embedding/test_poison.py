@@ -1,4 +1,4 @@
-"""One bad note never stops a run: each of forty is embedded, or excluded with a reason."""
+"""A bad note never stops a run: each of forty is embedded or excluded with a reason."""
 
 import csv
 
@@ -61,8 +61,8 @@ NOT_UTF8 = b"chest pain \xff\xfe\x80 denied"
 
 
 @pytest.fixture(scope="module")
-def after(tmp_path_factory, model):
-    """The store after a night with all of them, with what was counted."""
+def embedded(tmp_path_factory, model):
+    """Return the store after all of them were embedded, and the counts."""
     folder = tmp_path_factory.mktemp("poison")
     notes = [note(n, 7, text) for n, text in enumerate(POISON.values())]
     hospital = write_hospital(folder / "h", [admission(7)], notes)
@@ -76,8 +76,8 @@ def after(tmp_path_factory, model):
     return store, embed_pending(store, OnnxEncoder(model, "cpu"))
 
 
-def test_every_note_is_accounted_for(after):
-    store, counts = after
+def test_every_note_is_accounted_for(embedded):
+    store, counts = embedded
     assert store.one("SELECT count(*) FROM notes") == (len(POISON) + 1,)
     (excluded,) = store.one("SELECT count(*) FROM notes WHERE status = 'excluded'")
     assert counts["embedded"] + counts["unchanged"] + excluded == len(POISON) + 1
@@ -86,20 +86,20 @@ def test_every_note_is_accounted_for(after):
 
 
 @pytest.mark.parametrize("no", range(len(POISON) + 1), ids=[*POISON, "not UTF-8"])
-def test_a_poisoned_note_is_embedded_or_excluded_with_a_reason(after, no):
-    store, _ = after
-    what = [*POISON, "not UTF-8"][no]
+def test_a_bad_note_is_embedded_or_excluded_with_a_reason(embedded, no):
+    store, _ = embedded
+    kind = [*POISON, "not UTF-8"][no]
     reason, windows, tokens = store.one(
         "SELECT any_value(n.reason), count(e.window_no), sum(e.n_tokens) FROM notes AS n "
         "LEFT JOIN embeddings AS e USING (note_id) WHERE n.note_id = $no",
         no=str(no),
     )
-    if what in EXCLUDED:
-        assert (reason, windows) == (EXCLUDED[what], 0)
+    if kind in EXCLUDED:
+        assert (reason, windows) == (EXCLUDED[kind], 0)
     elif reason is not None:
-        # Whether a tokenizer knows any of it is its own affair; no vector without a word.
+        # It depends on the tokenizer whether a text has tokens; without tokens it has no vector.
         assert (reason, windows) == ("no words", 0)
     else:
         assert windows > 0 and tokens >= 3 * windows
-    if what == "ten megabytes":
+    if kind == "ten megabytes":
         assert windows > 10_000
