@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from featurestore.source.source import create_store as create_store
     from featurestore.source.sync import sync as sync
     from featurestore.store.forget import forget as forget
+    from featurestore.store.info import info as info
     from featurestore.store.store import Store as Store
     from featurestore.store.verify import verify as verify
     from featurestore.synthetic.hospital import write_hospital as write_hospital
@@ -81,6 +82,7 @@ _MODULES = {
     "featurestore.source.source": ("create_store",),
     "featurestore.source.sync": ("sync",),
     "featurestore.store.forget": ("forget",),
+    "featurestore.store.info": ("info",),
     "featurestore.store.store": ("Store",),
     "featurestore.store.verify": ("verify",),
     "featurestore.synthetic.hospital": ("write_hospital",),

@@ -29,7 +29,6 @@ from featurestore import Store, create_store, sync
 from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError
 from featurestore.source.source import text_hash
-from featurestore.store.shard_seal import ShardSeal
 from featurestore.store.vectors import vectors_to_arrow
 from tests.hospital import admission, note, own_schema, write_hospital
 from tests.timeline import day
@@ -181,10 +180,10 @@ def test_in_place_of_a_shard(bomb, store, model, form):
     if form is bytes:
         shard.write_bytes(bomb)
     else:  # an honest shard, but for what it says of a type
-        shard.write_bytes(b"".join(ShardSeal(Store(store)).closed(shard, form(bomb))))
+        shard.write_bytes(b"".join(Store(store).shard_seal().seal(shard, form(bomb))))
     result = CliRunner().invoke(main, ["embed", str(store), str(model), "--device", "cpu"])
     if form is bytes:
-        assert "000000.shard is damaged, or no shard of this store - delete it" in result.stderr
+        assert "000000.shard is damaged, or not a shard of this store - delete it" in result.stderr
     else:
         assert "1 resumed" in result.stdout
 

@@ -178,7 +178,7 @@ def test_a_link_in_the_place_of_the_staging_folder_is_not_followed(store, tmp_pa
     (tmp_path / "theirs" / "next.duckdb").write_text("theirs")
     store.staging.symlink_to(tmp_path / "theirs")
     with (
-        pytest.raises(FeatureStoreError, match="is no folder of its own"),
+        pytest.raises(FeatureStoreError, match="is not a folder"),
         store.transaction("test"),
     ):
         pass

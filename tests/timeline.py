@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import duckdb
 
-from featurestore.store.store import RULES, TABLES, make_objects
+from featurestore.store.schema import TABLES, VIEWS_AND_MACROS, make_objects
 
 COLUMNS = (
     "hadm_id, subject_id, admittime, dischtime, deathtime, died_in_hospital, admission_type, "
@@ -37,7 +37,7 @@ def stay(
 def empty_store(*, observed_until=None):
     """Every table, view and macro of a store, in memory; live where it is observed until a time."""
     con = duckdb.connect(":memory:")
-    make_objects(con, TABLES + RULES)
+    make_objects(con, TABLES + VIEWS_AND_MACROS)
     con.execute(
         "INSERT INTO settings VALUES ('-', '-', $1, $2, '')",
         [bool(observed_until), observed_until],

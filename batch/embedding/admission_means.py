@@ -5,8 +5,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.store.schema import CUTOFFS
 from featurestore.store.sql_files import read_sql
-from featurestore.store.store import CUTOFFS
 from featurestore.store.vectors import arrow_to_vectors, vectors_to_arrow
 
 _BATCH_MEANS = 32_768

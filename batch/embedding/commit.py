@@ -11,8 +11,10 @@ from batch.embedding.shards import Shards
 from batch.embedding.staging import Staged
 from featurestore.errors import FeatureStoreError
 from featurestore.store import failpoints
+from featurestore.store.schema import set_width
 from featurestore.store.sql_files import read_sql
-from featurestore.store.store import Store, Transaction, set_width
+from featurestore.store.store import Store
+from featurestore.store.transaction import Transaction
 from featurestore.store.vectors import arrow_to_vectors
 
 

@@ -53,7 +53,7 @@ class Shards:
             table, buffer, compression="none", use_dictionary=False, write_statistics=False
         )
         with private_file(file) as stream:
-            stream.writelines(self._seal.closed(file, buffer.getbuffer()))
+            stream.writelines(self._seal.seal(file, buffer.getbuffer()))
         self._next += 1
 
     def tables(self) -> Iterator[pa.Table]:
@@ -75,7 +75,7 @@ class Shards:
         return pa.concat_tables([empty, *(part.group_by(columns).aggregate([]) for part in parts)])
 
     def _read(self, file: Path, columns: list[str] | None = None) -> pa.Table:
-        return pq.read_table(pa.BufferReader(self._seal.opened(file)), columns=columns)
+        return pq.read_table(pa.BufferReader(self._seal.open(file)), columns=columns)
 
     def clear(self) -> None:
         """Remove the shards after they are committed."""

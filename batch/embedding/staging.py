@@ -17,8 +17,8 @@ from featurestore.errors import ModelError
 from featurestore.source.source import Source, open_source, text_hash
 from featurestore.source.sync import SourceDiff
 from featurestore.store import failpoints
-from featurestore.store.shard_seal import ShardSeal
 from featurestore.store.store import Store
+from featurestore.store.transaction import translate_disk_errors
 
 # A chunk of notes is read, sorted by window length and staged at once: enough to find windows of
 # the same length, little to lose when a run is killed. On a CPU about 200 full windows.
@@ -86,7 +86,7 @@ def stage(
     itself does not change.
     """
     check_width(store, encoder)
-    shards = Shards(store.staging / encoder.id, ShardSeal(store))
+    shards = Shards(store.staging / encoder.id, store.shard_seal())
     pending = pending_notes(store, encoder.id, diff)
     to_embed, resumed = split_pending(pending, shards.notes(), categories)
     if limit is not None:
@@ -107,7 +107,11 @@ def stage(
 
     written: Future[None] | None = None
     chunks = prefetch(_tokenized(open_source(store), encoder, to_embed))
-    with store.writing(), ThreadPoolExecutor(1) as writer, contextlib.closing(chunks):
+    with (
+        translate_disk_errors(store.path),
+        ThreadPoolExecutor(1) as writer,
+        contextlib.closing(chunks),
+    ):
         for notes in chunks:
             failpoints.hit("encode")
             windows = encode(encoder, notes.windows, on_batch)

@@ -12,7 +12,8 @@ from batch.scoring.scorers import check_admission, encoder_and_cutoff, find_scor
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
 from featurestore.store.sql_files import read_sql
-from featurestore.store.store import Store, Transaction
+from featurestore.store.store import Store
+from featurestore.store.transaction import Transaction
 
 
 def score(
@@ -60,7 +61,8 @@ def add_scores(
     scores = read_sql("scoring/due_scores") if only_due else "FROM score_admissions($scorer)"
     scored: int = transaction.con.execute(
         "INSERT INTO scores SELECT $scorer, hadm_id, $run, probability, prediction_time, $now, "
-        f"input_hash FROM ({scores}) WHERE len($only) = 0 OR list_contains($only, hadm_id) "
+        f"input_hash, subject_id FROM ({scores}) INNER JOIN admissions USING (hadm_id) "
+        "WHERE len($only) = 0 OR list_contains($only, hadm_id) "
         "ORDER BY hadm_id",
         {
             "scorer": scorer_id,

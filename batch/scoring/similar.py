@@ -4,8 +4,9 @@ from typing import Any
 
 from batch.embedding.encoders import find_encoder
 from batch.scoring.scorers import check_admission
+from featurestore.store.schema import check_label_options
 from featurestore.store.sql_files import read_sql
-from featurestore.store.store import Store, check_question
+from featurestore.store.store import Store
 
 
 def similar(
@@ -16,7 +17,7 @@ def similar(
     Each has hadm_id, subject_id, similarity (cosine of the active encoder's means), label, reason
     and days_to_return. The most similar comes first. Raises FeatureStoreError.
     """
-    check_question(cutoff, horizon_days)
+    check_label_options(cutoff, horizon_days)
     check_admission(store, hadm_id, find_encoder(store, None), cutoff)
     return store.rows(
         read_sql("scoring/similar_with_outcomes"),

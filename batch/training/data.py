@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from batch.training.model_selection import Cohort, Vectors
 from featurestore.errors import FeatureStoreError
-from featurestore.store.store import Store, check_question
+from featurestore.store.schema import check_label_options
+from featurestore.store.store import Store
 from featurestore.store.vectors import arrow_to_vectors
 
 _FEWEST = 10  # labelled admissions of training patients
@@ -31,7 +32,7 @@ class TrainingSet:
 
 def training_set(store: Store, encoder: str, cutoff: str, horizon_days: int) -> TrainingSet:
     """Read the labelled admissions of an encoder; raises FeatureStoreError where none can be."""
-    check_question(cutoff, horizon_days)
+    check_label_options(cutoff, horizon_days)
     table = store.sql(
         "FROM training_set($encoder, cutoff := $cutoff, horizon_days := $horizon) ORDER BY hadm_id",
         encoder=encoder,

@@ -23,7 +23,9 @@ from batch.training.model_selection import (
     fits,
 )
 from featurestore.errors import FeatureStoreError
-from featurestore.store.store import COEF_HASH, Store, Transaction
+from featurestore.store.checksums import COEF_HASH
+from featurestore.store.store import Store
+from featurestore.store.transaction import Transaction
 
 LABEL_RULE = "readmission"
 AGGREGATES = ("mean", "clinicalbert")
@@ -165,13 +167,18 @@ def _add_rows(
     import pyarrow as pa
 
     nothing = pa.nulls(len(rows.y), pa.float64())
-    columns = {"hadm_id": rows.hadm_id, "split": rows.split.tolist(), "label": rows.y}
+    columns = {
+        "hadm_id": rows.hadm_id,
+        "subject_id": rows.subject_id,
+        "split": rows.split.tolist(),
+        "label": rows.y,
+    }
     columns |= {"probability": kept.probability}
     columns |= {name: others.get(name, nothing) for name in BASELINES}
     transaction.con.register("rows", pa.table(columns))
     transaction.con.execute(
         "INSERT INTO scorer_admissions SELECT $1, hadm_id, split, label, probability, "
-        "prior_admissions, bag_of_words, head FROM rows",
+        "prior_admissions, bag_of_words, head, subject_id FROM rows",
         [scorer_id],
     )
 

@@ -17,7 +17,8 @@ from export.tokenizer import make_window_tokenizer
 from featurestore import __version__
 from featurestore.errors import FeatureStoreError, ModelError
 from featurestore.store.files import fsync
-from featurestore.store.store import Store, check_question
+from featurestore.store.schema import check_label_options
+from featurestore.store.store import Store
 
 _BALANCE = (
     "each epoch takes all windows of the rarer label and an equal number of the other, drawn again"
@@ -70,7 +71,7 @@ def finetune(
     checkpoint = Path(checkpoint)
     _check_new(checkpoint)
     if isinstance(data, Store):
-        check_question(cutoff, horizon_days)
+        check_label_options(cutoff, horizon_days)
     transformers.set_seed(seed)
     model, tokenizer = load_checkpoint(
         base,

@@ -468,9 +468,9 @@ def sql_command(
 @JSON
 def info_command(store: Path, as_json: bool) -> None:
     """Show what a store holds."""
-    from featurestore import Store
+    from featurestore import Store, info
 
-    facts = Store(store).facts()
+    facts = info(Store(store))
     if as_json:
         click.echo(json.dumps(facts, default=str))
         return

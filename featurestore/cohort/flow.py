@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from featurestore.errors import FeatureStoreError
+from featurestore.store.schema import check_label_options
 from featurestore.store.sql_files import read_sql
-from featurestore.store.store import Store, check_question
+from featurestore.store.store import Store
 
 LABEL_RULES = ("readmission", "clinicalbert")
 
@@ -19,7 +20,7 @@ def admission_flow(
     not_returned, and of these planned_returns and died_within_horizon (after discharge, with no
     return before). Raises FeatureStoreError where the store has no admissions.
     """
-    check_question(horizon_days=horizon_days)
+    check_label_options(horizon_days=horizon_days)
     check_rule(rule)
     rows = store.rows(read_sql("cohort/flow"), rule=rule, horizon_days=horizon_days)
     if not rows:
@@ -46,7 +47,7 @@ def compare_rules(store: Store, horizon_days: int = 30) -> list[dict[str, Any]]:
 
     Keys: readmission, clinicalbert (the outcome by each rule), admissions (how many).
     """
-    check_question(horizon_days=horizon_days)
+    check_label_options(horizon_days=horizon_days)
     return store.rows(read_sql("cohort/rule_comparison"), horizon_days=horizon_days)
 
 

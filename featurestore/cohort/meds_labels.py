@@ -5,8 +5,9 @@ from pathlib import Path
 from featurestore.cohort.flow import check_rule
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
+from featurestore.store.schema import check_label_options
 from featurestore.store.sql_files import read_sql
-from featurestore.store.store import Store, check_question
+from featurestore.store.store import Store
 
 
 def write_meds(
@@ -23,7 +24,7 @@ def write_meds(
     """
     import pyarrow.parquet as pq
 
-    check_question(cutoff, horizon_days)
+    check_label_options(cutoff, horizon_days)
     check_rule(rule)
     file = Path(file)
     if file.suffix != ".parquet" or not file.parent.is_dir():

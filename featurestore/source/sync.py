@@ -9,11 +9,12 @@ import pyarrow as pa
 
 from featurestore.errors import SourceError
 from featurestore.source.source import open_source
-from featurestore.store.checksums import KEYS
 from featurestore.store.database import attach, open_duckdb
 from featurestore.store.forget import forgotten_test
+from featurestore.store.schema import KEYS
 from featurestore.store.sql_files import read_sql
-from featurestore.store.store import Store, Transaction
+from featurestore.store.store import Store
+from featurestore.store.transaction import Transaction
 
 TABLES = ("admissions", "notes")
 
@@ -90,12 +91,9 @@ def diff_source(store: Store, force: bool = False, since: date | None = None) ->
 
 def apply_diff(transaction: Transaction, diff: SourceDiff) -> None:
     """Apply the differences to the next version of the store."""
-    _remember_whose(transaction, diff.deleted["admissions"])
     for table, rows in diff.rows.items():
         _apply(transaction, table, rows, diff.deleted[table])
-    transaction.con.execute(
-        "DELETE FROM former_stays WHERE hadm_id IN (SELECT hadm_id FROM admissions)"
-    )
+    _delete_vectors(transaction, diff.deleted["admissions"])
     if diff.observed_until:
         transaction.con.execute("UPDATE settings SET observed_until = $1", [diff.observed_until])
 
@@ -191,23 +189,15 @@ def _count(
     }
 
 
-def _remember_whose(transaction: Transaction, gone: pa.Table) -> None:
-    """Keep the patients of stays that go while scores of them stay: forget asks for them."""
-    transaction.con.register("gone_rows", gone)
-    transaction.con.execute(
-        """
-        INSERT INTO former_stays
-        SELECT hadm_id, subject_id
-        FROM admissions
-        SEMI JOIN gone_rows USING (hadm_id)
-        WHERE hadm_id IN (
-            SELECT hadm_id FROM scores
-            UNION ALL SELECT hadm_id FROM scorer_admissions
-            UNION ALL SELECT hadm_id FROM embeddings
-        )
-        """
-    )
-    transaction.con.unregister("gone_rows")
+def _delete_vectors(transaction: Transaction, withdrawn: pa.Table) -> None:
+    """Delete the vectors of withdrawn stays of which no row names the patient any more.
+
+    Otherwise forget could not find them until the next run of embed deletes them.
+    """
+    transaction.con.register("withdrawn", withdrawn)
+    for table in ("embeddings", "admission_embeddings"):
+        transaction.con.execute(read_sql(f"sync/delete_{table}"))
+    transaction.con.unregister("withdrawn")
 
 
 def _apply(transaction: Transaction, table: str, rows: pa.Table, deleted: pa.Table) -> None:

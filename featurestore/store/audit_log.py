@@ -1,7 +1,8 @@
-"""The audit trail: who did what to a store, each run chained to the one before it, and its seal.
+"""The audit log: who did what to a store, each run chained to the one before, and its seal.
 
-The chain stands in `runs`. The seal is a file beside the store with the last link and a hash of the
-whole file: an older version that is put back, or a byte that is changed, does not fit it.
+The table `runs` is the log. The seal is a file beside the store with the last run, its chain hash
+and a hash of the whole store file. An older version that is put back, or a changed byte, does not
+match it.
 """
 
 import hashlib
@@ -15,81 +16,90 @@ from typing import Any
 
 import duckdb
 
-from featurestore.errors import FeatureStoreError
-from featurestore.store.checksums import contents, store_hash
+from featurestore.errors import StoreDamagedError
+from featurestore.store.checksums import checksums, checksums_hash, recorded_checksums
 from featurestore.store.files import private_file
 
-_PIECE = 1 << 24  # bytes
-_COLUMNS = (
+_BLOCK = 1 << 24  # bytes
+# What the chain hash covers. `contents` is covered by hash_after, its own hash.
+_CHAINED = (
     *("run_id", "command", "started_at", "finished_at", "status", "counts", "versions", "uid"),
     *("hash_before", "hash_after"),
 )
 
 
 def record_run(con: duckdb.DuckDBPyConnection, **run: Any) -> None:
-    """Write a run down, linked to the one before it; `run` has the columns of `runs`."""
+    """Append a run, given by the columns of `runs`, and chain it to the one before."""
     run |= {"finished_at": datetime.now(), "status": "done", "uid": os.getuid()}
-    (before,) = con.execute("SELECT max_by(chain, run_id) FROM runs").fetchall()[0]
-    run["chain"] = _link(before, tuple(run[column] for column in _COLUMNS))
+    # The difference of two versions' hashes could be compared with rows that were deleted between
+    # them, such as a forgotten patient's. The chain keeps hash_after, which reveals nothing.
+    con.execute("UPDATE runs SET contents = NULL WHERE contents IS NOT NULL")
+    (previous,) = con.execute("SELECT max_by(chain, run_id) FROM runs").fetchall()[0]
+    run["chain"] = _chain_hash(previous, tuple(run[column] for column in _CHAINED))
     values = ", ".join(f"${column} AS {column}" for column in run)
     con.execute(f"INSERT INTO runs BY NAME SELECT {values}", run)
 
 
-def _link(before: str | None, row: tuple[Any, ...]) -> str:
-    """SHA-256 (hex) of a run and the link before it."""
-    return hashlib.sha256(json.dumps([before, *row], default=str).encode()).hexdigest()
-
-
-def broken_links(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    """Where the trail has a gap, or was changed; a sentence each."""
-    rows = con.execute(
-        f"SELECT {', '.join(_COLUMNS)}, chain, versions ->> '$.duckdb' FROM runs ORDER BY run_id"
-    ).fetchall()
-    last, link, left, hashed_by = None, None, None, None
-    for *run, chain, duckdb_version in rows:
-        number, *_, found, leaves = run
-        if last is not None and number != last + 1:
-            yield f"runs lacks what came between run {last} and run {number}"
-        elif chain != _link(link, tuple(run)):
-            yield f"run {number} in runs is not as it was written, or does not follow from the last"
-        elif left not in (None, found) and hashed_by == duckdb_version:
-            yield f"between run {last} and run {number} something else changed the store"
-        last, link, left, hashed_by = number, chain, leaves, duckdb_version
-    if last is None:
-        yield "runs holds no run"
-    elif left not in (None, store_hash(contents(con))) and hashed_by == duckdb.__version__:
-        yield f"the store is not as run {last} left it"
-
-
-def head(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
-    """The last run's number and link."""
+def last_run(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
+    """Return the number and the chain hash of the last run."""
     row: tuple[int, str] = con.execute(
         "SELECT coalesce(max(run_id), 0), coalesce(max_by(chain, run_id), '') FROM runs"
     ).fetchall()[0]
     return row
 
 
-def seal_of(store: Path) -> Path:
-    """The seal's name, beside the store."""
+def broken_chain(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    """Yield a sentence for each place where the log has a gap or was changed."""
+    rows = con.execute(
+        f"SELECT {', '.join(_CHAINED)}, chain, versions ->> '$.duckdb' FROM runs ORDER BY run_id"
+    ).fetchall()
+    if not rows:
+        yield "runs holds no run"
+        return
+    last, last_chain, last_hash, last_version = None, None, None, None
+    for *run, chain, version in rows:
+        run_id, *_, hash_before, hash_after = run
+        if last is not None and run_id != last + 1:
+            yield f"runs lacks the runs between {last} and {run_id}"
+        elif chain != _chain_hash(last_chain, tuple(run)):
+            yield f"run {run_id} in runs was changed, or does not follow from the run before"
+        elif last is not None and hash_before != last_hash and version == last_version:
+            yield f"another program changed the store between run {last} and run {run_id}"
+        last, last_chain, last_hash, last_version = run_id, chain, hash_after, version
+    recorded, _ = recorded_checksums(con)
+    same_version = last_version == duckdb.__version__
+    if checksums_hash(recorded) != last_hash or (
+        same_version and checksums_hash(checksums(con)) != last_hash
+    ):
+        yield f"the store is not as run {last} left it"
+
+
+def _chain_hash(previous: str | None, run: tuple[Any, ...]) -> str:
+    """Return a SHA-256 (hex) of a run and the chain hash of the run before it."""
+    return hashlib.sha256(json.dumps([previous, *run], default=str).encode()).hexdigest()
+
+
+def seal_path(store: Path) -> Path:
+    """Return the path of the seal of a store."""
     return store.with_name(store.name + ".seal")
 
 
-def sealed(run: tuple[int, str], file: Path) -> str:
-    """The line of a seal for a store's file: run, link, and a hash of every byte."""
-    return f"{run[0]} {run[1]} {digest(file)}\n"
+def seal_line(run: tuple[int, str], file: Path) -> str:
+    """Return the line of a seal: run, chain hash and a hash of every byte of the store file."""
+    return f"{run[0]} {run[1]} {file_hash(file)}\n"
 
 
-def is_of(line: str, run: tuple[int, str]) -> bool:
-    """Whether a line of a seal is of a run."""
+def matches_run(line: str, run: tuple[int, str]) -> bool:
+    """Return whether a line of a seal names this run."""
     return line.startswith(f"{run[0]} {run[1]} ")
 
 
 def write_seal(store: Path, *lines: str) -> None:
-    """Write what the store may be from now on: two lines for as long as it is being replaced.
+    """Write the versions that the store may be: two lines while it is being replaced.
 
-    Whoever may read the store may read its seal.
+    The seal can be read by whoever can read the store.
     """
-    with private_file(seal_of(store), encoding="ascii") as stream:
+    with private_file(seal_path(store), encoding="ascii") as stream:
         stream.writelines(lines)
         stream.flush()
         if store.exists():
@@ -100,10 +110,13 @@ def write_seal(store: Path, *lines: str) -> None:
 
 
 def read_seal(store: Path) -> list[str]:
-    """The lines of the seal; none where there is no seal. Raises FeatureStoreError."""
-    seal = seal_of(store)
+    """Return the lines of the seal, none if there is no seal.
+
+    Raises StoreDamagedError if the seal cannot be read.
+    """
+    seal = seal_path(store)
     try:
-        # A pipe would never end.
+        # Reading a pipe would never end.
         text = seal.read_text(encoding="ascii") if seal.is_file() or not seal.exists() else ""
         lines = text.splitlines(keepends=True)
     except FileNotFoundError:
@@ -111,31 +124,31 @@ def read_seal(store: Path) -> list[str]:
     except (OSError, UnicodeDecodeError):
         lines = []
     if not lines or any(len(line.split(" ")) != 3 for line in lines):
-        raise FeatureStoreError(
-            f"{seal} cannot be read, or is damaged - once you are sure that {store} is the file "
-            f"that should be there, remove {seal}"
+        raise StoreDamagedError(
+            f"{seal} cannot be read, or is damaged - once you are sure that {store} is the right "
+            f"file, remove {seal}"
         )
     return lines
 
 
 def check_seal(store: Path, run: tuple[int, str]) -> None:
-    """Raise FeatureStoreError where another version lies in the place of the last one."""
+    """Raise StoreDamagedError if the store is at another run than its seal."""
     lines = read_seal(store)
-    if lines and not any(is_of(line, run) for line in lines):
-        last = lines[-1].split(" ")[0]
-        raise FeatureStoreError(
-            f"{store} is at run {run[0]}, and its seal is of run {last}: an older or another file "
-            f"was put in its place - if that was you, remove {seal_of(store)}"
+    if lines and not any(matches_run(line, run) for line in lines):
+        sealed_run = lines[-1].split(" ")[0]
+        raise StoreDamagedError(
+            f"{store} is at run {run[0]}, but its seal is of run {sealed_run}: the file was "
+            f"replaced by an older or another one - if that was you, remove {seal_path(store)}"
         )
 
 
-def digest(file: Path) -> str:
-    """SHA-256 (hex) over the SHA-256 of each 16 MiB of a file, taken on all cores."""
+def file_hash(file: Path) -> str:
+    """Return a SHA-256 (hex) over the SHA-256 of each 16 MiB of a file, computed on all cores."""
     with file.open("rb") as stream, ThreadPoolExecutor(os.cpu_count()) as pool:
         descriptor = stream.fileno()
-        starts = range(0, os.fstat(descriptor).st_size, _PIECE)
+        starts = range(0, os.fstat(descriptor).st_size, _BLOCK)
 
-        def piece(start: int) -> bytes:
-            return hashlib.sha256(os.pread(descriptor, _PIECE, start)).digest()
+        def block_hash(start: int) -> bytes:
+            return hashlib.sha256(os.pread(descriptor, _BLOCK, start)).digest()
 
-        return hashlib.sha256(b"".join(pool.map(piece, starts))).hexdigest()
+        return hashlib.sha256(b"".join(pool.map(block_hash, starts))).hexdigest()

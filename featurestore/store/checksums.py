@@ -1,44 +1,86 @@
-"""What a commit stored, table by table: counted and hashed, to be compared with later."""
+"""Checksums of the tables: recorded by each commit, compared by `verify`."""
 
 import hashlib
+import json
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TypedDict
 
 import duckdb
 
 from featurestore.errors import FeatureStoreError
+from featurestore.store.schema import KEYS
 
-KEYS = {
-    "admissions": "hadm_id",
-    "notes": "note_id",
-    "encoders": "encoder_id",
-    "embeddings": "(encoder_id, note_id, window_no)",
-    "admission_embeddings": "(encoder_id, hadm_id, cutoff)",
-    "archived_admission_embeddings": "(encoder_id, hadm_id, cutoff, vector_hash)",
-    "scorers": "scorer_id",
-    "scorer_admissions": "(scorer_id, hadm_id)",
-    "runs": "run_id",
-    "nightly_embedding_stats": "(run_id, encoder_id, category)",
-    "former_stays": "hadm_id",
-    "forgotten": "patient_hash",
-    "manifest": "table_name",
-}
-# A vector's hash is a column beside it.
-HASHED = ("embeddings", "admission_embeddings", "archived_admission_embeddings")
-_WRITTEN_LAST = ("manifest", "runs")
+# A vector's hash is a column of its row, so that a commit need not read every vector again.
+VECTOR_TABLES = ("embeddings", "admission_embeddings", "archived_admission_embeddings")
+# A SHA-256 of a scorer's coefficients, which does not depend on the version of DuckDB.
+COEF_HASH = "sha256(CAST((coef, intercept, calibration_slope, calibration_intercept) AS VARCHAR))"
 
 
-class Content(NamedTuple):
-    """How many rows a table has, a hash of them in which no order shows, and its columns."""
+class TableChecksum(TypedDict):
+    """What a table holds: the hashes depend on values, names and types, not on the row order."""
 
-    table: str
     rows: int
-    content_hash: int
-    columns: str
+    rows_hash: str
+    columns_hash: str
 
 
-def tables(con: duckdb.DuckDBPyConnection) -> list[str]:
-    """The tables of the database that is used, by name."""
+Checksums = dict[str, TableChecksum]
+
+
+def checksums(con: duckdb.DuckDBPyConnection) -> Checksums:
+    """Return the checksum of each table but `runs`, whose rows are chained by the audit log."""
+    return {table: _checksum(con, table) for table in _tables(con) if table != "runs"}
+
+
+def checksums_hash(tables: Checksums) -> str:
+    """Return one SHA-256 (hex) over all checksums, from which no row can be guessed."""
+    return hashlib.sha256(json.dumps(tables).encode()).hexdigest()
+
+
+def recorded_checksums(con: duckdb.DuckDBPyConnection) -> tuple[Checksums, str]:
+    """Return the checksums that the last commit recorded, and its version of DuckDB."""
+    rows = con.execute(
+        "SELECT contents, versions ->> '$.duckdb' FROM runs ORDER BY run_id DESC LIMIT 1"
+    ).fetchall()
+    contents, version = rows[0] if rows else (None, "")
+    return json.loads(contents or "{}"), version
+
+
+def checksum_mismatches(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    """Yield a sentence for each table that differs from its checksum, or whose vectors do."""
+    now = checksums(con)
+    recorded, version = recorded_checksums(con)
+    for table in sorted(recorded.keys() - now.keys()):
+        yield f"{table} is missing"
+    for table in now:
+        if table not in recorded:
+            yield f"{table} has no checksum in runs"
+        else:
+            yield from _mismatch(table, now[table], recorded[table], version)
+    for table in sorted(set(VECTOR_TABLES) & now.keys()):
+        (changed_vectors,) = con.execute(
+            f"SELECT count(*) FROM {table} WHERE hash(embedding) <> vector_hash"
+        ).fetchall()[0]
+        if changed_vectors:
+            yield f"{table} holds {changed_vectors:,} vectors that are not as they were written"
+
+
+def duplicate_keys(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    """Yield a sentence for each table in which several rows have the same key."""
+    for table in sorted(KEYS.keys() & set(_tables(con))):
+        query = f"SELECT count(*), count(DISTINCT {KEYS[table]}) FROM {table}"
+        rows, keys = con.execute(query).fetchall()[0]
+        if rows != keys:
+            yield f"{table} holds {rows - keys} duplicate rows (by {KEYS[table]})"
+
+
+def check_keys(con: duckdb.DuckDBPyConnection) -> None:
+    """Raise FeatureStoreError if a table has duplicate keys."""
+    for finding in duplicate_keys(con):
+        raise FeatureStoreError(f"{finding}; nothing was changed - please report this")
+
+
+def _tables(con: duckdb.DuckDBPyConnection) -> list[str]:
     query = (
         "SELECT table_name FROM duckdb_tables() "
         "WHERE (database_name, schema_name) = (current_database(), 'main') AND NOT temporary "
@@ -47,85 +89,29 @@ def tables(con: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in con.execute(query).fetchall()]
 
 
-def content(con: duckdb.DuckDBPyConnection, table: str) -> Content:
-    """What a table holds now."""
-    # The hash of a vector stands beside it: a commit need not read every vector again.
-    vectors = " EXCLUDE (embedding)" if table in HASHED else ""
-    rows, content_hash = con.execute(
-        f"SELECT count(*), coalesce(sum(hash(t)), 0) FROM (SELECT *{vectors} FROM {table}) AS t"
+def _checksum(con: duckdb.DuckDBPyConnection, table: str) -> TableChecksum:
+    vectors = " EXCLUDE (embedding)" if table in VECTOR_TABLES else ""
+    # A sum, because it does not depend on the order; as text, because it is a HUGEINT.
+    rows, rows_hash = con.execute(
+        "SELECT count(*), CAST(coalesce(sum(hash(t)), 0) AS VARCHAR) "
+        f"FROM (SELECT *{vectors} FROM {table}) AS t"
     ).fetchall()[0]
     columns = con.execute(f"SELECT column_name, column_type FROM (DESCRIBE {table})").fetchall()
-    return Content(table, rows, content_hash, str(columns))
+    columns_hash = hashlib.sha256(str(columns).encode()).hexdigest()
+    return {"rows": rows, "rows_hash": rows_hash, "columns_hash": columns_hash}
 
 
-def contents(con: duckdb.DuckDBPyConnection) -> list[Content]:
-    """What each table holds now but the two that a commit writes last."""
-    return [content(con, table) for table in tables(con) if table not in _WRITTEN_LAST]
-
-
-def store_hash(held: list[Content]) -> str:
-    """One hash (SHA-256, hex) of what the tables hold, of which nothing can be told about a row."""
-    return hashlib.sha256("\n".join(map(str, held)).encode()).hexdigest()
-
-
-def write_manifest(con: duckdb.DuckDBPyConnection, held: list[Content], run_id: int) -> None:
-    """Write down what the tables hold as of a run, which is in `runs` by now."""
-    con.execute("DELETE FROM manifest")
-    for each in (*held, content(con, "runs")):
-        con.execute(
-            "INSERT INTO manifest VALUES ($1, $2, $3, $4, $5)",
-            [*each[:3], run_id, duckdb.__version__],
-        )
-
-
-def check_keys(con: duckdb.DuckDBPyConnection) -> None:
-    """Refuse a version in which something stands twice."""
-    for fault in duplicate_keys(con):
-        raise FeatureStoreError(f"{fault}; nothing was changed - please report this")
-
-
-def duplicate_keys(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    """Each table with rows whose key another one has, in a sentence."""
-    for table in sorted(KEYS.keys() & set(tables(con))):
-        query = f"SELECT count(*), count(DISTINCT {KEYS[table]}) FROM {table}"
-        rows, keys = con.execute(query).fetchall()[0]
-        if rows != keys:
-            yield f"{table} holds {rows - keys} rows twice (by {KEYS[table]})"
-
-
-def changed(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    """What is not as the manifest says, and each vector that is not as it was written."""
-    there = tables(con)
-    written = {
-        row[0]: row[1:]
-        for row in con.execute(
-            "SELECT table_name, n_rows, content_hash, duckdb_version FROM manifest"
-        ).fetchall()
-    }
-    for table in sorted(written.keys() - set(there)):
-        yield f"{table} is gone"
-    for table in there:
-        if table != "manifest":
-            yield from _compared(content(con, table), written.get(table))
-    for table in set(HASHED) & set(there):
-        (spoilt,) = con.execute(
-            f"SELECT count(*) FROM {table} WHERE hash(embedding) <> vector_hash"
-        ).fetchall()[0]
-        if spoilt:
-            yield f"{table} holds {spoilt:,} vectors that are not as they were written"
-
-
-def _compared(now: Content, then: tuple[int, int, str] | None) -> Iterator[str]:
-    if then is None:
-        yield f"{now.table} is not in the manifest"
-        return
-    rows, content_hash, version = then
-    if now.rows != rows:
-        yield f"{now.table} has {now.rows:,} rows, its manifest says {rows:,}"
+def _mismatch(
+    table: str, now: TableChecksum, recorded: TableChecksum, version: str
+) -> Iterator[str]:
+    if now["rows"] != recorded["rows"]:
+        yield f"{table} has {now['rows']:,} rows, the last run recorded {recorded['rows']:,}"
+    elif now["columns_hash"] != recorded["columns_hash"]:
+        yield f"{table} does not have the columns that were written"
     elif version != duckdb.__version__:
         yield (
-            f"{now.table} was written by DuckDB {version}, whose hashes {duckdb.__version__} "
+            f"{table} was written by DuckDB {version}, whose hashes {duckdb.__version__} "
             "cannot compare"
         )
-    elif now.content_hash != content_hash:
-        yield f"{now.table} is not as it was written"
+    elif now["rows_hash"] != recorded["rows_hash"]:
+        yield f"{table} is not as it was written"

@@ -1,7 +1,9 @@
-"""Files that only their owner may read, whole or not there."""
+"""Private files that are complete or absent, durable copies, and locks between processes."""
 
 import contextlib
 import errno
+import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,19 +13,29 @@ from typing import IO, Any
 from featurestore.errors import FeatureStoreError
 from featurestore.store import failpoints
 
-_CANNOT = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP)
+_NO_COPY_RANGE = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP)
+
+
+def create_private(path: Path) -> int:
+    """Create a file that only its owner may read and return its descriptor.
+
+    Raises FileExistsError if there is a file or a link of that name.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.fchmod(descriptor, 0o600)  # A strict umask may have removed the owner's rights too.
+    return descriptor
 
 
 @contextlib.contextmanager
 def private_file(file: Path, **text: Any) -> Iterator[IO[Any]]:
-    """A stream whose content becomes `file`, mode 0600, when the block ends well.
+    """Open a stream whose content becomes `file`, mode 0600, when the block ends without an error.
 
-    Binary, unless `encoding` or `newline` say that it is text.
+    The stream is binary unless `encoding` or `newline` is given.
     """
     draft = file.with_name(f".{file.name}.partial")
-    # What lies there already may be somebody's link, or a file that others can read.
+    # An existing one may be a link, or a file that others can read.
     draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = create_private(draft)
     try:
         with os.fdopen(descriptor, "w" if text else "wb", **text) as stream:
             yield stream
@@ -35,35 +47,48 @@ def private_file(file: Path, **text: Any) -> Iterator[IO[Any]]:
         draft.unlink(missing_ok=True)
 
 
-def private_folder(folder: Path) -> None:
-    """Make a folder that only its owner may enter, or make it one where it is there already.
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Write a private JSON file that is complete or absent."""
+    with private_file(file, encoding="utf-8") as stream:
+        stream.write(json.dumps(values, indent=2) + "\n")
 
-    Raises FeatureStoreError where a link is in its place.
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that only its owner may enter; restrict an existing one.
+
+    Raises FeatureStoreError if the path is a link or a file.
     """
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     if folder.is_symlink() or not folder.is_dir():
-        raise FeatureStoreError(
-            f"{folder} is no folder of its own - remove it, then run this again"
-        )
+        raise FeatureStoreError(f"{folder} is not a folder - remove it, then run this again")
     folder.chmod(0o700)
 
 
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file or folder for this process; return False if another process holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def copy(old: Path, new: Path) -> None:
-    """Copy a file over a private one, by sharing its blocks where the file system can."""
+    """Copy a file over a private one, sharing its blocks if the file system can."""
     with old.open("rb") as source, new.open("wb") as target:
         try:
             while os.copy_file_range(source.fileno(), target.fileno(), 1 << 30):
                 pass
         except (AttributeError, OSError) as error:
-            # Not on every system, and not across every pair of file systems.
-            if getattr(error, "errno", errno.ENOSYS) not in _CANNOT or target.tell():
+            # Not every system has it, nor every pair of file systems.
+            if getattr(error, "errno", errno.ENOSYS) not in _NO_COPY_RANGE or target.tell():
                 raise
             shutil.copyfile(old, new)
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
+    """Wait until a file, or the list of names in a folder, is on disk."""
     failpoints.hit("fsync")
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -73,6 +98,6 @@ def fsync(path: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove all that lies in a folder."""
-    for left in folder.iterdir():
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    """Remove everything in a folder."""
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -1,4 +1,4 @@
-"""Patients taken out of a store, to the last byte, and kept out of it."""
+"""Delete patients from a store, to the last byte, and keep the next sync from adding them again."""
 
 import hmac
 import json
@@ -13,109 +13,65 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, StoreDamagedError, UnknownNameError
 from featurestore.store import failpoints
 from featurestore.store.files import private_file
 from featurestore.store.shard_seal import SUFFIX, ShardSeal
-from featurestore.store.store import Store, Transaction
+from featurestore.store.sql_files import read_sql
+from featurestore.store.store import Store
+from featurestore.store.transaction import Transaction
 
-# A night's mean over so few notes is too near to the patient's own vectors to be kept: no cell
-# below 11 is published by CMS either.
+# A night's mean over fewer notes is too close to the patient's own vectors. CMS publishes no cell
+# below 11 either.
 _FEWEST_NOTES = 11
 
-_THEIRS = """
-    CREATE TEMP TABLE their_stays AS
-    SELECT hadm_id FROM admissions SEMI JOIN wanted USING (subject_id)
-    UNION
-    SELECT hadm_id FROM former_stays SEMI JOIN wanted USING (subject_id)
-    UNION
-    -- A note of theirs may name an admission that is nobody's.
-    SELECT hadm_id
-    FROM notes
-    SEMI JOIN wanted USING (subject_id)
-    ANTI JOIN admissions USING (hadm_id)
-    ANTI JOIN former_stays USING (hadm_id)
-    WHERE hadm_id IS NOT NULL;
-
-    CREATE TEMP TABLE their_notes AS
-    SELECT note_id FROM notes
-    WHERE subject_id IN (FROM wanted) OR hadm_id IN (FROM their_stays);
-
-    -- A note that came to them since it was embedded still counts in another stay's mean.
-    CREATE TEMP TABLE their_means AS
-    FROM their_stays
-    UNION
-    SELECT hadm_id FROM embeddings SEMI JOIN their_notes USING (note_id);
-"""
-# By what each table knows them.
-_ROWS = {
-    "admissions": "hadm_id IN (FROM their_stays)",
-    "former_stays": "hadm_id IN (FROM their_stays)",
-    "notes": "note_id IN (FROM their_notes)",
-    "embeddings": "note_id IN (FROM their_notes) OR hadm_id IN (FROM their_stays)",
-    "admission_embeddings": "hadm_id IN (FROM their_means)",
-    "archived_admission_embeddings": "hadm_id IN (FROM their_means)",
-    "scorer_admissions": "hadm_id IN (FROM their_stays)",
-    "scores": "hadm_id IN (FROM their_stays)",
+# The rows of the patients by table; the temporary tables are those of sql/forget/patient_rows.sql.
+_PATIENT_ROWS = {
+    "admissions": "hadm_id IN (FROM patient_stays)",
+    "notes": "note_id IN (FROM patient_notes)",
+    "embeddings": "note_id IN (FROM patient_notes) OR hadm_id IN (FROM patient_stays)",
+    "admission_embeddings": "hadm_id IN (FROM patient_means)",
+    "archived_admission_embeddings": "hadm_id IN (FROM patient_means)",
+    "scorer_admissions": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
+    "scores": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
     "nightly_embedding_stats": f"n_notes < {_FEWEST_NOTES}",
 }
-_SCORERS = """
-    SELECT
-        scorer_id,
-        count(*) FILTER (split = 'train') AS train,
-        count(*) FILTER (split = 'valid') AS valid,
-        count(*) FILTER (split = 'test') AS test
-    FROM scorer_admissions SEMI JOIN their_stays USING (hadm_id)
-    GROUP BY scorer_id ORDER BY scorer_id
-"""
-_NOBODYS = """
-    SELECT count(*)
-    FROM (SELECT hadm_id FROM scores UNION SELECT hadm_id FROM scorer_admissions)
-    ANTI JOIN admissions USING (hadm_id)
-    ANTI JOIN former_stays USING (hadm_id)
-"""
-# Fine-tuning leaves the test patients of a store out.
-_ENCODERS = """
-    SELECT encoder_id FROM encoders
-    WHERE (manifest -> '$.checkpoint.finetune') IS NOT NULL AND (
-        coalesce(manifest ->> '$.checkpoint.finetune.patients', '') NOT LIKE 'patient_split%'
-        OR EXISTS (FROM wanted WHERE patient_split(subject_id) <> 'test')
-    )
-    ORDER BY encoder_id
-"""
 
 
 def forget(
     store: Store, subject_ids: Iterable[int], output: str | Path | None = None
 ) -> dict[str, Any]:
-    """Take patients out of the store for ever; return the receipt, and write it to `output` (JSON).
+    """Delete patients from the store; return the receipt, and write it to `output` as JSON.
 
-    Their rows go from every table and their shards from staging, and the file is written anew, so
+    Their rows are deleted from every table and their shards from staging. The file is rewritten, so
     that no byte of them is left in it. A keyed hash of each number stays, by which the next sync
-    leaves them out. The receipt counts the rows that went, names the scorers that were trained on
-    them and says what could not be reached; it names no patient. Raises FeatureStoreError, with
-    nothing changed, where one of them is not in the store.
+    excludes them. The receipt counts the deleted rows, names the scorers that were trained on the
+    patients and lists what could not be reached. It names no patient. Raises UnknownNameError, and
+    changes nothing, if a patient is not in the store.
     """
     started_at = datetime.now()
-    wanted = sorted(set(subject_ids))
+    patients = sorted(set(subject_ids))
     with store.lock("forget"), _receipt_file(output) as file:
-        _check_known(store, wanted)
+        _check_known(store, patients)
         with store.transaction("forget", started_at, rewrite=True) as transaction:
             con = transaction.con
-            con.register("wanted", _numbers(wanted))
-            con.execute(_THEIRS)
-            scorers = con.execute(_SCORERS).fetchall()
-            encoders = [encoder for (encoder,) in con.execute(_ENCODERS).fetchall()]
-            rows = {table: _delete(con, table, theirs) for table, theirs in _ROWS.items()}
+            con.register("patients", pa.table({"subject_id": pa.array(patients, pa.int64())}))
+            con.execute(read_sql("forget/patient_rows"))
+            scorers = con.execute(read_sql("forget/affected_scorers")).fetchall()
+            encoders = [
+                encoder
+                for (encoder,) in con.execute(read_sql("forget/affected_encoders")).fetchall()
+            ]
+            rows = {table: _delete(con, table, where) for table, where in _PATIENT_ROWS.items()}
             not_reached = _not_reached(con, encoders)
-            shards = _clear_shards(store, con)
-            _keep_out(transaction, wanted)
-            transaction.counts.update(patients=len(wanted), **rows, shards=shards)
+            shards = _remove_shards(store, con)
+            _add_hashes(transaction, patients)
+            transaction.counts.update(patients=len(patients), **rows, shards=shards)
         receipt = {
             "store": str(store.path),
             "run_id": transaction.run_id,
             "forgotten_at": datetime.now().isoformat(" ", "seconds"),
-            "patients": len(wanted),
+            "patients": len(patients),
             "rows": rows,
             "shards": shards,
             "scorers": [
@@ -131,51 +87,49 @@ def forget(
 
 
 def forgotten_test(store: Store) -> Callable[[int | None], bool] | None:
-    """Was the patient of a number forgotten? None where nobody was."""
+    """Return a function that tells whether a patient was forgotten, None if nobody was."""
     rows = store.sql("SELECT key, patient_hash FROM forgotten").fetchall()
     hashes = {patient_hash for _, patient_hash in rows}
-    return (lambda number: _hash(rows[0][0], number) in hashes) if rows else None
+    return (lambda subject_id: _hash(rows[0][0], subject_id) in hashes) if rows else None
 
 
 def _receipt_file(output: str | Path | None) -> AbstractContextManager[IO[Any] | None]:
-    """Where the receipt goes, tried before there is anything to receipt."""
+    """Open the receipt before anything is changed."""
     if output is None:
         return nullcontext()
     output = Path(output)
     if output.exists() or not output.absolute().parent.is_dir():
         raise FeatureStoreError(
-            f"{output} cannot be the receipt - name a new file in a folder that is there"
+            f"{output} cannot be the receipt - name a new file in an existing folder"
         )
     return private_file(output, encoding="utf-8")
 
 
-def _check_known(store: Store, wanted: Sequence[int]) -> None:
-    tables = ("admissions", "notes", "former_stays")
-    known = " UNION ".join(f"SELECT subject_id FROM {table}" for table in tables)
-    held = {number for (number,) in store.sql(known).fetchall()}
-    if unknown := [number for number in wanted if number not in held]:
-        raise FeatureStoreError(
-            f"{len(unknown)} of {len(wanted)} patients are not in {store.path} (the first: "
-            f"{unknown[0]}); nothing was changed - the table admissions has their subject_id"
+def _check_known(store: Store, patients: Sequence[int]) -> None:
+    unknown = store.sql(read_sql("forget/unknown_patients"), subject_ids=patients).fetchall()
+    if unknown:
+        raise UnknownNameError(
+            f"{len(unknown)} of {len(patients)} patients are not in {store.path} (the first: "
+            f"{unknown[0][0]}); nothing was changed - the table admissions has their subject_id"
         )
 
 
-def _delete(con: duckdb.DuckDBPyConnection, table: str, theirs: str) -> int:
+def _delete(con: duckdb.DuckDBPyConnection, table: str, where: str) -> int:
     failpoints.hit("clean")
-    rows: int = con.execute(f"DELETE FROM {table} WHERE {theirs}").fetchall()[0][0]
+    rows: int = con.execute(f"DELETE FROM {table} WHERE {where}").fetchall()[0][0]
     return rows
 
 
-def _clear_shards(store: Store, con: duckdb.DuckDBPyConnection) -> int:
-    """Remove what is staged of notes that the store does not hold (any more); return the shards.
+def _remove_shards(store: Store, con: duckdb.DuckDBPyConnection) -> int:
+    """Remove each shard that has notes which are not in the store (any more); return how many.
 
-    A shard goes as a whole, before the commit: its other notes are only embedded again, while after
-    the commit nobody would know any more whose it was.
+    This comes before the commit, after which nobody could tell whose notes they are. The other
+    notes of such a shard are embedded again.
     """
-    removed, seal = 0, ShardSeal(store)
+    removed, seal = 0, store.shard_seal()
     for folder in [path for path in store.staging.iterdir() if path.is_dir()]:
         for file in [path for path in folder.iterdir() if path.is_file()]:
-            if file.suffix != SUFFIX or not _is_of_others(file, seal, con):
+            if file.suffix != SUFFIX or not _is_known(file, seal, con):
                 failpoints.hit("clean")
                 file.unlink()
                 removed += file.suffix == SUFFIX
@@ -184,61 +138,51 @@ def _clear_shards(store: Store, con: duckdb.DuckDBPyConnection) -> int:
     return removed
 
 
-def _is_of_others(shard: Path, seal: ShardSeal, con: duckdb.DuckDBPyConnection) -> bool:
-    """Whether all notes of a shard are notes of the store."""
+def _is_known(shard: Path, seal: ShardSeal, con: duckdb.DuckDBPyConnection) -> bool:
+    """Return whether all notes of a shard are in the store."""
     try:
-        content = pa.BufferReader(seal.opened(shard))
-    except FeatureStoreError:
+        content = pa.BufferReader(seal.open(shard))
+    except StoreDamagedError:
         return False
     con.register("shard", pq.read_table(content, columns=["note_id"]))
-    (unknown,) = con.execute(
-        "SELECT count(*) FROM shard ANTI JOIN notes USING (note_id)"
-    ).fetchall()[0]
+    query = "SELECT count(*) FROM shard ANTI JOIN notes USING (note_id)"
+    (unknown,) = con.execute(query).fetchall()[0]
     con.unregister("shard")
     return bool(unknown == 0)
 
 
-def _keep_out(transaction: Transaction, wanted: Sequence[int]) -> None:
-    known = transaction.con.execute("SELECT key FROM forgotten LIMIT 1").fetchone()
-    key = known[0] if known else secrets.token_bytes(32)
-    for number in wanted:
+def _add_hashes(transaction: Transaction, patients: Sequence[int]) -> None:
+    first = transaction.con.execute("SELECT key FROM forgotten LIMIT 1").fetchone()
+    key = first[0] if first else secrets.token_bytes(32)
+    for subject_id in patients:
         transaction.con.execute(
             "INSERT INTO forgotten VALUES ($1, $2, $3)",
-            [_hash(key, number), key, transaction.run_id],
+            [_hash(key, subject_id), key, transaction.run_id],
         )
 
 
-def _hash(key: bytes, number: int | None) -> str:
-    return hmac.digest(key, str(number).encode(), "sha256").hex()
-
-
-def _numbers(subject_ids: Sequence[int]) -> pa.Table:
-    return pa.table({"subject_id": pa.array(subject_ids, pa.int64())})
+def _hash(key: bytes, subject_id: int | None) -> str:
+    return hmac.digest(key, str(subject_id).encode(), "sha256").hex()
 
 
 def _not_reached(con: duckdb.DuckDBPyConnection, encoders: Sequence[str]) -> list[str]:
-    """What may still know the patients, a sentence each."""
-    (nights,) = con.execute("SELECT count(*) FROM nightly_embedding_stats").fetchall()[0]
-    (nobodys,) = con.execute(_NOBODYS).fetchall()[0]
-    which = f" ({', '.join(encoders)} may be one)" if encoders else ""
-    places = [
+    """Return what may still hold information about the patients, a sentence each."""
+    (means,) = con.execute("SELECT count(*) FROM nightly_embedding_stats").fetchall()[0]
+    which = f" (perhaps {', '.join(encoders)})" if encoders else ""
+    not_reached = [
         "the hospital's own database, which is only read",
         "backups, snapshots and copies of the store, and blocks that the disk has freed",
-        "files written from it: of score -o, report -o, labels --meds, of queries, and logs",
+        "files written from it: score -o, report -o, labels --meds, query results and logs",
         f"checkpoints and model folders that were fine-tuned on their notes{which}, and what an "
-        "encoder learned of them before it came here",
+        "encoder learned from them before it came to this store",
         "the coefficients, calibration and metrics of the scorers that were fitted on them, until "
         "those are trained again and their old versions are no longer used",
-        "readers that opened the version before and still hold it",
-        "their numbers where they were typed: a shell's history, the list of processes",
+        "readers that still have the previous version open",
+        "their numbers where they were typed: the shell history, the list of processes",
     ]
-    if nights:
-        places.append(
-            f"{nights:,} means in nightly_embedding_stats, each of {_FEWEST_NOTES} notes or more, "
+    if means:
+        not_reached.append(
+            f"{means:,} means in nightly_embedding_stats, each of {_FEWEST_NOTES} notes or more, "
             "which cannot be undone"
         )
-    if nobodys:
-        places.append(
-            f"scores of {nobodys:,} stays that left the source before the store kept whose they are"
-        )
-    return places
+    return not_reached

@@ -1,4 +1,4 @@
-"""The seal of a shard: by it a store knows what is its own, and an encrypted one hides it."""
+"""The seal of a shard: a store accepts only its own shards, and an encrypted store hides them."""
 
 import hmac
 import os
@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurestore.errors import FeatureStoreError
-from featurestore.store.store import Store
+from featurestore.errors import StoreDamagedError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -15,52 +14,51 @@ if TYPE_CHECKING:
 Buffer = bytes | memoryview
 
 SUFFIX = ".shard"
-_MARK, _NONCE = 32, 12  # bytes
+_TAG, _NONCE = 32, 12  # bytes
 
 
 class ShardSeal:
-    """Closes and opens the shards of one store.
+    """Seal and open the shards of one store with its key (32 bytes).
 
-    A shard of a plain store ends with a mark, an HMAC-SHA-256 under the store's secret over the
-    content and its place (encoder and number): no other store's, none that was moved or changed,
-    and none that somebody else wrote, has it. A shard of an encrypted store is AES-256-GCM under a
-    key that is made of that secret, and so lies in the encrypted file alone.
+    A plain shard ends with an HMAC-SHA-256 over its content, its encoder and its number. A shard
+    that was moved, changed, or written for another store does not match. An encrypted shard is
+    AES-256-GCM, authenticated in the same way.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._key = hmac.digest(store.secret(), b"shards", "sha256")
-        self._encrypted = store.is_encrypted()
+    def __init__(self, key: bytes, encrypted: bool) -> None:
+        self._key = key
+        self._encrypted = encrypted
 
-    def closed(self, file: Path, content: Buffer) -> Iterable[Buffer]:
-        """What is to be written into the file, part after part."""
+    def seal(self, file: Path, content: Buffer) -> Iterable[Buffer]:
+        """Return the parts to write into the file, in order."""
         if not self._encrypted:
-            return content, self._mark(file, content)
+            return content, self._tag(file, content)
         nonce = os.urandom(_NONCE)
-        return nonce, self._cipher().encrypt(nonce, content, _place(file))
+        return nonce, self._cipher().encrypt(nonce, content, _identity(file))
 
-    def opened(self, file: Path) -> Buffer:
-        """What was closed into the file. Raises FeatureStoreError where it is not this store's."""
-        written = memoryview(file.read_bytes())
+    def open(self, file: Path) -> Buffer:
+        """Return the content of a sealed file; raise StoreDamagedError if it does not match."""
+        sealed = memoryview(file.read_bytes())
         if self._encrypted:
             from cryptography.exceptions import InvalidTag
 
             try:
-                return self._cipher().decrypt(written[:_NONCE], written[_NONCE:], _place(file))
-            except (InvalidTag, ValueError):  # ValueError: hardly a byte is left of it
+                return self._cipher().decrypt(sealed[:_NONCE], sealed[_NONCE:], _identity(file))
+            except (InvalidTag, ValueError):  # ValueError: the file is too short.
                 pass
         else:
-            content, mark = written[:-_MARK], written[-_MARK:]
-            if hmac.compare_digest(self._mark(file, content), mark):
+            content, tag = sealed[:-_TAG], sealed[-_TAG:]
+            if hmac.compare_digest(self._tag(file, content), tag):
                 return content
-        raise FeatureStoreError(
-            f"{file} is damaged, or no shard of this store - delete it; its notes are then "
+        raise StoreDamagedError(
+            f"{file} is damaged, or not a shard of this store - delete it; its notes are then "
             "embedded again"
         )
 
-    def _mark(self, file: Path, content: Buffer) -> bytes:
-        mark = hmac.new(self._key, _place(file), "sha256")
-        mark.update(content)
-        return mark.digest()
+    def _tag(self, file: Path, content: Buffer) -> bytes:
+        tag = hmac.new(self._key, _identity(file), "sha256")
+        tag.update(content)
+        return tag.digest()
 
     def _cipher(self) -> "AESGCM":
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -68,6 +66,6 @@ class ShardSeal:
         return AESGCM(self._key)
 
 
-def _place(file: Path) -> bytes:
-    """Whose vectors a shard holds, and its number: name of the folder and of the file."""
+def _identity(file: Path) -> bytes:
+    """Return the encoder and the number of a shard, from the names of its folder and file."""
     return f"{file.parent.name}/{file.name}".encode()

@@ -12,7 +12,8 @@ CREATE TABLE runs (
     uid INTEGER NOT NULL,
     hash_before VARCHAR NOT NULL,
     hash_after VARCHAR NOT NULL,
-    chain VARCHAR NOT NULL
+    chain VARCHAR NOT NULL,
+    contents JSON
 );
 
 COMMENT ON TABLE runs IS
@@ -23,7 +24,12 @@ COMMENT ON COLUMN runs.finished_at IS 'Local time.';
 COMMENT ON COLUMN runs.counts IS 'What the job did, as JSON.';
 COMMENT ON COLUMN runs.versions IS 'Versions of the program and of DuckDB, as JSON.';
 COMMENT ON COLUMN runs.uid IS 'User id on the machine that ran the job.';
-COMMENT ON COLUMN runs.hash_before IS 'SHA-256 of the contents of all other tables before the run.';
-COMMENT ON COLUMN runs.hash_after IS 'SHA-256 of the contents of all other tables after the run.';
+COMMENT ON COLUMN runs.hash_before IS 'SHA-256 of contents before the run.';
+COMMENT ON COLUMN runs.hash_after IS 'SHA-256 of contents after the run.';
 COMMENT ON COLUMN runs.chain IS
-'SHA-256 of this row and of the chain before it; any edited or deleted row breaks it.';
+'SHA-256 of this row, without contents, and of the chain before it; any edited or deleted row breaks
+it.';
+-- Two of them could reveal what a deleted row held.
+COMMENT ON COLUMN runs.contents IS
+'Number of rows, hash of the rows and hash of the columns of each other table, as JSON; NULL but for
+the last run.';

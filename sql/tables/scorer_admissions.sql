@@ -9,7 +9,8 @@ CREATE TABLE scorer_admissions (
     probability DOUBLE,
     prior_admissions DOUBLE,
     bag_of_words DOUBLE,
-    head DOUBLE
+    head DOUBLE,
+    subject_id BIGINT NOT NULL
 );
 
 COMMENT ON TABLE scorer_admissions IS
@@ -22,3 +23,5 @@ COMMENT ON COLUMN scorer_admissions.bag_of_words IS
 'Of the baseline: bag of words; NULL without it.';
 COMMENT ON COLUMN scorer_admissions.head IS
 'Of the baseline: the fine-tuned classifier; NULL without it.';
+COMMENT ON COLUMN scorer_admissions.subject_id IS
+'The patient, by whom the row is found if the admission has left the source.';

@@ -8,7 +8,8 @@ CREATE TABLE scores (
     probability DOUBLE NOT NULL CHECK (probability BETWEEN 0 AND 1),
     prediction_time TIMESTAMP NOT NULL,
     scored_at TIMESTAMP NOT NULL,
-    input_hash UBIGINT NOT NULL
+    input_hash UBIGINT NOT NULL,
+    subject_id BIGINT NOT NULL
 );
 
 COMMENT ON TABLE scores IS
@@ -16,3 +17,5 @@ COMMENT ON TABLE scores IS
 One row per run, scorer and admission (run_id, scorer_id, hadm_id).';
 COMMENT ON COLUMN scores.input_hash IS
 'What the score was computed from: the vector_hash of the mean, or of all windows.';
+COMMENT ON COLUMN scores.subject_id IS
+'The patient, by whom the score is found if the admission has left the source.';

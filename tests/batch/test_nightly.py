@@ -261,7 +261,7 @@ def test_the_command_prints_one_json_line_and_info_lists_the_nights(ward, model)
             "scorer_admissions",
         ):
             transaction.con.execute(f"DELETE FROM {table}")
-        from featurestore.store.store import set_width
+        from featurestore.store.schema import set_width
 
         set_width(transaction.con, 128)
     embed_pending(ward.store, OnnxEncoder(model, "cpu"))
@@ -301,15 +301,15 @@ def test_embedding_only_some_categories(ward):
 @pytest.mark.parametrize(
     ("statement", "finding"),
     [
-        ("DELETE FROM notes WHERE note_id = '7'", "notes has 39 rows, its manifest says 40"),
+        ("DELETE FROM notes WHERE note_id = '7'", "notes has 39 rows, the last run recorded 40"),
         ("UPDATE notes SET n_chars = 0 WHERE note_id = '7'", "notes is not as it was written"),
-        ("INSERT INTO notes FROM notes LIMIT 1", "notes holds 1 rows twice (by note_id)"),
+        ("INSERT INTO notes FROM notes LIMIT 1", "notes holds 1 duplicate rows (by note_id)"),
         (
             "UPDATE embeddings SET embedding = [9, 9, 9, 9] WHERE note_id = '7'",
             "embeddings holds 1 vectors that are not as they were written",
         ),
         ("UPDATE scorers SET intercept = 0", "scorers is not as it was written"),
-        ("DELETE FROM manifest WHERE table_name = 'runs'", "runs is not in the manifest"),
+        ("CREATE TABLE extra AS SELECT 1", "extra has no checksum in runs"),
     ],
 )
 def test_verify_detects_changes_by_other_programs(ward, tmp_path, statement, finding):

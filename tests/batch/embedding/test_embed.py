@@ -14,7 +14,6 @@ from batch.embedding.shards import Shards
 from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync
 from featurestore.errors import FeatureStoreError, ModelError
 from featurestore.source.source import text_hash
-from featurestore.store.shard_seal import ShardSeal
 from featurestore.store.vectors import arrow_to_vectors
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
@@ -312,7 +311,7 @@ def test_a_killed_run_resumes_from_its_shards(ward, counter, tmp_path):
 
 def test_staged_windows_of_a_note_withdrawn_before_the_commit_are_not_stored(ward, counter):
     store = ward(NOTES)
-    shards = Shards(store.staging / "counter-00000000", ShardSeal(store))
+    shards = Shards(store.staging / "counter-00000000", store.shard_seal())
     shards.write(["4"], [text_hash("alone")], encode(counter(), counter().tokenize(["alone"])))
     store = ward([*NOTES[:3], note(5, 8, "home")])
     counts = embed_pending(store, counter())
@@ -322,7 +321,7 @@ def test_staged_windows_of_a_note_withdrawn_before_the_commit_are_not_stored(war
 
 
 def test_a_shard_is_private_and_complete_or_absent(ward, tmp_path, counter):
-    shards = Shards(tmp_path / "staging" / "encoder", ShardSeal(ward(NOTES)))
+    shards = Shards(tmp_path / "staging" / "encoder", ward(NOTES).shard_seal())
     shards.write(["1"], ["h"], encode(counter(), counter().tokenize(["chest pain"])))
     (shards.folder / ".000001.shard.partial").write_bytes(b"half")
     assert [path.name for path in shards.files()] == ["000000.shard"]
@@ -333,7 +332,8 @@ def test_a_shard_is_private_and_complete_or_absent(ward, tmp_path, counter):
     data[30] ^= 1
     shards.files()[0].write_bytes(data)
     with pytest.raises(
-        FeatureStoreError, match=r"000000.shard is damaged, or no shard of this store - delete it"
+        FeatureStoreError,
+        match=r"000000.shard is damaged, or not a shard of this store",
     ):
         list(shards.tables())
 

@@ -61,7 +61,7 @@ def with_scorer(store, one_outcome=False, **changed):
     """Keep a scorer with made-up numbers."""
     rng = np.random.default_rng(0)
     rows = store.sql(
-        "SELECT hadm_id, split, label AND NOT ($one_outcome AND split = 'test') "
+        "SELECT hadm_id, split, label AND NOT ($one_outcome AND split = 'test'), subject_id "
         "FROM training_set('one-00000000') ORDER BY hadm_id",
         one_outcome=one_outcome,
     ).fetchall()
@@ -77,9 +77,9 @@ def with_scorer(store, one_outcome=False, **changed):
         )
         told = np.clip(rng.normal(0.35, 0.15, (len(rows), 4)), 0.01, 0.99)
         transaction.con.executemany(
-            "INSERT INTO scorer_admissions (scorer_id, hadm_id, split, label, probability, "
-            "prior_admissions, bag_of_words, head) VALUES "
-            "('readmit-v1', $1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO scorer_admissions (scorer_id, hadm_id, split, label, subject_id, "
+            "probability, prior_admissions, bag_of_words, head) VALUES "
+            "('readmit-v1', $1, $2, $3, $4, $5, $6, $7, $8)",
             [[*row, *p] for row, p in zip(rows, told.tolist(), strict=True)],
         )
         transaction.counts.update(scorer="readmit-v1")

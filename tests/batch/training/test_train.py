@@ -389,7 +389,7 @@ def test_a_scorer_that_is_not_there(embedded):
     [
         ({"cutoff": "71h"}, "unknown cutoff 71h - use one of 24h, 48h, 72h, discharge"),
         ({"encoder": "none-1234"}, "holds no encoder none-1234 - it has one-00000000"),
-        ({"horizon_days": 0}, "a horizon of 0 days is none"),
+        ({"horizon_days": 0}, "horizon must be at least 1 day, got 0"),
         ({"horizon_days": 1}, "the training patients have 0 returns among"),
         ({"name": "../x"}, "is no name for a scorer"),
     ],

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from featurestore import Store
+from featurestore import Store, info
 from featurestore.cli.group import COMMANDS, main
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
@@ -149,7 +149,7 @@ def test_the_way_from_embed_to_scores(ward, model, tmp_path, write_prose):
     assert output.startswith("80 admissions scored by readmit-v1: run 5 of ")
     first = (tmp_path / "scores.csv").read_text().splitlines()[1].split(",")
     assert int(first[0]) % 2 == 1 and float(first[1]) > 0.5
-    (encoder,) = [row["encoder"] for row in Store(ward).facts()["encoders"]]
+    (encoder,) = [row["encoder"] for row in info(Store(ward))["encoders"]]
     assert "is the active encoder" in run("promote", ward, encoder).stdout
     with Store(ward).transaction("test") as transaction:
         transaction.con.execute("UPDATE encoders SET active = FALSE")

@@ -69,7 +69,8 @@ def manifest(**checkpoint):
             "INSERT INTO admissions SELECT * REPLACE (9999 AS hadm_id) FROM admissions "
             "WHERE hadm_id = 1; "
             "INSERT INTO scorer_admissions BY NAME "
-            "SELECT 'readmit-v1' AS scorer_id, 9999 AS hadm_id, 'train' AS split, FALSE AS label",
+            "SELECT 'readmit-v1' AS scorer_id, 9999 AS hadm_id, 'train' AS split, FALSE AS label, "
+            "1 AS subject_id",
             "readmit-v1: 1 patients are in several of its splits - train it again",
         ),
         (

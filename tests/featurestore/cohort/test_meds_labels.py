@@ -31,7 +31,7 @@ def test_meds_labels_are_valid_by_the_meds_package(synthetic_store, tmp_path):
     [
         ({"file": "labels.csv"}, "name a .parquet file"),
         ({"cutoff": "71h"}, "unknown cutoff 71h"),
-        ({"horizon_days": 0}, "a horizon of 0 days is none"),
+        ({"horizon_days": 0}, "horizon must be at least 1 day, got 0"),
         ({"rule": "hedis"}, "unknown label rule hedis"),
     ],
 )

@@ -18,8 +18,8 @@ from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError
 from featurestore.query.catalog import catalog
 from featurestore.query.execution import ask
+from featurestore.store.schema import FOLDERS, TABLES, VIEWS_AND_MACROS
 from featurestore.store.sql_files import read_sql
-from featurestore.store.store import KIND, RULES, TABLES
 from tests.hospital import admission, note, write_hospital
 
 CANARY = "CANARY-lives-alone"  # a value of the data
@@ -416,7 +416,7 @@ def test_a_file_without_end_is_stopped_too(store, tmp_path):
 
 def test_the_catalog_describes_every_object(store):
     entries = {entry["name"]: entry for entry in catalog(store)}
-    assert set(entries) == {*TABLES, *RULES}
+    assert set(entries) == {*TABLES, *VIEWS_AND_MACROS}
     assert entries["known_notes"] == {
         "kind": "table macro",
         "name": "known_notes",
@@ -443,7 +443,7 @@ def test_the_catalog_describes_every_object(store):
 
 def test_the_comment_of_an_object_agrees_with_the_header_of_its_file(store):
     for entry in catalog(store):
-        header = read_sql(f"{KIND[entry['name']]}/{entry['name']}").splitlines()[0]
+        header = read_sql(f"{FOLDERS[entry['name']]}/{entry['name']}").splitlines()[0]
         first_line = entry["comment"].splitlines()[0]
         if "macro" not in entry["kind"]:
             first_line = f"{entry['name']}: {first_line[0].lower()}{first_line[1:]}"

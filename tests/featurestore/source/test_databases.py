@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from featurestore import Store, create_store, embed_pending, sync, write_hospital
+from featurestore import Store, create_store, embed_pending, info, sync, write_hospital
 from featurestore.cli.group import main
 from featurestore.errors import SourceError
 from featurestore.source.engines import without_password
@@ -221,7 +221,7 @@ def test_a_stored_url_has_no_password_and_reads_all_the_same(postgres, tmp_path,
     store = Store(tmp_path / "w.duckdb")
     assert sync(store)["admissions"]["total"] > 60
     assert b"PW_CANARY" not in store.path.read_bytes()
-    assert "PW_CANARY" not in str(store.facts())
+    assert "PW_CANARY" not in str(info(store))
 
 
 def test_a_database_that_goes_away_in_the_middle_keeps_what_is_done(postgres, server, tmp_path):

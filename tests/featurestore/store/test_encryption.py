@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import featurestore.store.database
-import featurestore.store.store
 from batch.embedding.staging import stage
 from featurestore import Store, create_store, embed_pending, nightly, score, sync, train, verify
 from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError
 from featurestore.query.execution import ask
-from featurestore.store import failpoints
+from featurestore.store import database, failpoints, transaction
 from featurestore.store.forget import forget
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
@@ -130,9 +128,9 @@ def test_no_id_and_no_vector_is_in_any_file_at_any_time(hospital, tmp_path, monk
     stage(store, Wide())
     eyes.look()
     assert eyes.seen[".shard"][0] > 0
-    monkeypatch.setattr(featurestore.store.store, "_COMMIT_MEMORY", "60MB")
-    with store.transaction("spill") as transaction:  # more than that
-        transaction.con.execute(
+    monkeypatch.setattr(transaction, "_COMMIT_MEMORY", "60MB")
+    with store.transaction("spill") as draft:  # more than that
+        draft.con.execute(
             # A number of the patient's in each row, among others that cannot be compressed.
             "CREATE TEMP TABLE much AS SELECT [$1] || [hash(i, k) for k in range(200)] AS numbers "
             "FROM range(60000) AS r(i)",
@@ -164,19 +162,19 @@ def test_no_id_and_no_vector_is_in_any_file_at_any_time(hospital, tmp_path, monk
         ("another key, that is long enough", None, "is encrypted with another key, or damaged"),
         (None, None, "neither is set - set one of them"),
         (KEY, KEY, "both are set - set one of them"),
-        ("15 characters..", None, "the key of {store} is too short, or has other signs"),
+        ("15 characters..", None, "the key of {store} is too short or has unsupported"),
         (
             "a tab\tin a long enough key",
             None,
-            "the key of {store} is too short, or has other signs",
+            "the key of {store} is too short or has unsupported",
         ),
         (
             "a long enough key \N{SNOWMAN}",
             None,
-            "the key of {store} is too short, or has other signs",
+            "the key of {store} is too short or has unsupported",
         ),
-        ("a long enough key \\x41", None, "the key of {store} is too short, or has other signs"),
-        (None, "", "the key of {store} is too short, or has other signs"),
+        ("a long enough key \\x41", None, "the key of {store} is too short or has unsupported"),
+        (None, "", "the key of {store} is too short or has unsupported"),
         (None, "another key, that is long enough\n", "is encrypted with another key"),
     ],
 )
@@ -257,9 +255,9 @@ def test_a_plain_store_does_not_mind_a_key(hospital, tmp_path):
 
 def test_without_the_extra_it_says_what_to_install(hospital, tmp_path, monkeypatch):
     store = a_store(hospital, tmp_path / "w.duckdb")
-    monkeypatch.setattr(featurestore.store.database, "find_spec", lambda _: None)
+    monkeypatch.setattr(database, "find_spec", lambda _: None)
     with pytest.raises(FeatureStoreError, match=r"clinical-featurestore.encryption."):
-        Store(store.path).facts()
+        Store(store.path).connect()
 
 
 @pytest.mark.parametrize("encrypt", [True, False])
@@ -291,7 +289,7 @@ def test_a_shard_of_a_killed_run_is_gone_on_from_and_a_flipped_one_refused(hospi
     data = bytearray(shard.read_bytes())
     data[-20] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(FeatureStoreError, match="or no shard of this store - delete it"):
+    with pytest.raises(FeatureStoreError, match="or not a shard of this store - delete it"):
         embed_pending(copy, WordCounter())
 
 

@@ -30,8 +30,7 @@ from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError
 from featurestore.store import failpoints
 from featurestore.store.forget import forget
-from featurestore.store.shard_seal import ShardSeal
-from featurestore.store.store import RULES, TABLES
+from featurestore.store.schema import TABLES, VIEWS_AND_MACROS
 from tests import jobs
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
@@ -177,7 +176,7 @@ def needles(store, n):
             "vector_hash", set()
         )
     for shard in store.staging.rglob("*.shard"):
-        content = ShardSeal(store).opened(shard)
+        content = store.shard_seal().open(shard)
         rows = pq.read_table(pa.BufferReader(content), columns=["note_id", "embedding"])
         staged = zip(*rows.to_pydict().values(), strict=True)
         found["staged"] = {
@@ -211,7 +210,7 @@ def held(store):
         ),
         stays,
     )
-    where |= {"admissions": theirs, "former_stays": theirs, "notes": f"{theirs} OR {stays}"}
+    where |= {"admissions": theirs, "notes": f"{theirs} OR {stays}"}
     where["nightly_embedding_stats"] = "n_notes < 11"
     return {
         table: store.one(f"SELECT count(*) FROM {table} WHERE {condition}")[0]
@@ -352,7 +351,7 @@ def test_tables_constraints_rules_mode_and_group_are_as_before(ward):
     )
     before = [ward.store.sql(query).fetchall() for query in catalog]
     assert {row[0] for row in before[0]} >= set(TABLES)
-    assert {row[0] for row in before[2] + before[3]} >= set(RULES)
+    assert {row[0] for row in before[2] + before[3]} >= set(VIEWS_AND_MACROS)
     ward.store.path.chmod(0o640)
     forget(ward.store, [patient(FORGOTTEN)])
     assert [ward.store.sql(query).fetchall() for query in catalog] == before
@@ -389,10 +388,10 @@ def test_what_a_person_reads(ward):
     assert lines[0].startswith("1 patient forgotten: run ")
     assert "  admissions                    1" in lines
     assert "readmit-v1 was tested on them (2 test)" in lines
-    assert "- readers that opened the version before and still hold it" in lines
+    assert "- readers that still have the previous version open" in lines
     (fitted_on, stays) = ward.store.one(
-        "SELECT subject_id, count(*) FROM scorer_admissions INNER JOIN admissions USING (hadm_id) "
-        "WHERE split = 'train' GROUP BY 1 ORDER BY 1 LIMIT 1"
+        "SELECT subject_id, count(*) FROM scorer_admissions WHERE split = 'train' GROUP BY 1 "
+        "ORDER BY 1 LIMIT 1"
     )
     output = run("forget", ward.store.path, fitted_on).stdout
     assert f"readmit-v1 was fitted on them ({stays} train) - train it again\n" in output
@@ -416,13 +415,6 @@ def test_what_was_damaged_before_does_not_keep_a_patient_in_the_store(ward):
     assert len(damaged) == 1
     forget(ward.store, [patient(FORGOTTEN)])
     assert verify(ward.store) == damaged
-
-
-def test_scores_that_are_nobodys_are_told(ward):
-    with ward.store.transaction("test") as transaction:
-        transaction.con.execute("DELETE FROM former_stays")
-    told = forget(ward.store, [patient(FORGOTTEN)])["not_reached"]
-    assert told[-1].startswith("scores of 1 stays that left the source before")
 
 
 def test_an_encoder_that_may_know_the_patient_is_listed(ward):
@@ -451,7 +443,7 @@ def test_killed_before_any_step_the_old_version_or_the_new_one_is_whole(ward, tm
         return {
             table: Store(path).sql(f"FROM {table} ORDER BY ALL").fetchall()
             for table in TABLES
-            if table not in ("runs", "forgotten", "manifest")
+            if table not in ("runs", "forgotten")
         }
 
     def fresh(name):

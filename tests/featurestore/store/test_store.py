@@ -62,7 +62,7 @@ def test_a_reader_keeps_the_version_it_opened_and_the_next_sees_the_new_one(stor
 
 def test_a_version_in_which_something_stands_twice_is_refused(store):
     refused = pytest.raises(
-        FeatureStoreError, match=r"scorers holds 1 rows twice .*; nothing was changed"
+        FeatureStoreError, match=r"scorers holds 1 duplicate rows .*; nothing was changed"
     )
     with refused, store.transaction("test") as transaction:
         for _ in range(2):
@@ -172,7 +172,7 @@ def test_a_file_that_is_no_store(tmp_path):
     with pytest.raises(FeatureStoreError, match="cannot be opened as a store"):
         Store(tmp_path / "text.duckdb").connect()
     duckdb.connect(tmp_path / "other.duckdb").close()
-    with pytest.raises(FeatureStoreError, match="is a DuckDB file but no feature store"):
+    with pytest.raises(FeatureStoreError, match="is a DuckDB file but not a feature store"):
         Store(tmp_path / "other.duckdb").connect()
 
 

@@ -18,16 +18,15 @@ from batch.embedding.staging import stage
 from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync, train, verify
 from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError
-from featurestore.store.audit_log import digest, head
-from featurestore.store.checksums import contents, write_manifest
-from featurestore.store.shard_seal import ShardSeal
+from featurestore.store.audit_log import file_hash, last_run
+from featurestore.store.checksums import checksums
 from tests import jobs
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
 PATIENTS = 40
-OLDER = "an older or another file was put in its place"
+OLDER = "the file was replaced by an older or another one"
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +66,19 @@ def found(store):
 
 
 def by_hand(store, *changes, forged=False):
-    """Change the file as anybody may who can write it; `forged`: and its manifest and seal too."""
+    """Change the file without a job; `forged` also rewrites its checksums and its seal."""
     with duckdb.connect(store.path) as con:
         for change in changes:
             con.execute(change)
         if forged:
-            write_manifest(con, contents(con), head(con)[0])
-        last = head(con)
+            con.execute(
+                "UPDATE runs SET contents = $1 WHERE run_id = $2",
+                [json.dumps(checksums(con)), last_run(con)[0]],
+            )
+        last = last_run(con)
     if forged:
         seal = store.path.with_name("w.duckdb.seal")
-        seal.write_text(f"{last[0]} {last[1]} {digest(store.path)}\n")
+        seal.write_text(f"{last[0]} {last[1]} {file_hash(store.path)}\n")
 
 
 def test_a_store_is_whole_with_its_last_run_to_be_noted(store):
@@ -89,7 +91,7 @@ def test_a_store_is_whole_with_its_last_run_to_be_noted(store):
 
 def test_an_older_file_that_is_put_back_is_found_and_no_job_goes_on_from_it(store, ward):
     shutil.copy(ward / "older.duckdb", store.path)
-    sentence = f"{store.path} is at run 3, and its seal is of run 4: {OLDER}"
+    sentence = f"{store.path} is at run 3, but its seal is of run 4: {OLDER}"
     assert [line.partition(" - ")[0] for line in found(store)] == [sentence]
     encoder = WordCounter()
     for job in (lambda: sync(Store(store.path)), lambda: embed_pending(Store(store.path), encoder)):
@@ -142,8 +144,8 @@ def test_a_writers_log_is_found_and_keeps_everybody_out(store):
     assert killed.returncode == -signal.SIGKILL
     log = store.path.with_name("w.duckdb.wal")
     assert log.exists()
-    assert any(f"{log} lies beside the store" in line for line in found(store))
-    with pytest.raises(FeatureStoreError, match="lies beside the store"):
+    assert any(f"{log} is a write-ahead log" in line for line in found(store))
+    with pytest.raises(FeatureStoreError, match="is a write-ahead log"):
         sync(Store(store.path))
     # What it would have done was never the store's: without the log it is as the last job left it.
     log.unlink()
@@ -160,14 +162,14 @@ def test_a_file_that_others_may_read_is_found(store, ward, name):
 @pytest.mark.parametrize(
     ("changes", "finding"),
     [
-        pytest.param(["DELETE FROM runs WHERE run_id = 2"], "runs lacks what came between run 1 and"
-            " run 3", id="a run in the middle is removed"),
+        pytest.param(["DELETE FROM runs WHERE run_id = 2"], "runs lacks the runs between 1"
+            " and 3", id="a run in the middle is removed"),
         pytest.param(["DELETE FROM runs WHERE run_id = 4"], "the store is not as run 3 left it",
             id="the last run is removed"),
-        pytest.param(["UPDATE runs SET uid = 1 WHERE run_id = 2"], "run 2 in runs is not as it was",
+        pytest.param(["UPDATE runs SET uid = 1 WHERE run_id = 2"], "run 2 in runs was changed",
             id="a run is said to be somebody else's"),
-        pytest.param(["UPDATE runs SET chain = '' WHERE run_id = 2"], "run 2 in runs is not as it"
-            " was", id="a link is removed"),
+        pytest.param(["UPDATE runs SET chain = '' WHERE run_id = 2"], "run 2 in runs was changed",
+            id="a chain hash is removed"),
         pytest.param(["UPDATE notes SET n_chars = 0"], "the store is not as run 4 left it",
             id="notes are changed"),
         pytest.param(["UPDATE scorers SET intercept = 0"], "the coefficients of readmit-v1 are not "
@@ -178,7 +180,7 @@ def test_a_file_that_others_may_read_is_found(store, ward, name):
         pytest.param(["DELETE FROM embeddings WHERE note_id = '7' AND window_no = 0"],
             "1 notes lack some of their windows", id="a window is gone"),
         pytest.param(["INSERT INTO embeddings FROM embeddings WHERE note_id = '7' LIMIT 1"],
-            "embeddings holds 1 rows twice", id="a window is there twice"),
+            "embeddings holds 1 duplicate rows", id="a window is there twice"),
         pytest.param(["CREATE OR REPLACE TABLE embeddings AS FROM embeddings",
             "UPDATE embeddings SET embedding = ['nan', '1', '1', '1']::FLOAT[4] "
             "WHERE note_id = '7'"],
@@ -202,7 +204,7 @@ def test_what_another_hand_changed_is_found_though_manifest_and_seal_are_forged(
 def test_a_change_by_another_hand_stays_in_the_trail_after_the_next_job(store):
     by_hand(store, "UPDATE notes SET n_chars = 0 WHERE note_id = '7'")
     embed_pending(Store(store.path), WordCounter())
-    assert found(store) == ["between run 4 and run 5 something else changed the store"]
+    assert found(store) == ["another program changed the store between run 4 and run 5"]
 
 
 def test_the_trail_says_who_did_what(store):
@@ -225,7 +227,7 @@ def test_what_no_job_makes_beside_a_store_is_named(store, ward):
     assert found(store) == [
         f"{seal} is not what a job makes (lrwxrwxrwx) - remove it",
         f"{junk} is not what a job makes (drwx------) - remove it",
-        f"{junk} is no shard (Is a directory) - remove it",
+        f"{junk} is not a shard (Is a directory) - remove it",
     ]
 
 
@@ -246,7 +248,7 @@ def test_columns_that_changed_their_names_are_found(store):
 def test_a_schema_that_another_hand_made_is_found(store):
     by_hand(store, "CREATE SCHEMA s", "CREATE TABLE s.notes AS SELECT 1", forged=True)
     assert [line.partition(":")[0] for line in found(store)] == [
-        "s is no view, macro or schema of this program's"
+        "s is not a view, macro or schema of this program"
     ]
 
 
@@ -258,17 +260,17 @@ def test_a_pipe_in_the_place_of_the_seal_hangs_nobody(store, ward):
 
 def test_a_view_that_another_hand_added_is_found(store):
     by_hand(store, "CREATE VIEW riskiest AS FROM latest_scores", forged=True)
-    sentence = "riskiest is no view, macro or schema of this program's: something else made it"
+    sentence = "riskiest is not a view, macro or schema of this program: another one made it"
     assert found(store) == [sentence]
 
 
 def smuggled_from_another_store(store, shard):
     other = create_store(store.path.with_name("other.duckdb"), store.path.parent / "h", "mimic3")
-    shards = Shards(other.staging / "counter-00000000", ShardSeal(other))
+    shards = Shards(other.staging / "counter-00000000", other.shard_seal())
     for file in store.staging.rglob("*.shard"):
-        content = ShardSeal(store).opened(file)
+        content = store.shard_seal().open(file)
         (shards.folder).mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"".join(ShardSeal(other).closed(file, content)))
+        file.write_bytes(b"".join(other.shard_seal().seal(file, content)))
 
 
 def moved_to_another_encoder(store, shard):
@@ -296,9 +298,9 @@ def without_its_mark(store, shard):
 def test_a_shard_that_is_not_the_stores_is_found_and_never_committed(store, smuggle):
     (shard,) = store.staging.rglob("*.shard")
     smuggle(store, shard)
-    assert any("or no shard of this store - delete it" in line for line in found(store))
+    assert any("or not a shard of this store - delete it" in line for line in found(store))
     encoder = WordCounter(next(store.staging.rglob("*.shard")).parent.name)
-    with pytest.raises(FeatureStoreError, match="or no shard of this store - delete it"):
+    with pytest.raises(FeatureStoreError, match="or not a shard of this store - delete it"):
         embed_pending(Store(store.path), encoder)
 
 

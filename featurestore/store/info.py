@@ -1,0 +1,29 @@
+"""A summary of a store for a person or a program."""
+
+from typing import Any
+
+from featurestore.store.sql_files import read_sql
+from featurestore.store.store import Store
+
+
+def info(store: Store) -> dict[str, Any]:
+    """Return what a store holds: sizes, encoders, scorers, the last nights and the last runs."""
+    source, schema, live, observed_until = store.one(
+        "SELECT source, schema_name, live, observed_until FROM settings"
+    )
+    ready, excluded = store.one(
+        "SELECT count(*) FILTER (status = 'ready'), count(*) FILTER (status = 'excluded') "
+        "FROM notes"
+    )
+    return {
+        "store": f"{store.path} ({store.path.stat().st_size / 1e6:,.1f} MB)",
+        "encrypted": "yes" if store.is_encrypted() else "no",
+        "source": f"{source} ({schema})",
+        "observed": f"until {observed_until}" if live else "fully (a research extract)",
+        "admissions": store.one("SELECT count(*) FROM admissions")[0],
+        "notes": f"{ready:,} ready, {excluded:,} excluded",
+        **{
+            name: store.rows(read_sql(f"info/{name}"))
+            for name in ("encoders", "scorers", "nights", "runs")
+        },
+    }
