@@ -19,6 +19,7 @@ import numpy as np
 
 from featurestore import create_store, embed_pending, nightly, sync, verify, write_hospital
 from featurestore.store import failpoints
+from featurestore.store.store import COEF_HASH
 from tests.benchmarks.common import hospital, row, timed
 
 MEMORY = """
@@ -69,6 +70,7 @@ def insert_scorer(store):
             "'readmission', 30, [0.01::FLOAT for x in range(768)], 0, '{}', '', now(), "
             "'mean', 1, 0, '' FROM encoders"
         )
+        transaction.con.execute(f"UPDATE scorers SET coef_hash = {COEF_HASH}")
 
 
 def night_without_changes(folder, notes, budget="", encrypt=False):
