@@ -1,4 +1,4 @@
-"""ClinicalBERT's rule, against the published steps written again in pandas."""
+"""ClinicalBERT's label rule, compared with the published steps in pandas."""
 
 import pandas as pd
 import pytest
@@ -9,7 +9,7 @@ from tests.timeline import COLUMNS, day, empty_store, stay, store_with
 
 
 def published_steps(admissions, horizon):
-    """The steps of the paper's code as the facts tell them: hadm_id to (label, days)."""
+    """Apply the steps of the paper's code; map hadm_id to (label, days to return)."""
     stays = admissions.sort_values(["subject_id", "admittime", "hadm_id"], kind="stable")
     of_patient = stays.groupby("subject_id")
     stays["next_admittime"] = of_patient["admittime"].shift(-1)
@@ -18,14 +18,14 @@ def published_steps(admissions, horizon):
     stays["next_admittime"] = stays.groupby("subject_id")["next_admittime"].bfill()
     stays["days"] = (stays["next_admittime"] - stays["dischtime"]).dt.total_seconds() / 86_400
     stays["label"] = stays["days"] < horizon
-    kept = stays[(stays["admission_type"] != "NEWBORN") & stays["deathtime"].isna()]
+    included = stays[(stays["admission_type"] != "NEWBORN") & stays["deathtime"].isna()]
     return {
         row.hadm_id: (row.label, None if pd.isna(row.days) else row.days)
-        for row in kept.itertuples()
+        for row in included.itertuples()
     }
 
 
-def ours(con, horizon):
+def macro_labels(con, horizon):
     rows = con.execute(
         "SELECT hadm_id, label, days_to_return FROM clinicalbert_labels(horizon_days := ?) "
         "WHERE label IS NOT NULL",
@@ -34,18 +34,19 @@ def ours(con, horizon):
     return {hadm_id: (label, days) for hadm_id, label, days in rows}
 
 
-def agree(con, horizon):
+def count_returns(con, horizon):
+    """Check the macro against the published steps; return the number of returns."""
     columns = "hadm_id, subject_id, admittime, dischtime, deathtime, admission_type"
     expected = published_steps(con.execute(f"SELECT {columns} FROM admissions").df(), horizon)
-    found = ours(con, horizon)
-    assert found.keys() == expected.keys()
+    labels = macro_labels(con, horizon)
+    assert labels.keys() == expected.keys()
     for hadm_id, (label, days) in expected.items():
-        assert found[hadm_id] == (label, days if days is None else pytest.approx(days, abs=1e-6))
-    return sum(label for label, _ in found.values())
+        assert labels[hadm_id] == (label, days if days is None else pytest.approx(days, abs=1e-6))
+    return sum(label for label, _ in labels.values())
 
 
 @pytest.mark.parametrize("horizon", [3, 30])
-def test_two_thousand_random_patients(horizon):
+def test_the_macro_agrees_with_the_published_steps_on_random_patients(horizon):
     con = empty_store()
     con.execute("BEGIN")
     con.executemany(
@@ -53,20 +54,20 @@ def test_two_thousand_random_patients(horizon):
         random_patients(2_000, seed=7),
     )
     con.execute("COMMIT")
-    assert agree(con, horizon) > 100
+    assert count_returns(con, horizon) > 100
 
 
-def test_two_thousand_synthetic_patients(tmp_path):
+def test_the_macro_agrees_with_the_published_steps_on_a_synthetic_hospital(tmp_path):
     write_hospital(tmp_path / "hospital", 2_000, notes_per_stay=0.1)
     store = create_store(tmp_path / "w.duckdb", tmp_path / "hospital", "mimic3")
     sync(store)
-    assert agree(store.connect(), 30) > 100
+    assert count_returns(store.connect(), 30) > 100
 
 
-def test_the_real_admissions_of_the_demo(mimic_demo, tmp_path):
+def test_the_macro_agrees_with_the_published_steps_on_the_mimic_demo(mimic_demo, tmp_path):
     store = create_store(tmp_path / "w.duckdb", mimic_demo, "mimic3")
     sync(store)
-    assert agree(store.connect(), 30) == 11
+    assert count_returns(store.connect(), 30) == 11
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_the_real_admissions_of_the_demo(mimic_demo, tmp_path):
             [stay(1, day(0), day(10)), stay(2, day(8), day(14))],
             {1: None, 2: False},
             {1: True, 2: False},
-            id="a negative gap is a return for ClinicalBERT, one episode for us",
+            id="an overlapping stay is a return for ClinicalBERT only",
         ),
         pytest.param(
             [
@@ -86,23 +87,23 @@ def test_the_real_admissions_of_the_demo(mimic_demo, tmp_path):
             ],
             {1: False, 2: True, 3: False},
             {1: True, 2: True, 3: False},
-            id="ClinicalBERT looks past a planned return, to the emergency behind it",
+            id="ClinicalBERT skips a planned return and counts the emergency after it",
         ),
         pytest.param(
             [stay(1, day(0), day(5), to="LEFT AGAINST MEDICAL ADVI"), stay(2, day(9), day(10))],
             {1: None, 2: False},
             {1: True, 2: False},
-            id="who left against medical advice is an index for ClinicalBERT",
+            id="leaving against medical advice is an index for ClinicalBERT only",
         ),
         pytest.param(
             [stay(1, day(0), day(5, 10)), stay(2, day(35, 11), day(36))],
             {1: True, 2: False},
             {1: False, 2: False},
-            id="thirty days by the clock are fewer than by the calendar",
+            id="30 x 24 hours end before the 30th calendar day",
         ),
     ],
 )
-def test_how_the_rules_differ(stays, readmission, clinicalbert):
+def test_differences_of_the_rules(stays, readmission, clinicalbert):
     con = store_with(stays)
     for rule, expected in (("readmission", readmission), ("clinicalbert", clinicalbert)):
         rows = con.execute(f"SELECT hadm_id, label FROM {rule}_labels()").fetchall()

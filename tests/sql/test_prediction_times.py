@@ -1,4 +1,4 @@
-"""When a prediction is made, for whom, and which notes it may see."""
+"""Prediction times, the admissions that have one, and the notes known by then."""
 
 import duckdb
 import pytest
@@ -19,14 +19,22 @@ def times(stays, cutoff, **settings):
         ),
         pytest.param("24h", [stay(1, day(0), day(5))], {1: day(1)}, id="one day after admission"),
         pytest.param(
-            "72h", [stay(1, day(0), day(3))], {1: day(3)}, id="a stay of exactly 72 hours"
+            "72h",
+            [stay(1, day(0), day(3))],
+            {1: day(3)},
+            id="a stay of exactly 72 hours is long enough",
         ),
-        pytest.param("72h", [stay(1, day(0), day(3, 11))], {}, id="a stay an hour too short"),
+        pytest.param(
+            "72h", [stay(1, day(0), day(3, 11))], {}, id="a stay of 71 hours is too short"
+        ),
         pytest.param(
             "72h", [stay(1, day(0), day(4), died=day(2))], {}, id="died before the prediction time"
         ),
         pytest.param(
-            "72h", [stay(1, day(0), day(9), died=day(9))], {1: day(3)}, id="died after it"
+            "72h",
+            [stay(1, day(0), day(9), died=day(9))],
+            {1: day(3)},
+            id="died after the prediction time",
         ),
         pytest.param("72h", [stay(1, day(0), None)], {}, id="no discharge time in an extract"),
         pytest.param("24h", [stay(1, day(5), day(2))], {}, id="discharged before admission"),
@@ -38,26 +46,26 @@ def times(stays, cutoff, **settings):
             "discharge",
             [stay(1, day(0), day(5)), stay(2, day(6), day(9))],
             {2: day(11)},
-            id="who came back before the prediction time is not predicted",
+            id="returned before the prediction time: no prediction",
         ),
         pytest.param(
             "discharge",
             [stay(1, day(0), day(5)), stay(2, day(7, 13), day(9))],
             {1: day(7), 2: day(11)},
-            id="who came back after it is",
+            id="returned after the prediction time",
         ),
         pytest.param("discharge", [stay(1, day(0), day(5), flag=True)], {}, id="died in hospital"),
         pytest.param(
             "discharge",
             [stay(1, day(0), day(5), dod=day(6).date())],
             {},
-            id="died at home before it",
+            id="died at home before the prediction time",
         ),
         pytest.param(
             "discharge",
             [stay(1, day(0), day(5), dod=day(8).date())],
             {1: day(7)},
-            id="died at home the day after it",
+            id="died at home the day after the prediction time",
         ),
     ],
 )
@@ -65,14 +73,14 @@ def test_prediction_time(cutoff, stays, expected):
     assert times(stays, cutoff) == expected
 
 
-def test_in_a_live_hospital_a_patient_in_bed_is_predicted_once_the_time_has_come():
-    in_bed = [stay(1, day(0), None)]
-    assert times(in_bed, "72h", observed_until=day(2)) == {}
-    assert times(in_bed, "72h", observed_until=day(3)) == {1: day(3)}
-    assert times(in_bed, "discharge", observed_until=day(9)) == {}
-    went_home = [stay(1, day(0), day(5))]
-    assert times(went_home, "discharge", observed_until=day(6)) == {}
-    assert times(went_home, "discharge", observed_until=day(7)) == {1: day(7)}
+def test_a_current_inpatient_is_predicted_once_the_prediction_time_has_passed():
+    inpatient = [stay(1, day(0), None)]
+    assert times(inpatient, "72h", observed_until=day(2)) == {}
+    assert times(inpatient, "72h", observed_until=day(3)) == {1: day(3)}
+    assert times(inpatient, "discharge", observed_until=day(9)) == {}
+    discharged = [stay(1, day(0), day(5))]
+    assert times(discharged, "discharge", observed_until=day(6)) == {}
+    assert times(discharged, "discharge", observed_until=day(7)) == {1: day(7)}
 
 
 def test_an_unknown_cutoff_is_refused():
@@ -80,11 +88,11 @@ def test_an_unknown_cutoff_is_refused():
         times([stay(1, day(0), day(5))], "71h")
 
 
-def test_a_note_counts_up_to_the_second_of_the_prediction():
+def test_a_note_is_known_up_to_the_second_of_the_prediction_time():
     con = store_with([stay(1, day(0), day(5))])
     for note_id, at, status, reason in (
         ("before", day(1), "ready", None),
-        ("on the second", day(3), "ready", None),
+        ("at the same second", day(3), "ready", None),
         ("a second late", day(3, 12, 0, 1), "ready", None),
         ("flagged", day(1), "excluded", "flagged as an error"),
     ):
@@ -93,7 +101,7 @@ def test_a_note_counts_up_to_the_second_of_the_prediction():
             [note_id, at, status, reason],
         )
     known = con.execute("SELECT note_id FROM known_notes(cutoff := '72h') ORDER BY 1").fetchall()
-    assert known == [("before",), ("on the second",)]
+    assert known == [("at the same second",), ("before",)]
 
 
 @pytest.mark.parametrize(
@@ -104,26 +112,27 @@ def test_a_note_counts_up_to_the_second_of_the_prediction():
         (None, None, day(2).date(), day(3, 0)),
         (None, None, None, None),
     ],
-    ids=["stored", "charted", "dated: known when the day is over", "no time at all"],
+    ids=["stored", "charted", "only a date: known on the next day", "no time at all"],
 )
-def test_when_a_note_was_known(stored, charted, dated, expected):
-    asked = store_with([]).execute("SELECT available_at($1, $2, $3)", [stored, charted, dated])
-    assert asked.fetchone() == (expected,)
+def test_available_at(stored, charted, dated, expected):
+    con = store_with([])
+    row = con.execute("SELECT available_at($1, $2, $3)", [stored, charted, dated]).fetchone()
+    assert row == (expected,)
 
 
-def test_a_patient_is_on_one_side_for_ever():
-    # Worked out once, with Python's hashlib: the low 64 bits of MD5("10006") and so on, modulo 10.
+def test_the_split_of_a_patient_never_changes():
+    # The low 64 bits of MD5("10006") and so on, modulo 10.
     import hashlib
 
-    def by_hand(subject_id):
+    def with_hashlib(subject_id):
         digest = hashlib.md5(str(subject_id).encode()).digest()
         return ["train"] * 8 + ["valid", "test"], int.from_bytes(digest[8:], "little") % 10
 
     con = store_with([])
     for subject_id in (1, 10006, 10011, 44228):
-        names, place = by_hand(subject_id)
+        names, digit = with_hashlib(subject_id)
         split = con.execute("SELECT patient_split($1)", [subject_id]).fetchone()[0]
-        assert split == names[place]
+        assert split == names[digit]
     shares = con.execute(
         "SELECT patient_split(range), count(*) / 100_000 FROM range(100_000) GROUP BY 1"
     ).fetchall()

@@ -1,4 +1,4 @@
-"""The label rule: timelines of one patient, each with its answer, and 2,000 random patients."""
+"""The label rule: timelines of one patient with their labels, and 2,000 random patients."""
 
 import random
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.timeline import COLUMNS, day, empty_store, stay, store_with
 
-RETURNED, STAYED_OUT = (True, None), (False, None)
+RETURNED, NOT_RETURNED = (True, None), (False, None)
 
 
 def labels(stays, horizon=30, **settings):
@@ -19,15 +19,15 @@ def labels(stays, horizon=30, **settings):
 @pytest.mark.parametrize(
     ("stays", "expected"),
     [
-        pytest.param([stay(1, day(0), day(5))], {1: STAYED_OUT}, id="never came back"),
+        pytest.param([stay(1, day(0), day(5))], {1: NOT_RETURNED}, id="no later stay"),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(10), day(12))],
-            {1: RETURNED, 2: STAYED_OUT},
+            {1: RETURNED, 2: NOT_RETURNED},
             id="an emergency five days later is a readmission",
         ),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(10), day(12), "ELECTIVE")],
-            {1: (False, "planned return"), 2: STAYED_OUT},
+            {1: (False, "planned return"), 2: NOT_RETURNED},
             id="a planned return is no readmission",
         ),
         pytest.param(
@@ -36,57 +36,57 @@ def labels(stays, horizon=30, **settings):
                 stay(2, day(10), day(12), "ELECTIVE"),
                 stay(3, day(14), day(15)),
             ],
-            {1: (False, "planned return"), 2: RETURNED, 3: STAYED_OUT},
+            {1: (False, "planned return"), 2: RETURNED, 3: NOT_RETURNED},
             id="the first return decides, whatever follows it",
         ),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(10), day(12), "SURGICAL SAME DAY ADMISSION")],
-            {1: (False, "planned return"), 2: STAYED_OUT},
+            {1: (False, "planned return"), 2: NOT_RETURNED},
             id="same-day surgery is planned",
         ),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(10), day(12), "URGENT")],
-            {1: RETURNED, 2: STAYED_OUT},
+            {1: RETURNED, 2: NOT_RETURNED},
             id="an urgent admission is unplanned",
         ),
         pytest.param(
             [stay(1, day(0), day(5, 23)), stay(2, day(35, 23, 59), day(36))],
-            {1: RETURNED, 2: STAYED_OUT},
+            {1: RETURNED, 2: NOT_RETURNED},
             id="the thirtieth calendar day is within thirty days, at any hour",
         ),
         pytest.param(
             [stay(1, day(0), day(5, 23)), stay(2, day(36, 0), day(37))],
-            {1: STAYED_OUT, 2: STAYED_OUT},
+            {1: NOT_RETURNED, 2: NOT_RETURNED},
             id="the thirty-first calendar day is not, though fewer than 30 x 24 h have passed",
         ),
         pytest.param(
             [stay(1, day(0), day(5, 23, 50)), stay(2, day(6, 0, 10), day(7))],
-            {1: RETURNED, 2: STAYED_OUT},
+            {1: RETURNED, 2: NOT_RETURNED},
             id="twenty minutes later but past midnight is a return on day one",
         ),
         pytest.param(
             [stay(1, day(0), day(5, 8)), stay(2, day(5, 22), day(9))],
-            {1: (None, "continued by 2"), 2: STAYED_OUT},
-            id="coming back on the day of discharge continues the stay",
+            {1: (None, "continued by 2"), 2: NOT_RETURNED},
+            id="a stay that begins on the day of discharge continues the episode",
         ),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(5, 20), day(9)), stay(3, day(12), day(13))],
-            {1: (None, "continued by 2"), 2: RETURNED, 3: STAYED_OUT},
+            {1: (None, "continued by 2"), 2: RETURNED, 3: NOT_RETURNED},
             id="the last stay of an episode carries its label",
         ),
         pytest.param(
             [stay(1, day(0), day(10)), stay(2, day(8), day(14)), stay(3, day(40), day(41))],
-            {1: (None, "continued by 2"), 2: RETURNED, 3: STAYED_OUT},
+            {1: (None, "continued by 2"), 2: RETURNED, 3: NOT_RETURNED},
             id="overlapping stays are one episode, never a negative gap",
         ),
         pytest.param(
             [stay(1, day(0), day(20)), stay(2, day(3), day(5)), stay(3, day(45), day(46))],
-            {1: (None, "continued by 2"), 2: RETURNED, 3: STAYED_OUT},
+            {1: (None, "continued by 2"), 2: RETURNED, 3: NOT_RETURNED},
             id="a stay inside another: returns are counted from the later discharge",
         ),
         pytest.param(
             [stay(1, day(0), day(20)), stay(2, day(3), day(5)), stay(3, day(19), day(21))],
-            {1: (None, "continued by 2"), 2: (None, "continued by 3"), 3: STAYED_OUT},
+            {1: (None, "continued by 2"), 2: (None, "continued by 3"), 3: NOT_RETURNED},
             id="the latest discharge so far holds an episode together",
         ),
         pytest.param(
@@ -107,7 +107,7 @@ def labels(stays, horizon=30, **settings):
         pytest.param(
             [stay(1, day(0), day(5), to="DIED")],
             {1: (None, "died in hospital")},
-            id="the discharge location alone is a death, in MIMIC-IV's word too",
+            id="the discharge location alone is a death, also with MIMIC-IV's value",
         ),
         pytest.param(
             [stay(1, day(0), day(9), died=day(9)), stay(2, day(3), day(5))],
@@ -116,28 +116,28 @@ def labels(stays, horizon=30, **settings):
         ),
         pytest.param(
             [stay(1, day(0), day(5), to="LEFT AGAINST MEDICAL ADVI"), stay(2, day(7), day(8))],
-            {1: (None, "left against medical advice"), 2: STAYED_OUT},
-            id="left against medical advice, as MIMIC-III cuts the word short",
+            {1: (None, "left against medical advice"), 2: NOT_RETURNED},
+            id="left against medical advice, truncated as in MIMIC-III",
         ),
         pytest.param(
             [stay(1, day(0), day(5), to="AGAINST ADVICE")],
             {1: (None, "left against medical advice")},
-            id="left against medical advice, as MIMIC-IV says it",
+            id="left against medical advice, as in MIMIC-IV",
         ),
         pytest.param(
             [stay(1, day(0), day(5), to="SHORT TERM HOSPITAL"), stay(2, day(7), day(8))],
-            {1: (None, "transferred to acute hospital"), 2: STAYED_OUT},
+            {1: (None, "transferred to acute hospital"), 2: NOT_RETURNED},
             id="a transfer to another acute hospital is no discharge",
         ),
         pytest.param(
             [stay(1, day(0), day(2), "NEWBORN"), stay(2, day(6), day(8))],
-            {1: (None, "newborn"), 2: STAYED_OUT},
-            id="a birth is set aside",
+            {1: (None, "newborn"), 2: NOT_RETURNED},
+            id="a birth is excluded",
         ),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(4), day(5), "NEWBORN"), stay(3, day(9), day(10))],
-            {1: RETURNED, 2: (None, "newborn"), 3: STAYED_OUT},
-            id="what is set aside does not join episodes",
+            {1: RETURNED, 2: (None, "newborn"), 3: NOT_RETURNED},
+            id="an excluded stay does not connect episodes",
         ),
         pytest.param(
             [
@@ -152,7 +152,7 @@ def labels(stays, horizon=30, **settings):
                 stay(1, day(0), day(5), dod=day(9).date()),
                 stay(2, day(10), day(10, 20), dod=day(9).date()),
             ],
-            {1: STAYED_OUT, 2: (None, "admitted after death")},
+            {1: NOT_RETURNED, 2: (None, "admitted after death")},
             id="admitted the day after the date of death",
         ),
         pytest.param(
@@ -165,33 +165,33 @@ def labels(stays, horizon=30, **settings):
         ),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(8), day(9), "EU OBSERVATION")],
-            {1: STAYED_OUT, 2: (None, "observation stay")},
+            {1: NOT_RETURNED, 2: (None, "observation stay")},
             id="an observation stay is no return",
         ),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(8), day(12), "OBSERVATION ADMIT")],
-            {1: RETURNED, 2: STAYED_OUT},
-            id="observation that became an admission is a return",
+            {1: RETURNED, 2: NOT_RETURNED},
+            id="an observation that became an admission is a return",
         ),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(9), None)],
             {1: RETURNED, 2: (None, "no discharge time")},
-            id="a patient still in hospital has returned, and is no index yet",
+            id="a current inpatient has returned, and has no label yet",
         ),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(9, 10), day(9, 8)), stay(3, day(20), day(21))],
-            {1: RETURNED, 2: (None, "discharge before admission"), 3: STAYED_OUT},
-            id="discharged before admission: a return, but no index",
+            {1: RETURNED, 2: (None, "discharge before admission"), 3: NOT_RETURNED},
+            id="discharged before admission: a return, but no label",
         ),
         pytest.param(
             [stay(2, day(9), day(10)), stay(1, day(0), day(5))],
-            {1: RETURNED, 2: STAYED_OUT},
+            {1: RETURNED, 2: NOT_RETURNED},
             id="the order of the rows does not matter",
         ),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(7), day(8), patient=2)],
-            {1: STAYED_OUT, 2: STAYED_OUT},
-            id="another patient's stay is no return",
+            {1: NOT_RETURNED, 2: NOT_RETURNED},
+            id="a stay of another patient is no return",
         ),
     ],
 )
@@ -199,28 +199,28 @@ def test_label(stays, expected):
     assert labels(stays) == expected
 
 
-def test_three_days_is_the_same_rule_with_another_horizon():
+def test_the_horizon_is_a_number_of_calendar_days():
     stays = [stay(1, day(0), day(5)), stay(2, day(9), day(10))]
-    assert labels(stays, horizon=3) == {1: STAYED_OUT, 2: STAYED_OUT}
-    assert labels(stays, horizon=4) == {1: RETURNED, 2: STAYED_OUT}
+    assert labels(stays, horizon=3) == {1: NOT_RETURNED, 2: NOT_RETURNED}
+    assert labels(stays, horizon=4) == {1: RETURNED, 2: NOT_RETURNED}
 
 
 def test_a_live_hospital_waits_until_the_horizon_is_over():
     stays = [stay(1, day(0), day(5))]
-    still_running = {1: (None, "horizon not yet observed")}
-    assert labels(stays, observed_until=day(20)) == still_running
-    assert labels(stays, observed_until=day(35, 23)) == still_running
-    assert labels(stays, observed_until=day(36, 0)) == {1: STAYED_OUT}
+    not_observed = {1: (None, "horizon not yet observed")}
+    assert labels(stays, observed_until=day(20)) == not_observed
+    assert labels(stays, observed_until=day(35, 23)) == not_observed
+    assert labels(stays, observed_until=day(36, 0)) == {1: NOT_RETURNED}
 
 
-def test_a_live_hospital_knows_a_return_at_once():
+def test_a_live_hospital_labels_a_return_at_once():
     stays = [stay(1, day(0), day(5)), stay(2, day(9), None)]
     assert labels(stays, observed_until=day(9, 20))[1] == RETURNED
     planned = [stay(1, day(0), day(5)), stay(2, day(9), None, "ELECTIVE")]
     assert labels(planned, observed_until=day(9, 20))[1] == (False, "planned return")
 
 
-def test_the_whole_row():
+def test_all_columns():
     con = store_with(
         [
             stay(1, day(0), day(5, 22), dod=day(50).date()),
@@ -233,7 +233,7 @@ def test_the_whole_row():
     ]
 
 
-def test_death_after_discharge_is_told_beside_the_label_never_in_it():
+def test_death_after_discharge_has_its_own_column_and_no_effect_on_the_label():
     dod = day(20).date()
     rows = store_with(
         [
@@ -252,28 +252,28 @@ def test_death_after_discharge_is_told_beside_the_label_never_in_it():
 
 
 def plain_python(stays, horizon):
-    """The rule of the design, stated again without SQL: hadm_id to (label, reason, next, days)."""
-    answers = {}
+    """Apply the rule without SQL; map hadm_id to (label, reason, next_hadm_id, days)."""
+    results = {}
     for patient in {row[1] for row in stays}:
         timeline = sorted(
             (row for row in stays if row[1] == patient),
             key=lambda r: (r[2], r[3] is None, r[3] or r[2], r[0]),
         )
-        kept, deaths = [], []
+        included, deaths = [], []
         for row in timeline:
             hadm_id, _, admitted, _, deathtime, _, kind, _, _, dod = row
             if kind == "NEWBORN":
-                answers[hadm_id] = (None, "newborn", None, None)
+                results[hadm_id] = (None, "newborn", None, None)
             elif any(admitted > death for death in deaths) or (dod and admitted.date() > dod):
-                answers[hadm_id] = (None, "admitted after death", None, None)
+                results[hadm_id] = (None, "admitted after death", None, None)
             elif kind in ("EU OBSERVATION", "DIRECT OBSERVATION", "AMBULATORY OBSERVATION"):
-                answers[hadm_id] = (None, "observation stay", None, None)
+                results[hadm_id] = (None, "observation stay", None, None)
             else:
-                kept.append(row)
+                included.append(row)
             if deathtime:
                 deaths.append(deathtime)
         episodes, latest = [], None
-        for row in kept:
+        for row in included:
             if latest is not None and row[2].date() <= latest.date():
                 episodes[-1].append(row)
             else:
@@ -283,31 +283,31 @@ def plain_python(stays, horizon):
         for number, episode in enumerate(episodes):
             ends = [r[3] for r in episode if r[3] and r[3] >= r[2]]
             following = episodes[number + 1][0] if number + 1 < len(episodes) else None
-            for place, row in enumerate(episode):
+            for position, row in enumerate(episode):
                 hadm_id, _, admitted, discharged = row[:4]
-                last = place == len(episode) - 1
-                back = days = None
+                last = position == len(episode) - 1
+                next_hadm_id = days = None
                 if last and discharged and discharged >= admitted and following:
-                    back = following[0]
+                    next_hadm_id = following[0]
                     days = (following[2].date() - max(ends).date()).days
                 if discharged is None:
-                    answer = (None, "no discharge time")
+                    label = (None, "no discharge time")
                 elif discharged < admitted:
-                    answer = (None, "discharge before admission")
+                    label = (None, "discharge before admission")
                 elif not last:
-                    answer = (None, f"continued by {episode[place + 1][0]}")
+                    label = (None, f"continued by {episode[position + 1][0]}")
                 elif any(r[4] or r[5] or r[8] in ("DEAD/EXPIRED", "DIED") for r in episode):
-                    answer = (None, "died in hospital")
+                    label = (None, "died in hospital")
                 elif row[8] in ("LEFT AGAINST MEDICAL ADVI", "AGAINST ADVICE"):
-                    answer = (None, "left against medical advice")
+                    label = (None, "left against medical advice")
                 elif row[8] in ("SHORT TERM HOSPITAL", "ACUTE HOSPITAL"):
-                    answer = (None, "transferred to acute hospital")
+                    label = (None, "transferred to acute hospital")
                 elif days is not None and days <= horizon:
-                    answer = (False, "planned return") if following[7] else (True, None)
+                    label = (False, "planned return") if following[7] else (True, None)
                 else:
-                    answer = (False, None)
-                answers[hadm_id] = (*answer, back, days)
-    return answers
+                    label = (False, None)
+                results[hadm_id] = (*label, next_hadm_id, days)
+    return results
 
 
 def random_patients(count, seed):
@@ -343,7 +343,7 @@ def random_patients(count, seed):
 
 
 @pytest.mark.parametrize("horizon", [3, 30])
-def test_two_thousand_random_patients_agree_with_the_rule_in_plain_python(horizon):
+def test_two_thousand_random_patients_agree_with_the_rule_in_python(horizon):
     stays = random_patients(2_000, seed=horizon)
     con = empty_store()
     con.execute("BEGIN")

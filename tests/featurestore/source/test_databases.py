@@ -1,4 +1,4 @@
-"""One hospital, five ways: CSV, CSV.gz, Parquet, a DuckDB file and a real PostgreSQL."""
+"""The same hospital read from CSV, CSV.gz, Parquet, a DuckDB file and PostgreSQL."""
 
 import csv
 import gzip
@@ -21,7 +21,7 @@ TABLES = ("PATIENTS", "ADMISSIONS", "NOTEEVENTS")
 
 
 def column_type(name):
-    """As mimic-code's PostgreSQL build declares MIMIC-III's columns."""
+    """Return the type that mimic-code's PostgreSQL build gives a column of MIMIC-III."""
     if name.endswith("TIME") or name in ("DOB", "DOD", "DOD_HOSP", "DOD_SSN", "CHARTDATE"):
         return "TIMESTAMP(0)"
     numbers = ("ROW_ID", "SUBJECT_ID", "HADM_ID", "CGID", "EXPIRE_FLAG", "HOSPITAL_EXPIRE_FLAG")
@@ -42,11 +42,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def csv_gz(folder):
-    there = folder.parent / "csv-gz"
-    there.mkdir()
+    compressed = folder.parent / "csv-gz"
+    compressed.mkdir()
     for file in folder.iterdir():
-        (there / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
-    return there
+        (compressed / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    return compressed
 
 
 def load_duckdb(con, folder):
@@ -59,18 +59,18 @@ def load_duckdb(con, folder):
 
 @pytest.fixture(scope="module")
 def parquet(folder):
-    there = folder.parent / "parquet"
-    there.mkdir()
+    parquet_folder = folder.parent / "parquet"
+    parquet_folder.mkdir()
     with duckdb.connect() as con:
         load_duckdb(con, folder)
         for table in TABLES:
-            con.execute(f"COPY {table} TO '{there / table}.parquet'")
-    return there
+            con.execute(f"COPY {table} TO '{parquet_folder / table}.parquet'")
+    return parquet_folder
 
 
 @pytest.fixture(scope="module")
 def duckdb_file(folder):
-    """As mimic-code's DuckDB build leaves it: in a schema of its own."""
+    """Write a DuckDB file like mimic-code's build, with the tables in the schema mimiciii."""
     file = folder.parent / "mimic.db"
     with duckdb.connect(file) as con:
         con.execute("CREATE SCHEMA mimiciii")
@@ -81,7 +81,7 @@ def duckdb_file(folder):
 
 @pytest.fixture(scope="module")
 def postgres(folder, server):
-    """As mimic-code's PostgreSQL build leaves it: in the schema mimiciii."""
+    """Create tables like mimic-code's PostgreSQL build, in the schema mimiciii."""
     import psycopg
 
     with psycopg.connect(server.get_uri()) as con:
@@ -97,11 +97,11 @@ def postgres(folder, server):
     return server.get_uri().replace("postgresql://", "postgresql+psycopg://")
 
 
-def everything(store):
+def all_rows(store):
     embed_pending(store, WordCounter())
     return {
-        what: store.sql(f"FROM {what} ORDER BY ALL").fetchall()
-        for what in (
+        relation: store.sql(f"FROM {relation} ORDER BY ALL").fetchall()
+        for relation in (
             "admissions",
             "notes",
             "readmission_labels()",
@@ -115,33 +115,33 @@ def everything(store):
 def from_csv(folder):
     store = create_store(folder.parent / "csv.duckdb", folder, "mimic3")
     sync(store)
-    return everything(store)
+    return all_rows(store)
 
 
 @pytest.mark.parametrize("kind", ["csv_gz", "parquet", "duckdb_file", "postgres"])
-def test_the_same_hospital_gives_the_same_rows(kind, from_csv, tmp_path, request):
+def test_every_format_gives_the_same_rows(kind, from_csv, tmp_path, request):
     store = create_store(tmp_path / "w.duckdb", request.getfixturevalue(kind), "mimic3")
     sync(store)
-    found = everything(store)
-    assert len(found["training_set('counter-00000000')"]) > 20
-    for what, rows in found.items():
-        assert rows == from_csv[what], what
+    rows = all_rows(store)
+    assert len(rows["training_set('counter-00000000')"]) > 20
+    for relation in rows:
+        assert rows[relation] == from_csv[relation], relation
     again = sync(store)
     assert all(again[table]["changed"] == again[table]["new"] == 0 for table in again)
 
 
-def test_a_text_asked_of_postgres_is_the_only_one_that_comes(postgres):
+def test_postgres_returns_only_the_requested_texts(postgres):
     source = Source(postgres, "mimic3")
-    wanted = source.note_index().column("note_id").to_pylist()[3]
-    ((answer,),) = list(source.texts([str(wanted)]))
-    assert answer[0] == str(wanted)
+    requested = source.note_index().column("note_id").to_pylist()[3]
+    (((note_id, _),),) = list(source.texts([str(requested)]))
+    assert note_id == str(requested)
 
 
-def test_a_plain_postgresql_url_will_do(postgres):
+def test_a_url_that_names_no_driver_is_accepted(postgres):
     assert Source(postgres.replace("+psycopg", ""), "mimic3").admissions().num_rows > 60
 
 
-def test_no_value_and_an_empty_one_are_told_apart(postgres, tmp_path):
+def test_null_and_empty_text_of_postgres_stay_different(postgres, tmp_path):
     own = own_schema(
         tmp_path / "own", "a.insurance", "NULL AS insurance, '' AS ethnicity", tables_in="mimiciii."
     )
@@ -152,7 +152,7 @@ def test_no_value_and_an_empty_one_are_told_apart(postgres, tmp_path):
     assert set(rows["insurance"].to_pylist()) == {None}
 
 
-def test_colons_and_percent_signs_in_a_schema_are_its_own(postgres, tmp_path):
+def test_colons_and_percent_signs_in_a_schema_are_no_parameters_of_postgres(postgres, tmp_path):
     odd = "    CASE WHEN category LIKE '%' THEN 'at :noon'::varchar END AS category"
     source = Source(
         postgres, own_schema(tmp_path / "own", "    category", odd, tables_in="mimiciii.")
@@ -164,25 +164,25 @@ def test_colons_and_percent_signs_in_a_schema_are_its_own(postgres, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("select", "said"),
+    ("select", "message"),
     [
         ("now() AS charttime", r"CHARTTIME of notes has a time zone \(timestamptz\)"),
         ("7 AS charttime", "CHARTTIME of notes is int4, and should be a time"),
     ],
 )
-def test_a_column_of_postgres_of_another_kind_is_named(postgres, tmp_path, select, said):
+def test_a_postgres_column_of_an_unsuitable_type_is_named(postgres, tmp_path, select, message):
     own = own_schema(tmp_path / "own", "    charttime", f"    {select}", tables_in="mimiciii.")
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=message):
         Source(postgres, own).check()
 
 
-def test_nothing_is_written_to_a_database(postgres):
+def test_a_postgres_session_is_read_only(postgres):
     engine = Source(postgres, "mimic3")._engine
     with engine.connect() as con, pytest.raises(sa.exc.InternalError, match="read-only"):
         con.execute(sa.text("DELETE FROM noteevents"))
 
 
-def test_a_missing_table_and_column_of_postgres_are_named(postgres, tmp_path):
+def test_a_missing_table_or_column_of_postgres_is_named(postgres, tmp_path):
     with pytest.raises(SourceError, match="has no table DISCHARGE - give the database"):
         Source(postgres, "mimic4").note_index()
     own = own_schema(tmp_path / "own", "a.insurance", "a.payer", tables_in="mimiciii.")
@@ -197,7 +197,7 @@ def test_a_missing_table_and_column_of_postgres_are_named(postgres, tmp_path):
         "postgresql+psycopg://me@127.0.0.1:1/mimic?password=PW_CANARY",
     ],
 )
-def test_a_password_is_used_from_the_environment_and_kept_nowhere(url, tmp_path, monkeypatch):
+def test_a_password_is_read_from_the_environment_and_stored_nowhere(url, tmp_path, monkeypatch):
     assert without_password(url) == "postgresql+psycopg://me@127.0.0.1:1/mimic"
     arguments = ["init", str(tmp_path / "w.duckdb"), "--schema", "mimic3"]
     refused = CliRunner().invoke(main, [*arguments, "--source", url])
@@ -213,9 +213,11 @@ def test_a_password_is_used_from_the_environment_and_kept_nowhere(url, tmp_path,
     )
 
 
-def test_a_stored_url_has_no_password_and_reads_all_the_same(postgres, tmp_path, monkeypatch):
-    whole = postgres.replace("postgres:@", "postgres:PW_CANARY@")
-    monkeypatch.setenv("FEATURESTORE_SOURCE", whole)
+def test_a_store_records_the_url_without_the_password_and_can_still_sync(
+    postgres, tmp_path, monkeypatch
+):
+    complete = postgres.replace("postgres:@", "postgres:PW_CANARY@")
+    monkeypatch.setenv("FEATURESTORE_SOURCE", complete)
     result = CliRunner().invoke(main, ["init", str(tmp_path / "w.duckdb"), "--schema", "mimic3"])
     assert result.exit_code == 0, result.output
     store = Store(tmp_path / "w.duckdb")
@@ -224,12 +226,12 @@ def test_a_stored_url_has_no_password_and_reads_all_the_same(postgres, tmp_path,
     assert "PW_CANARY" not in str(info(store))
 
 
-def test_a_database_that_goes_away_in_the_middle_keeps_what_is_done(postgres, server, tmp_path):
+def test_a_lost_connection_keeps_the_notes_that_were_embedded(postgres, server, tmp_path):
     store = create_store(tmp_path / "w.duckdb", postgres, "mimic3")
     sync(store)
 
     class CutOff(WordCounter):
-        """The database ends every connection after the first texts were encoded."""
+        """Ends every connection of the database after the first texts were encoded."""
 
         budget = 40  # texts of 20,000 letters at a time
 
@@ -247,14 +249,14 @@ def test_a_database_that_goes_away_in_the_middle_keeps_what_is_done(postgres, se
     assert again["resumed"] + again["embedded"] == again["pending"]
 
 
-def test_another_database_is_read_from_its_files(tmp_path):
+def test_an_unsupported_database_and_an_invalid_url_are_refused(tmp_path):
     with pytest.raises(SourceError, match=r"mssql is not supported - .* as Parquet"):
         Source("mssql://host/db", "mimic3")
     with pytest.raises(SourceError, match="is not a URL that SQLAlchemy can parse"):
         Source("://", "mimic3")
 
 
-def test_a_file_that_is_no_duckdb_file(folder, tmp_path):
+def test_a_file_that_is_not_a_duckdb_file_is_refused(folder, tmp_path):
     shutil.copy(folder / "PATIENTS.csv", tmp_path / "mimic.db")
     with pytest.raises(SourceError, match="could not be re"):
         Source(tmp_path / "mimic.db", "mimic3").check()

@@ -1,4 +1,4 @@
-"""MIMIC-IV: the same patients in both shapes get the same labels."""
+"""The same patients as MIMIC-III and as MIMIC-IV get the same labels."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from featurestore.synthetic.mimic4 import write_mimic4_hospital
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """A store of each shape, of the same 500 patients."""
+    """One store per schema, of the same 500 patients."""
     folder = tmp_path_factory.mktemp("both")
     write_hospital(folder / "three", 500)
     write_mimic4_hospital(folder / "four", 500)
@@ -20,7 +20,7 @@ def both(tmp_path_factory):
 
 
 @pytest.mark.parametrize("rule", ["readmission", "clinicalbert"])
-def test_the_same_labels(both, rule):
+def test_both_schemas_give_the_same_labels(both, rule):
     three, four = (
         store.sql(
             f"FROM {rule}_labels() WHERE reason IS DISTINCT FROM 'newborn' ORDER BY hadm_id"
@@ -29,7 +29,7 @@ def test_the_same_labels(both, rule):
     )
     assert len(four) > 700
     if rule == "clinicalbert":
-        # Its rule looks at the next stay of any kind, and MIMIC-IV has no newborns.
+        # next_hadm_id may be a newborn's stay, and MIMIC-IV has none.
         assert {row[0]: row[3] for row in four} == {row[0]: row[3] for row in three}
     else:
         assert four == three
@@ -39,7 +39,7 @@ def test_the_same_labels(both, rule):
         }  # fmt: skip
 
 
-def test_the_same_notes_are_known_at_the_same_time(both):
+def test_both_schemas_give_notes_the_same_availability(both):
     three, four = (
         store.sql(
             "SELECT hadm_id, category, available_at, time_basis, text_hash FROM notes "
@@ -55,17 +55,17 @@ def test_the_same_notes_are_known_at_the_same_time(both):
     assert {row[3] for row in four if row[1] == "Discharge summary"} == {"date"}
 
 
-def test_note_ids_are_those_of_mimic4_and_ages_those_of_the_anchor(both):
+def test_mimic4_keeps_its_note_ids_and_derives_ages_from_the_anchor_year(both):
     _, four = both
     assert four.one("SELECT count(*) FROM notes WHERE NOT regexp_full_match(note_id, $r)",
                     r=r"\d+-(DS|RR)-\d+") == (0,)  # fmt: skip
     ages = both[0].sql("SELECT hadm_id, age FROM admissions").fetchall()
     anchored = dict(four.sql("SELECT hadm_id, age FROM admissions").fetchall())
-    # MIMIC-IV tells years, and both make everybody over 89 91.
+    # MIMIC-IV has only years of birth. Both schemas give 91 to patients over 89.
     assert all(abs(age - anchored[hadm]) <= 2 for hadm, age in ages if hadm in anchored)
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path):
+def test_the_same_seed_writes_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         write_mimic4_hospital(tmp_path / name, 5, seed=3)
     files = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.gz")]

@@ -1,4 +1,4 @@
-"""A folder of files as a source: what is read, and what is said where it cannot be."""
+"""A folder of files as a source: what is read, and the errors where it cannot be."""
 
 import gzip
 import shutil
@@ -30,19 +30,19 @@ def contents(folder):
     return texts, sorted(index.to_pylist(), key=lambda row: row["note_id"]), admissions
 
 
-def test_texts_come_back_as_they_are(folder):
+def test_texts_are_read_unchanged(folder):
     texts, index, _ = contents(folder)
     assert texts == {"1": 'says "ouch",\ntwice', "2": "b"}
     # md5sum of the text
     assert index[1]["text_hash"] == "92eb5ffee6ae2fec3ad71c777531578f"
 
 
-def test_only_the_texts_that_are_asked_for_come(folder):
+def test_only_the_requested_texts_are_read(folder):
     assert list(Source(folder, "mimic3").texts(["2"])) == [[("2", "b")]]
     assert list(Source(folder, "mimic3").texts([])) == []
 
 
-def test_compressed_files_and_headers_of_either_case_read_the_same(folder, tmp_path):
+def test_compressed_files_and_lower_case_headers_read_the_same(folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     for file in folder.iterdir():
@@ -67,7 +67,7 @@ def test_parquet_reads_the_same(folder, tmp_path):
     assert contents(other) == contents(folder)
 
 
-def test_a_schema_of_ones_own(folder, tmp_path):
+def test_a_custom_schema_reads_other_tables(folder, tmp_path):
     own = tmp_path / "our-hospital"
     own.mkdir()
     (folder / "ADMISSIONS.csv").rename(folder / "stays.csv")
@@ -84,7 +84,7 @@ def test_a_missing_table_is_named(folder):
         Source(folder, "mimic3").check()
 
 
-def test_missing_notes_are_named(folder):
+def test_a_missing_table_of_notes_is_named(folder):
     (folder / "NOTEEVENTS.csv").unlink()
     with pytest.raises(SourceError, match="has no table NOTEEVENTS"):
         Source(folder, "mimic3").check()
@@ -97,23 +97,23 @@ def test_a_missing_column_is_named(folder):
         Source(folder, "mimic3").check()
 
 
-def test_no_folder(tmp_path):
+def test_a_location_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(SourceError, match="is not a folder, DuckDB file or URL - give the"):
         Source(tmp_path / "nowhere", "mimic3")
 
 
-def test_an_unknown_schema(folder):
+def test_an_unknown_schema_is_refused(folder):
     with pytest.raises(SourceError, match=r"schema .*nonsense does not exist - use mimic3"):
         Source(folder, "nonsense")
 
 
-def test_the_same_table_twice(folder):
+def test_a_table_in_two_files_is_refused(folder):
     shutil.copy(folder / "ADMISSIONS.csv", folder / "admissions.csv")
     with pytest.raises(SourceError, match="contains the table admissions twice"):
         Source(folder, "mimic3")
 
 
-def test_an_error_of_the_database_never_quotes_a_note(folder, tmp_path):
+def test_a_database_error_never_quotes_a_note(folder, tmp_path):
     own = tmp_path / "own"
     shutil.copytree(SQL / "schemas" / "mimic3", own)
     bad = (own / "notes.sql").read_text().replace("row_id AS", "CAST(text AS BIGINT) AS")
@@ -132,9 +132,9 @@ def test_an_error_of_the_database_never_quotes_a_note(folder, tmp_path):
         (b"3,7,7,,,,,,,text,PHI_CANARY\r\n", "it has more or fewer columns than the first line"),
         (b'3,7,7,,,,,,,"PHI_CANARY' + b"w" * 40_000_000 + b'"\r\n', "it is longer than 32 MB"),
     ],
-    ids=["an open quote", "too short", "too long", "huge"],
+    ids=["an unclosed quote", "too few columns", "too many columns", "a line over 32 MB"],
 )
-def test_a_line_that_cannot_be_read_is_named_and_never_quoted(folder, line, fault):
+def test_an_unreadable_line_is_named_but_not_quoted(folder, line, fault):
     with (folder / "NOTEEVENTS.csv").open("ab") as stream:
         stream.write(line)
     with pytest.raises(SourceError, match=r"line \d+ of a CSV file cannot be read") as refused:
@@ -143,7 +143,7 @@ def test_a_line_that_cannot_be_read_is_named_and_never_quoted(folder, line, faul
     assert "PHI_CANARY" not in str(refused.value)
 
 
-def test_a_note_of_ten_megabytes_and_one_with_a_nul_byte_are_read(folder):
+def test_a_note_of_ten_megabytes_and_a_note_with_a_nul_byte_are_read(folder):
     with (folder / "NOTEEVENTS.csv").open("ab") as stream:
         stream.write(b'3,7,7,,,,,,,"' + b"long " * 2_000_000 + b'"\r\n4,7,7,,,,,,,"a\x00b"\r\n')
     texts = dict(pair for pairs in Source(folder, "mimic3").texts(["3", "4"]) for pair in pairs)
@@ -164,7 +164,7 @@ def test_an_empty_table_is_refused(folder, name, tmp_path):
         sync(store)
 
 
-def test_other_files_in_the_folder_are_no_hindrance(folder):
+def test_unrelated_files_in_the_folder_are_ignored(folder):
     (folder / "scratch.csv").write_text("")
     (folder / "twice.csv").write_text("a,A\n1,2\n")
     (folder / "README.txt").write_text("hello")
@@ -173,9 +173,7 @@ def test_other_files_in_the_folder_are_no_hindrance(folder):
 
 @pytest.mark.parametrize("bad", [b"\xff\xfe", b"\xed\xa0\x80"], ids=["bytes", "lone surrogate"])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_a_text_that_is_not_utf8_is_read_with_replacement_characters(
-    folder, bad, compressed, capfd
-):
+def test_invalid_utf8_is_read_as_replacement_characters(folder, bad, compressed, capfd):
     file = folder / "NOTEEVENTS.csv"
     data = file.read_bytes() + b'3,7,7,,,,,,,"PHI_CANARY ' + bad + b' home"\r\n'
     file.write_bytes(data)
@@ -193,9 +191,9 @@ def test_a_text_that_is_not_utf8_is_read_with_replacement_characters(
     assert "PHI_CANARY" not in "".join(capfd.readouterr())
 
 
-def test_the_other_notes_of_a_file_that_is_not_utf8_are_read_as_they_are(folder):
-    whole = Source(folder, "mimic3")
-    before = whole.note_index().to_pylist(), whole.admissions().to_pylist()
+def test_other_notes_of_a_file_with_invalid_utf8_are_read_unchanged(folder):
+    valid = Source(folder, "mimic3")
+    before = valid.note_index().to_pylist(), valid.admissions().to_pylist()
     with (folder / "NOTEEVENTS.csv").open("ab") as stream:
         stream.write(b"3,7,7,,,,,,,\xff\r\n")
     source = Source(folder, "mimic3")
@@ -222,18 +220,18 @@ def test_the_other_notes_of_a_file_that_is_not_utf8_are_read_as_they_are(folder)
         ),
     ],
 )
-def test_a_column_of_another_kind_is_named_before_anything_is_read(
+def test_a_column_of_an_unsuitable_type_is_named_before_any_row_is_read(
     folder, tmp_path, old, new, message
 ):
     own = own_schema(tmp_path / "own", old, new)
     with (folder / "NOTEEVENTS.csv").open("a") as stream:
-        stream.write("a line,that no reader,takes")
+        stream.write("an invalid,line")
     with pytest.raises(SourceError, match=message):
         create_store(tmp_path / "w.duckdb", folder, own)
     assert not (tmp_path / "w.duckdb").exists()
 
 
-def test_colons_and_percent_signs_in_a_schema_are_its_own(folder, tmp_path):
+def test_colons_and_percent_signs_in_a_schema_are_no_parameters(folder, tmp_path):
     clock = "CASE WHEN category LIKE 'N%' THEN 'at :noon'::VARCHAR END AS category"
     own = own_schema(tmp_path / "own", "    category", f"    {clock}")
     source = Source(folder, own)
@@ -242,7 +240,7 @@ def test_colons_and_percent_signs_in_a_schema_are_its_own(folder, tmp_path):
     assert list(source.texts(["2"])) == [[("2", "b")]]
 
 
-def test_a_flag_that_is_neither_true_nor_false_stops_the_sync(folder, tmp_path):
+def test_a_flag_that_is_neither_true_nor_false_is_refused(folder, tmp_path):
     own = own_schema(tmp_path / "own", "a.admission_type = 'ELECTIVE' AS", "'maybe' AS")
     store = create_store(tmp_path / "w.duckdb", folder, own)
     with pytest.raises(SourceError, match=r"PLANNED is not TRUE or FALSE .*hadm_id 7"):

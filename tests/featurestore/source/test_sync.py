@@ -1,4 +1,4 @@
-"""sync: admissions and the index of notes follow the source."""
+"""Sync: admissions and the index of notes follow the source."""
 
 import json
 
@@ -12,7 +12,7 @@ from tests.timeline import day
 
 @pytest.fixture
 def synced(tmp_path):
-    """A store of a hospital that can be written anew: call it with admissions and notes."""
+    """A function that writes admissions and notes to the hospital and syncs the store with it."""
 
     def write_and_sync(admissions, notes, patients=None, **settings):
         folder = write_hospital(tmp_path / "hospital", admissions, notes, patients)
@@ -23,7 +23,7 @@ def synced(tmp_path):
     return write_and_sync
 
 
-def test_the_whole_row_of_an_admission(synced):
+def test_all_columns_of_an_admission(synced):
     store, _ = synced(
         [
             admission(
@@ -48,7 +48,7 @@ def test_the_whole_row_of_an_admission(synced):
     ]  # fmt: skip
 
 
-def test_a_birth_date_shifted_by_mimic_is_an_age_of_91(synced):
+def test_a_date_of_birth_shifted_by_mimic_gives_age_91(synced):
     store, _ = synced(
         [admission(7)],
         [note(1, 7, "text")],
@@ -57,7 +57,7 @@ def test_a_birth_date_shifted_by_mimic_is_an_age_of_91(synced):
     assert store.one("SELECT age FROM admissions") == (91,)
 
 
-def test_the_whole_row_of_a_note(synced):
+def test_all_columns_of_a_note(synced):
     store, _ = synced(
         [admission(7)], [note(1, 7, "chest pain", day(2, 9), storetime=day(2, 11), category="ECG ")]
     )
@@ -83,14 +83,14 @@ def test_the_whole_row_of_a_note(synced):
         (note(1, 7, " \n\t "), "empty text"),
     ],
 )
-def test_a_note_that_cannot_be_used_is_excluded_with_a_reason(synced, row, reason):
+def test_an_unusable_note_is_excluded_with_a_reason(synced, row, reason):
     store, counts = synced([admission(7)], [row, note(2, 7, "usable")])
     rows = store.sql("SELECT note_id, status, reason FROM notes ORDER BY 1").fetchall()
     assert rows == [("1", "excluded", reason), ("2", "ready", None)]
     assert counts["notes"]["excluded"] == {reason: 1}
 
 
-def test_two_texts_under_one_note_id_are_excluded_once_and_one_text_twice_is_taken_once(synced):
+def test_different_texts_of_one_note_id_are_excluded_and_equal_texts_count_once(synced):
     store, _ = synced(
         [admission(7)], [note(1, 7, "a"), note(1, 7, "b"), note(2, 7, "c"), note(2, 7, "c")]
     )
@@ -100,15 +100,15 @@ def test_two_texts_under_one_note_id_are_excluded_once_and_one_text_twice_is_tak
     ]
 
 
-def test_edits_flags_moves_and_withdrawals_are_followed_and_counted(synced):
+def test_edits_flags_moves_and_withdrawals_are_applied_and_counted(synced):
     stays = [admission(7), admission(8)]
-    kept, edited = note(1, 7, "kept"), note(2, 7, "before")
-    flagged, moved, withdrawn = note(3, 7, "wrong"), note(4, 7, "moved"), note(5, 7, "gone")
-    synced(stays, [kept, edited, flagged, moved, withdrawn])
+    unchanged, edited = note(1, 7, "unchanged"), note(2, 7, "before")
+    flagged, moved, withdrawn = note(3, 7, "wrong"), note(4, 7, "moved"), note(5, 7, "withdrawn")
+    synced(stays, [unchanged, edited, flagged, moved, withdrawn])
     store, counts = synced(
         stays,
         [
-            kept,
+            unchanged,
             edited | {"TEXT": "after"},
             flagged | {"ISERROR": 1},
             moved | {"HADM_ID": 8, "SUBJECT_ID": 8},
@@ -132,7 +132,7 @@ def test_edits_flags_moves_and_withdrawals_are_followed_and_counted(synced):
     ]
 
 
-def test_where_nothing_changed_nothing_is_written(synced):
+def test_a_sync_without_changes_writes_nothing(synced):
     store, _ = synced([admission(7)], [note(1, 7, "x")])
     version = store.path.stat().st_mtime_ns
     _, counts = synced([admission(7)], [note(1, 7, "x")])
@@ -148,7 +148,7 @@ def test_a_live_store_is_observed_up_to_the_newest_sync(synced):
     assert first < second
 
 
-def test_a_run_is_recorded_with_its_counts(synced):
+def test_a_sync_is_recorded_as_a_run_with_its_counts(synced):
     store, counts = synced([admission(7)], [note(1, 7, "x")])
     command, status, recorded = store.one(
         "SELECT command, status, counts FROM runs WHERE run_id = 1"
@@ -157,7 +157,7 @@ def test_a_run_is_recorded_with_its_counts(synced):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("invalid", "message"),
     [
         ({"ADMITTIME": "12/31/2150"}, "ADMITTIME is not a date in 1 admissions (hadm_id 7)"),
         ({"ADMITTIME": ""}, "ADMITTIME is not a date in 1 admissions (hadm_id 7)"),
@@ -168,18 +168,18 @@ def test_a_run_is_recorded_with_its_counts(synced):
         ({"HADM_ID": "8"}, "HADM_ID is not unique in 2 admissions (hadm_id 8)"),
     ],
 )
-def test_an_admission_without_its_numbers_or_dates_stops_the_sync(synced, change, message):
+def test_an_admission_with_an_invalid_number_or_date_is_refused(synced, invalid, message):
     patients = [{"SUBJECT_ID": 7, "GENDER": "F", "DOB": day(-9999)}]
     store, _ = synced([admission(7), admission(8)], [note(1, 7, "x")], patients)
     before = store.sql("FROM admissions ORDER BY 1").fetchall()
     with pytest.raises(FeatureStoreError) as refused:
-        synced([admission(7) | change, admission(8)], [note(1, 7, "x")], patients)
+        synced([admission(7) | invalid, admission(8)], [note(1, 7, "x")], patients)
     assert str(refused.value).startswith(message)
     assert "nothing was changed" in str(refused.value)
     assert store.sql("FROM admissions ORDER BY 1").fetchall() == before
 
 
-def test_half_a_download_empties_no_store(synced):
+def test_an_incomplete_download_removes_nothing(synced):
     stays = [admission(number) for number in range(1, 41)]
     notes = [note(number, number, "text") for number in range(1, 41)]
     synced(stays, notes)
@@ -194,6 +194,6 @@ def test_half_a_download_empties_no_store(synced):
 
 
 @pytest.mark.parametrize(("flag", "status"), [("0", "ready"), ("", "ready"), ("yes", "excluded")])
-def test_a_flag_that_is_not_no_is_taken_for_an_error(synced, flag, status):
+def test_any_iserror_value_but_0_flags_an_error(synced, flag, status):
     store, _ = synced([admission(7)], [note(1, 7, "text", iserror=flag)])
     assert store.one("SELECT status FROM notes") == (status,)
