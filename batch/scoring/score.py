@@ -62,8 +62,7 @@ def add_scores(
     scored: int = transaction.con.execute(
         "INSERT INTO scores SELECT $scorer, hadm_id, $run, probability, prediction_time, $now, "
         f"input_hash, subject_id FROM ({scores}) INNER JOIN admissions USING (hadm_id) "
-        "WHERE len($only) = 0 OR list_contains($only, hadm_id) "
-        "ORDER BY hadm_id",
+        "WHERE len($only) = 0 OR list_contains($only, hadm_id) ORDER BY hadm_id",
         {
             "scorer": scorer_id,
             "run": transaction.run_id,
