@@ -1,4 +1,6 @@
--- MIMIC-III's stays under the canonical names.
+-- The canonical columns of admissions, from MIMIC-III.
+--
+-- Grain:   one row per admission (hadm_id).
 SELECT
     a.hadm_id,
     a.subject_id,

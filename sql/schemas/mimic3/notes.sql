@@ -1,4 +1,6 @@
--- MIMIC-III's notes under the canonical names.
+-- The canonical columns of notes, from MIMIC-III.
+--
+-- Grain:   one row per note (note_id).
 SELECT
     row_id AS note_id,
     subject_id,
@@ -7,7 +9,7 @@ SELECT
     chartdate,
     charttime,
     storetime,
-    -- A physician's flag: '1' in MIMIC-III, and whatever else says more than no.
+    -- A physician flagged the note: '1' in MIMIC-III. Any value but '0' counts.
     coalesce(CAST(iserror AS VARCHAR), '') NOT IN ('', '0') AS is_error,
     text
 FROM noteevents

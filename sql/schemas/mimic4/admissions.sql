@@ -1,4 +1,6 @@
--- MIMIC-IV's stays under the canonical names. It tells no birth, but an age in an anchor year.
+-- The canonical columns of admissions, from MIMIC-IV.
+--
+-- Grain:   one row per admission (hadm_id).
 SELECT
     a.hadm_id,
     a.subject_id,
@@ -10,6 +12,7 @@ SELECT
     a.admission_type IN ('ELECTIVE', 'SURGICAL SAME DAY ADMISSION') AS planned,
     a.discharge_location,
     p.dod,
+    -- MIMIC-IV has no date of birth, but the age in an anchor year.
     CAST(CAST(p.anchor_year AS INTEGER) - CAST(p.anchor_age AS INTEGER) AS VARCHAR)
     || '-01-01' AS dob,
     p.gender,

@@ -1,10 +1,13 @@
--- MIMIC-IV-Note's discharge summaries and radiology reports under the canonical names.
+-- The canonical columns of notes, from the discharge summaries and radiology reports of
+-- MIMIC-IV-Note.
+--
+-- Grain:   one row per note (note_id).
 SELECT
     note_id,
     subject_id,
     hadm_id,
     'Discharge summary' AS category,
-    -- A date at 00:00, whatever its name says: the summary was written later that day.
+    -- In spite of its name, charttime is a date at 00:00; the summary was written later that day.
     charttime AS chartdate,
     CASE WHEN FALSE THEN charttime END AS charttime,
     storetime,

@@ -73,7 +73,10 @@ def test_a_custom_schema_reads_other_tables(folder, tmp_path):
     (folder / "ADMISSIONS.csv").rename(folder / "stays.csv")
     for name in ("admissions", "notes"):
         built_in = (SQL / "schemas" / "mimic3" / f"{name}.sql").read_text()
-        (own / f"{name}.sql").write_text(built_in.replace("FROM admissions", "FROM stays"))
+        select = built_in.replace("FROM admissions", "FROM stays")
+        (own / f"{name}.sql").write_text(
+            f"WITH ours AS (\n{select}\n)\nFROM ours  -- in a comment\n"
+        )
     store = create_store(tmp_path / "w.duckdb", folder, own)
     assert sync(store)["notes"]["total"] == 2
 
