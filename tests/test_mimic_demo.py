@@ -36,6 +36,7 @@ def checkpoint(mimic_demo, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_main_job_on_real_admissions(mimic_demo, checkpoint, tmp_path):
     ward, model = tmp_path / "w.duckdb", tmp_path / "model"
     run("init", ward, "--source", mimic_demo, "--schema", "mimic3")

@@ -111,6 +111,7 @@ def command(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_every_file_of_every_command_is_private_from_its_first_byte(command, model, tmp_path):
     hostile, clean = tmp_path / "hostile", tmp_path / "clean"
     clean.mkdir()

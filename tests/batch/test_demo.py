@@ -3,12 +3,14 @@
 import re
 import shlex
 
+import pytest
 from click.testing import CliRunner
 
 from featurestore import Store
 from featurestore.cli.group import main
 
 
+@pytest.mark.slow
 def test_the_demo_finds_the_planted_signal(tmp_path):
     result = CliRunner().invoke(main, ["demo", str(tmp_path / "demo")])
     assert result.exit_code == 0, result.output

@@ -155,6 +155,7 @@ def test_a_scorer_of_another_encoder_is_refused_before_anything_is_read(ward):
     assert other.texts_seen == []
 
 
+@pytest.mark.slow
 def test_far_more_notes_than_usual_stop_the_commit_unless_forced(ward):
     for _ in range(5):
         ward.add(10)
@@ -186,6 +187,7 @@ def test_far_fewer_notes_than_usual_stop_the_commit_a_day_later(ward):
         ward.night()
 
 
+@pytest.mark.slow
 def test_far_more_excluded_notes_than_usual_stop_the_commit(ward):
     for _ in range(5):
         ward.add(40)

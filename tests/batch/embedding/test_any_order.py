@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -14,7 +15,7 @@ from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
-HISTORIES = int(os.environ.get("HISTORIES", "4"))  # of 25 nights each
+HISTORIES = int(os.environ.get("HISTORIES", "4"))  # of 25 nights each, in the slow tests
 TEXTS = st.lists(st.sampled_from([*WordCounter.COUNTED, "quiet"]), min_size=1, max_size=9)
 STAYS = st.sampled_from([7, 8, 9])
 NOTES = st.sampled_from(["2", "3", "4", "5", "6"])
@@ -136,11 +137,19 @@ class Nights(RuleBasedStateMachine):
         )
 
 
-Nights.TestCase.settings = settings(
-    max_examples=HISTORIES,
+ONE_HISTORY = settings(
+    max_examples=1,
     stateful_step_count=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-TestNights = Nights.TestCase
+
+
+class TestOneHistory(Nights.TestCase):
+    settings = ONE_HISTORY
+
+
+@pytest.mark.slow
+class TestManyHistories(Nights.TestCase):
+    settings = settings(ONE_HISTORY, max_examples=HISTORIES)

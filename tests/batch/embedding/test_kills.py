@@ -22,7 +22,7 @@ from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
-NIGHTS = 6  # that ten readers see
+NIGHTS = 6  # that the readers see
 KILLS = int(os.environ.get("KILLS", "6"))  # "make test-kill" asks for 200
 
 
@@ -87,15 +87,30 @@ def fresh(before, folder, job):
     return shutil.copy(before[job][0], folder / "w.duckdb")
 
 
+def moments(n_hits, every):
+    """Return which hits of a failpoint to disturb: every one, or one in the middle."""
+    return range(1, n_hits + 1) if every else [n_hits // 2 + 1]
+
+
+EVERY = pytest.mark.parametrize(
+    "every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one hit", "every hit"]
+)
+
+
+@EVERY
 @pytest.mark.parametrize("step", failpoints.FAILPOINTS)
-@pytest.mark.parametrize("job", [jobs.night, jobs.embedding], ids=["nightly", "embed"])
+@pytest.mark.parametrize(
+    "job",
+    [jobs.night, pytest.param(jobs.embedding, marks=pytest.mark.slow)],
+    ids=["nightly", "embed"],
+)
 def test_after_a_kill_at_any_failpoint_the_next_run_ends_as_an_undisturbed_one(
-    before, undisturbed, tmp_path, monkeypatch, job, step
+    before, undisturbed, tmp_path, monkeypatch, job, step, every
 ):
     monkeypatch.setattr(WordCounter, "budget", 6)
     expected, hits = undisturbed
     assert hits[job][step], f"the job does not hit the failpoint {step}"
-    for nth in range(1, hits[job][step] + 1):
+    for nth in moments(hits[job][step], every):
         path = fresh(before, tmp_path, job)
         status = jobs.ended(jobs.start(jobs.killed_at, job, path, step, nth))
         assert status == -signal.SIGKILL
@@ -107,6 +122,7 @@ def test_after_a_kill_at_any_failpoint_the_next_run_ends_as_an_undisturbed_one(
         assert not Store(path).staging.exists()
 
 
+@pytest.mark.slow
 def test_after_kills_at_random_moments_the_next_run_ends_as_an_undisturbed_one(
     before, undisturbed, tmp_path
 ):
@@ -130,9 +146,10 @@ def test_after_kills_at_random_moments_the_next_run_ends_as_an_undisturbed_one(
     assert killed
 
 
+@EVERY
 @pytest.mark.parametrize("step", failpoints.FAILPOINTS)
 def test_with_a_full_disk_at_any_failpoint_the_old_version_stays_and_the_next_run_completes(
-    before, undisturbed, tmp_path, monkeypatch, step
+    before, undisturbed, tmp_path, monkeypatch, step, every
 ):
     def full(name):
         nonlocal n_hits
@@ -142,7 +159,7 @@ def test_with_a_full_disk_at_any_failpoint_the_old_version_stays_and_the_next_ru
 
     monkeypatch.setattr(WordCounter, "budget", 6)
     expected = undisturbed[0][jobs.night]
-    for nth in range(1, undisturbed[1][jobs.night][step] + 1):
+    for nth in moments(undisturbed[1][jobs.night][step], every):
         n_hits = 0
         path = fresh(before, tmp_path, jobs.night)
         with monkeypatch.context() as patch:
@@ -195,7 +212,8 @@ def test_a_second_job_exits_75_and_names_the_first_and_can_start_once_that_is_ki
     assert jobs.contents(Store(path)) == undisturbed[0][jobs.night]
 
 
-def test_ten_readers_see_only_complete_runs_and_nobody_waits(tmp_path):
+@pytest.mark.parametrize("n_readers", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_readers_see_only_complete_runs_and_nobody_waits(tmp_path, n_readers):
     stays = [admission(n) for n in range(1, NIGHTS + 1)]
     notes = [note(n, n, "pain " * n) for n in range(1, NIGHTS + 1)]
     folder = write_hospital(tmp_path / "h", stays, notes[:1])
@@ -207,14 +225,14 @@ def test_ten_readers_see_only_complete_runs_and_nobody_waits(tmp_path):
     # A sync is a run of its own: its new note has no vector yet.
     complete_runs += [(n + 1, windows[n - 1], windows[n - 1]) for n in range(1, NIGHTS)]
     early_reader = duckdb.connect(store.path, read_only=True)
-    stop = jobs.readers(store.path, complete_runs, 10)
+    stop = jobs.readers(store.path, complete_runs, n_readers)
     for n in range(2, NIGHTS + 1):
         write_hospital(folder, stays, notes[:n])
         sync(store)
         embed_pending(store, WordCounter())
         assert early_reader.execute(jobs.TOTALS).fetchall() == [(1, 1, 1)]
     reports = stop()
-    assert [errors for _, errors in reports] == [[]] * 10
+    assert [errors for _, errors in reports] == [[]] * n_readers
     assert min(reads for reads, _ in reports) > 0
     assert store.one("SELECT max(run_id) FROM runs") == (2 * NIGHTS,)
     assert store.sql(jobs.TOTALS).fetchall() == [(NIGHTS, windows[-1], windows[-1])]

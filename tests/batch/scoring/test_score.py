@@ -138,7 +138,7 @@ def edit_hospital(store, number):
     embed_pending(store, WordCounter())
 
 
-@pytest.mark.parametrize("scorer", ["means", "windows"])
+@pytest.mark.parametrize("scorer", ["means", pytest.param("windows", marks=pytest.mark.slow)])
 def test_a_run_of_three_versions_ago_is_reproduced_to_the_last_bit(store, scorer):
     first = score(store, scorer)["run_id"]
     for night in range(3):

@@ -133,6 +133,7 @@ def scorer_of_a_synthetic_hospital(folder, signal):
     return facts, y, planted
 
 
+@pytest.mark.slow
 def test_the_scorer_finds_nearly_all_of_the_planted_risk(tmp_path):
     facts, y, planted = scorer_of_a_synthetic_hospital(tmp_path, signal=1.0)
     ideal = roc_auc_score(y, planted)

@@ -101,6 +101,7 @@ def test_one_outcome_only_has_no_auroc(y):
     assert (found["brier"] is None) == (y == [])
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     def stays(rng, patients):
         of = np.repeat(np.arange(patients), rng.integers(1, 4, patients))

@@ -211,6 +211,7 @@ def test_an_encoder_that_saw_the_training_patients_is_not_believed_on_them(tmp_p
     )
 
 
+@pytest.mark.slow
 def test_another_way_that_looks_better_by_luck_is_not_kept():
     """Of thirty hospitals without a signal, the naive way is left in hardly one."""
     left = 0

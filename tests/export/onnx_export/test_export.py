@@ -33,6 +33,7 @@ def test_the_folder_says_what_it_holds(model, checkpoint):
     assert sorted(manifest["files"]) == ["README.md", "model.onnx", "tokenizer.json"]
 
 
+@pytest.mark.slow
 def test_the_id_changes_with_the_settings(checkpoint, model, tmp_path):
     export(checkpoint, tmp_path / "strided", max_tokens=64, stride=8)
     assert read_manifest(tmp_path / "strided")["encoder_id"] != read_manifest(model)["encoder_id"]
@@ -109,6 +110,7 @@ def test_a_pickle_in_disguise_is_refused(copy):
         OnnxEncoder(forged(copy), device="cpu")
 
 
+@pytest.mark.slow
 def test_the_same_checkpoint_gives_the_same_bytes_and_no_path_of_the_machine(
     checkpoint, model, tmp_path, monkeypatch
 ):

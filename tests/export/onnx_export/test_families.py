@@ -86,20 +86,24 @@ def compared(checkpoint, folder, precision):
     return min(cosines), max(differences)
 
 
-@pytest.mark.parametrize("family", ["roberta", "distilbert", "minilm"], indirect=True)
+SLOW_FAMILIES = [pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "minilm")]
+
+
+@pytest.mark.parametrize("family", ["distilbert", *SLOW_FAMILIES], indirect=True)
 def test_fp32_differs_in_the_fifth_decimal_at_most(family, tmp_path):
     cosine, difference = compared(family, tmp_path / "model", "fp32")
     assert difference < 1e-5
     assert cosine > 0.99999
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "minilm"], indirect=True)
+@pytest.mark.parametrize("family", ["bert", "distilbert", *SLOW_FAMILIES], indirect=True)
 def test_int8_keeps_the_direction(family, tmp_path):
     cosine, difference = compared(family, tmp_path / "model", "int8")
     assert cosine > 0.995
     assert difference > 1e-5  # it is another graph
 
 
+@pytest.mark.slow
 def test_int8_scales_by_token_where_a_few_tokens_reach_far_beyond_the_rest(checkpoint, tmp_path):
     # In many a trained BERT [SEP] drives one number of the feed-forward to many times the others.
     import onnx
@@ -153,6 +157,7 @@ def test_the_gpu_benchmark_reads_which_kernel_each_attention_took():
     assert told_kernels(said) == told
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_not_fused_is_an_error(checkpoint, tmp_path, monkeypatch):
     from export.onnx_export import graph
 

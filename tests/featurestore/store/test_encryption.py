@@ -69,6 +69,7 @@ def run(*arguments, code=0):
     return result
 
 
+@pytest.mark.slow
 def test_it_says_the_same_as_a_plain_one(hospital, tmp_path):
     told = []
     for encrypt in (True, False):

@@ -119,6 +119,7 @@ def test_another_stores_file_in_its_place_is_found(store, ward):
     assert any(OLDER in line for line in found(store))
 
 
+@pytest.mark.slow
 def test_while_jobs_replace_the_store_it_is_whole_all_the_time(tmp_path):
     stays = [admission(n, n, day(0), day(5)) for n in range(1, 31)]
     notes = [note(n, n, "pain home " * n) for n in range(1, 31)]
@@ -304,13 +305,14 @@ def test_a_shard_that_is_not_the_stores_is_found_and_never_committed(store, smug
         embed_pending(Store(store.path), encoder)
 
 
-def test_200_random_flips_of_a_bit_are_all_found_or_refused(store, model, tmp_path):
+@pytest.mark.parametrize("flips", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_random_flips_of_a_bit_are_all_found_or_refused(store, model, tmp_path, flips):
     model = shutil.copytree(model, tmp_path / "model")
     (shard,) = store.staging.rglob("*.shard")
     files = [store.path, shard, store.path.with_name("w.duckdb.seal"), *sorted(model.iterdir())]
     rng = random.Random(7)
     missed = []
-    for number in range(200):
+    for number in range(flips):
         file = files[number % len(files)]
         whole = file.read_bytes()
         at, bit = rng.randrange(len(whole)), rng.randrange(8)
