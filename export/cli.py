@@ -15,9 +15,9 @@ POSITIVE = click.FloatRange(0, 1_000, min_open=True)
 CSV = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-def needs_torch() -> None:
-    """Load torch, with a folder of its own, or say how to get the export extra."""
-    # Else torch would make one in /tmp, under a name that anybody could have taken.
+def require_torch() -> None:
+    """Import torch with a private cache folder, or say how to install the export extra."""
+    # By default torch makes a cache folder in /tmp under a name that others can predict.
     folder = click.get_current_context().with_resource(tempfile.TemporaryDirectory())
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
     try:
@@ -31,15 +31,15 @@ def needs_torch() -> None:
 
 @main.command("finetune")
 @click.argument(
-    "places", nargs=-1, metavar="[STORE] CHECKPOINT", type=click.Path(path_type=Path), required=True
+    "paths", nargs=-1, metavar="[STORE] CHECKPOINT", type=click.Path(path_type=Path), required=True
 )
 @click.option(
     "--base",
     required=True,
-    help="What to start from: a folder, or a hub name such as emilyalsentzer/Bio_ClinicalBERT.",
+    help="Checkpoint to start from: a folder or a hub name (emilyalsentzer/Bio_ClinicalBERT).",
 )
-@click.option("--train-csv", type=CSV, help="In place of a STORE: columns ID, TEXT and Label.")
-@click.option("--val-csv", type=CSV, help="The same, to choose the best step by.")
+@click.option("--train-csv", type=CSV, help="Instead of a STORE: columns ID, TEXT and Label.")
+@click.option("--val-csv", type=CSV, help="The same, to choose the best step on.")
 @CUTOFF
 @HORIZON
 @click.option("--epochs", type=POSITIVE, default=3.0, show_default=True)
@@ -50,61 +50,60 @@ def needs_torch() -> None:
     type=click.IntRange(8),
     default=512,
     show_default=True,
-    help="Word pieces in a window.",
+    help="Tokens in a window.",
 )
-@click.option("--balance", is_flag=True, help="Train on as many windows of each outcome.")
+@click.option("--balance", is_flag=True, help="Train on an equal number of windows of each label.")
 @click.option(
-    "--bf16", is_flag=True, help="Multiply in bfloat16: faster on a CPU with AMX, or a recent GPU."
+    "--bf16", is_flag=True, help="Compute in bfloat16: faster on a CPU with AMX or a recent GPU."
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.pass_context
 def finetune_command(
     ctx: click.Context,
     /,
-    places: tuple[Path, ...],
+    paths: tuple[Path, ...],
     train_csv: Path | None,
     val_csv: Path | None,
     **settings: Any,
 ) -> None:
     """Fine-tune a BERT on the store's labelled notes.
 
-    In place of a STORE, --train-csv and --val-csv take labelled notes as ClinicalBERT keeps them.
-    A run that was killed goes on from its newest step when it is started again.
+    Instead of a STORE, --train-csv and --val-csv take labelled notes as ClinicalBERT publishes
+    them. If a run is killed, the same command resumes it from its newest step.
     """
     files = [file for file in (train_csv, val_csv) if file is not None]
     if len(files) == 1:
-        raise click.UsageError("--train-csv and --val-csv belong together - give both")
-    if len(places) != (1 if files else 2):
+        raise click.UsageError("--train-csv and --val-csv must be used together")
+    if len(paths) != (1 if files else 2):
         raise click.UsageError(
-            "give CHECKPOINT alone with --train-csv and --val-csv, else STORE and CHECKPOINT"
+            "pass STORE and CHECKPOINT, or CHECKPOINT with --train-csv and --val-csv"
         )
-    given = [ctx.get_parameter_source(name) for name in ("cutoff", "horizon_days")]
-    if files and ParameterSource.COMMANDLINE in given:
-        raise click.UsageError("the labels of --train-csv are made - leave out cutoff and horizon")
-    needs_torch()
-    from export.finetuning.finetune_job import finetune
-    from featurestore import Store
+    sources = [ctx.get_parameter_source(name) for name in ("cutoff", "horizon_days")]
+    if files and ParameterSource.COMMANDLINE in sources:
+        raise click.UsageError("--cutoff and --horizon-days do not apply to --train-csv")
+    require_torch()
+    from featurestore import Store, finetune
 
-    data = (files[0], files[1]) if files else Store(places[0])
+    data = (files[0], files[1]) if files else Store(paths[0])
     with progress("steps") as done:
-        facts = finetune(data, places[-1], **settings, progress=done)
-    shown = ("windows", "positives", "steps", "best_step", "valid")
-    click.echo(json.dumps({key: facts[key] for key in shown}))
+        info = finetune(data, paths[-1], **settings, progress=done)
+    keys = ("windows", "positives", "steps", "best_step", "valid")
+    click.echo(json.dumps({key: info[key] for key in keys}))
 
 
 @main.command("export")
 @click.argument("checkpoint")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--name", help="What the encoder is called (default: the checkpoint's name).")
+@click.option("--name", help="Name of the encoder (default: the checkpoint's name).")
 @click.option(
-    "--max-tokens", type=click.IntRange(8), help="Word pieces in a window (default: the model's)."
+    "--max-tokens", type=click.IntRange(8), help="Tokens in a window (default: the model's)."
 )
 @click.option(
     "--stride",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Word pieces that windows share.",
+    help="Tokens that consecutive windows share.",
 )
 @click.option(
     "--precision",
@@ -126,15 +125,15 @@ def export_command(
     as_json: bool,
 ) -> None:
     """Export a checkpoint to ONNX for [CLS] extraction."""
-    needs_torch()
-    from export.onnx_export.exporter import export
+    require_torch()
+    from featurestore import export
 
-    facts = export(checkpoint, model, name, max_tokens, stride, precision=precision, opset=opset)
+    info = export(checkpoint, model, name, max_tokens, stride, precision=precision, opset=opset)
     if as_json:
-        click.echo(json.dumps(facts))
+        click.echo(json.dumps(info))
         return
     click.echo(
-        f"{facts['encoder_id']} in {model}: differs from PyTorch by at most "
-        f"{facts['max_abs_difference']:.1e} (cosine {facts['min_cosine']:.7f}, "
-        f"less the mean vector {facts['min_cosine_centred']:.4f})"
+        f"{info['encoder_id']} in {model}: differs from PyTorch by at most "
+        f"{info['max_abs_difference']:.1e} (cosine {info['min_cosine']:.7f}, "
+        f"mean-centred cosine {info['min_cosine_centred']:.4f})"
     )

@@ -1,4 +1,4 @@
-"""The model folder: what an exported encoder consists of, its fingerprint, and its checks."""
+"""The model folder of an exported encoder: its files, its fingerprint and their verification."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import ModelError
 
 MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
@@ -14,18 +14,18 @@ MANIFEST = "encoder.json"
 CARD = "README.md"
 CLASSIFIER_HEAD = "classifier_head.npz"  # only of a checkpoint fine-tuned to classify
 
-# All that decides a vector, beside the bytes of the model and of its tokenizer.
+# What determines a vector, together with the bytes of the model and its tokenizer.
 SETTINGS = ("cleaning", "max_tokens", "stride", "pooling", "precision")
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_manifest(folder: Path, name: str, settings: dict[str, Any], **facts: Any) -> str:
-    """Describe the folder's model in encoder.json and README.md, and return its encoder id.
+def write_manifest(folder: Path, name: str, settings: dict[str, Any], **info: Any) -> str:
+    """Write encoder.json and README.md for the folder's model; return its encoder id.
 
     The id is the name and the first eight hex digits of the fingerprint: a SHA-256 over the
     hashes of model.onnx and tokenizer.json and over SETTINGS.
@@ -43,7 +43,7 @@ def write_manifest(folder: Path, name: str, settings: dict[str, Any], **facts: A
         "fingerprint": fingerprint,
         **settings,
         "files": files,
-        **facts,
+        **info,
     }
     (folder / CARD).write_text(_card(manifest))
     files[CARD] = sha256(folder / CARD)
@@ -52,15 +52,15 @@ def write_manifest(folder: Path, name: str, settings: dict[str, Any], **facts: A
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The folder's encoder.json, once every byte of the folder was found to be as it says.
+    """Return the folder's encoder.json after comparing every file with its recorded hash.
 
-    Raises FeatureStoreError for a folder that is no model folder, for a changed file, for a link,
-    and for a graph that would read other files.
+    Raises ModelError for a folder that is not a model folder, a missing or changed file, a link,
+    and a graph that keeps weights in other files.
     """
     if not (folder / MANIFEST).is_file():
-        raise FeatureStoreError(
-            f'{folder} is no model folder: it has no {MANIFEST} - "featurestore export CHECKPOINT '
-            f'{folder}" writes one'
+        raise ModelError(
+            f"{folder} is not a model folder: it has no {MANIFEST} - "
+            f'"featurestore export CHECKPOINT {folder}" writes one'
         )
     try:
         text = (folder / MANIFEST).read_text()
@@ -71,47 +71,41 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             files[CLASSIFIER_HEAD] = manifest["files"][CLASSIFIER_HEAD]
         fingerprint = _fingerprint(files, manifest)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise FeatureStoreError(
-            f"{folder / MANIFEST} is damaged - export the model again"
-        ) from None
+        raise ModelError(f"{folder / MANIFEST} is damaged - export the model again") from None
     for file, digest in files.items():
         if (folder / file).is_symlink():
-            raise FeatureStoreError(
-                f"{folder / file} is a link - copy the file itself into the folder"
-            )
+            raise ModelError(f"{folder / file} is a link - copy the file itself into the folder")
         if not (folder / file).is_file():
-            raise FeatureStoreError(f"{folder / file} is missing - export the model again")
+            raise ModelError(f"{folder / file} is missing - export the model again")
         if sha256(folder / file) != digest:
-            raise FeatureStoreError(
-                f"{folder / file} is not the file that was exported - export the model again"
+            raise ModelError(
+                f"{folder / file} has changed since the export - export the model again"
             )
-    if _refers_elsewhere(folder / MODEL):
-        raise FeatureStoreError(
-            f"{folder / MODEL} keeps weights in other files - export the model again"
-        )
+    if _has_external_weights(folder / MODEL):
+        raise ModelError(f"{folder / MODEL} keeps weights in other files - export the model again")
     encoder_id = f"{manifest.get('name')}-{fingerprint[:8]}"
     ids = (manifest.get("fingerprint"), manifest.get("encoder_id"))
     if ids != (fingerprint, encoder_id) or text != _with_own_hash(manifest):
-        raise FeatureStoreError(
-            f"{folder / MANIFEST} was changed after the export - export the model again"
+        raise ModelError(
+            f"{folder / MANIFEST} has changed since the export - export the model again"
         )
     return manifest
 
 
 def _with_own_hash(manifest: dict[str, Any]) -> str:
-    """The text of encoder.json, which ends with a SHA-256 of what stands before."""
+    """Return the text of encoder.json, which ends with a SHA-256 of the text before it."""
     text = json.dumps(manifest, indent=2)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return json.dumps({**manifest, "sha256": digest}, indent=2) + "\n"
 
 
 def _fingerprint(files: dict[str, str], settings: dict[str, Any]) -> str:
-    decisive = [files[MODEL], files[TOKENIZER], *(f"{key}={settings[key]}" for key in SETTINGS)]
-    return hashlib.sha256("\n".join(decisive).encode()).hexdigest()
+    parts = [files[MODEL], files[TOKENIZER], *(f"{key}={settings[key]}" for key in SETTINGS)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _refers_elsewhere(model: Path) -> bool:
-    """Whether an ONNX file keeps tensors outside of itself: each such tensor says `location`."""
+def _has_external_weights(model: Path) -> bool:
+    """Return whether an ONNX file keeps tensors in other files: each has a key `location`."""
     with model.open("rb") as stream:
         if not model.stat().st_size:
             return False
@@ -120,36 +114,35 @@ def _refers_elsewhere(model: Path) -> bool:
 
 
 def _card(manifest: dict[str, Any]) -> str:
-    """The model card: what the vectors are, where they come from, how near to PyTorch they are."""
+    """Return the model card: what the vectors are, their origin, their parity with PyTorch."""
     checkpoint, parity = manifest["checkpoint"], manifest["parity"]
-    tuned = checkpoint.get("finetune")
-    history = "as it is; whether it was fine-tuned is not known"
-    if tuned:
-        windows = (tuned.get("windows") or {}).get("train")
+    finetuning = checkpoint.get("finetune")
+    history = "whether it was fine-tuned is not known"
+    if finetuning:
+        windows = (finetuning.get("windows") or {}).get("train")
         history = (
-            f"fine-tuned from {tuned.get('base')} on {windows} windows, label rule "
-            f"{tuned.get('label_rule')}, cutoff {tuned.get('cutoff')}, horizon "
-            f"{tuned.get('horizon_days')} days (all of it in encoder.json)"
+            f"fine-tuned from {finetuning.get('base')} on {windows} windows, label rule "
+            f"{finetuning.get('label_rule')}, cutoff {finetuning.get('cutoff')}, horizon "
+            f"{finetuning.get('horizon_days')} days (details in encoder.json)"
         )
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     return f"""# {manifest["encoder_id"]}
 
-[CLS] of the last layer, {manifest["dim"]} numbers a window, as a graph for ONNX Runtime.
+An ONNX graph that returns [CLS] of the last layer: {manifest["dim"]} numbers per window.
 
 | | |
 | --- | --- |
 | checkpoint | {checkpoint["name"]}, {history} |
 | family | {manifest["family"]}, {manifest["layers"]} layers |
-| windows | at most {manifest["max_tokens"]} word pieces, {manifest["stride"]} shared, \
+| windows | at most {manifest["max_tokens"]} tokens, stride {manifest["stride"]}, \
 cleaning {manifest["cleaning"]} |
 | precision | {manifest["precision"]} |
-| against PyTorch | differs by at most {parity["max_abs_difference"]:.1e}, cosine at least \
-{parity["min_cosine"]:.7f} ({parity["min_cosine_centred"]:.4f} less the mean vector), on \
-{parity["windows"]} windows |
-| made with | {versions}, opset {manifest["opset"]} |
+| parity with PyTorch | largest difference {parity["max_abs_difference"]:.1e}, smallest cosine \
+{parity["min_cosine"]:.7f}, smallest mean-centred cosine {parity["min_cosine_centred"]:.4f}, \
+of {parity["windows"]} windows |
+| exported with | {versions}, opset {manifest["opset"]} |
 
-Use it with `featurestore embed STORE {manifest["name"]}`. Vectors of different encoders (ids) must
-not be mixed. Vectors of notes are patient data: text can be won back from them. A model that was
-trained on a patient's notes knows the patient: evaluate on others. It is for research and not a
-medical device.
+Use it with `featurestore embed STORE {manifest["name"]}`. Do not mix vectors of different encoder
+ids. Vectors of notes are patient data: text can be reconstructed from them. Do not evaluate a model
+on patients whose notes it was trained on. For research; not a medical device.
 """

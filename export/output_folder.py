@@ -1,4 +1,4 @@
-"""Where a model is made: a private folder under another name, which a killed run leaves behind."""
+"""Folders that appear complete or not at all, and folders that one process has locked."""
 
 import contextlib
 import fcntl
@@ -13,14 +13,15 @@ from featurestore.store.files import clear
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A private folder under another name, which becomes `folder` when the block ends well.
+    """Yield an empty private folder that is renamed to `folder` when the block succeeds.
 
-    What a killed job left there is cleared first. Raises StoreBusyError while another writes.
+    What a killed job left in it is removed first. Raises StoreBusyError while another process
+    writes the same folder.
     """
     folder = folder.resolve()
     with locked_folder(
-        folder.with_name(f".{folder.name}.half"),
-        f"{folder} is being written by another job - wait until it has finished",
+        folder.with_name(f".{folder.name}.partial"),
+        f"{folder} is being written by another process - wait until it has finished",
     ) as (draft, _):
         try:
             draft.chmod(0o700)
@@ -33,10 +34,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path, busy: str) -> Iterator[tuple[Path, os.stat_result]]:
-    """A folder, made where it is not there, that this process alone holds, and what it is.
+def locked_folder(folder: Path, busy_message: str) -> Iterator[tuple[Path, os.stat_result]]:
+    """Create a folder, or open an existing one, and lock it; yield it with its stat result.
 
-    Raises FeatureStoreError where it is no folder, and StoreBusyError where another holds it.
+    Raises FeatureStoreError where it is a link or a file, and StoreBusyError while another process
+    has locked it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -44,17 +46,17 @@ def locked_folder(folder: Path, busy: str) -> Iterator[tuple[Path, os.stat_resul
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
-        raise FeatureStoreError(f"{folder} is no folder - remove it") from None
+        raise FeatureStoreError(f"{folder} is not a folder - remove it") from None
     try:
         opened = os.fstat(descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The other one may have finished, and the folder have its name, since it was opened.
-            ours = os.path.samestat(opened, folder.stat())
+            # Another process may have finished and renamed the folder since it was opened.
+            locked = os.path.samestat(opened, folder.stat())
         except (BlockingIOError, FileNotFoundError):
-            ours = False
-        if not ours:
-            raise StoreBusyError(busy)
+            locked = False
+        if not locked:
+            raise StoreBusyError(busy_message)
         yield folder, opened
     finally:
         os.close(descriptor)

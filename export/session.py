@@ -1,4 +1,4 @@
-"""An ONNX Runtime session on the device that was asked for, or an error."""
+"""ONNX Runtime sessions on the requested device, without a silent fallback to the CPU."""
 
 import contextlib
 import os

@@ -1,132 +1,132 @@
-"""A note's text as windows of word pieces: cleaned, tokenized, cut with nothing lost."""
+"""Windows of tokens from the text of a note: cleaned, tokenized, and split with nothing lost."""
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, ModelError
 
-Ids = npt.NDArray[np.int32]
-
-# A longer text is tokenized in parts: the tokenizer needs a hundred times a text's size.
-_PART = 100_000
-_SEAM = re.compile(r"(?<=\S) (?=\w)")  # a space between words, where no tokenizer looks across
+Ids = npt.NDArray[np.int32]  # (tokens,)
 
 CLEANINGS = ("deid-v1", "none")
 
-
-@dataclass(frozen=True)
-class WindowTokenizer:
-    """A tokenizer, and the windows to cut: at most `max_tokens` long, overlapping by `stride`."""
-
-    tokenizer: Tokenizer
-    max_tokens: int
-    stride: int
+# Longer texts are tokenized in parts: the tokenizer needs a hundred times the memory of its text.
+_PART_CHARS = 100_000
+_PARTS_PER_BATCH = 8
+_PART_BOUNDARY = re.compile(r"(?<=\S) (?=\w)")  # no token spans a space between two words
 
 
 def clean(text: str, cleaning: str) -> str:
-    """The text that the tokenizer sees: `deid-v1` blanks the marks of de-identification.
+    """Return the text without de-identification marks (`deid-v1`), or unchanged (`none`).
 
-    They are [**2101-10-20**] in MIMIC-III, which may span lines, and ___ in MIMIC-IV.
+    The marks are [**2101-10-20**] in MIMIC-III, which may span lines, and ___ in MIMIC-IV. A space
+    replaces each of them.
     """
     if cleaning == "none":
         return text
-    kept, at = [], 0
-    # No regular expression: over many marks without an end one looks to the end from each.
-    while (start := text.find("[**", at)) >= 0 and (end := text.find("**]", start + 3)) >= 0:
-        kept.append(text[at:start])
-        at = end + 3
-    return re.sub("_{3,}", " ", " ".join([*kept, text[at:]]))
+    parts, position = [], 0
+    # A regular expression would take quadratic time on marks that are never closed.
+    while (start := text.find("[**", position)) >= 0 and (end := text.find("**]", start + 3)) >= 0:
+        parts.append(text[position:start])
+        position = end + 3
+    return re.sub("_{3,}", " ", " ".join([*parts, text[position:]]))
 
 
-def load_tokenizer(file: Path, max_tokens: int, stride: int) -> WindowTokenizer:
-    """A tokenizer that cuts windows of at most `max_tokens` word pieces, overlapping by `stride`.
+class WindowTokenizer:
+    """Split texts into windows of at most `max_tokens` tokens, which overlap by `stride` tokens.
 
-    A tokenizer.json can carry a truncation and padding of its own: both are left out.
+    Truncation and padding of the tokenizer itself are removed. Raises ModelError unless the
+    tokenizer adds two special tokens, [CLS] and [SEP], and FeatureStoreError where `stride` leaves
+    no room for text.
     """
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception:  # the Rust library has no class of its own for it
-        raise FeatureStoreError(f"{file} is no tokenizer - export the model again") from None
-    return make_window_tokenizer(tokenizer, max_tokens, stride)
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, stride: int = 0) -> None:
+        special = tokenizer.num_special_tokens_to_add(False)
+        if special != 2:
+            raise ModelError(
+                f"the tokenizer adds {special} special tokens, expected two ([CLS] and [SEP]) - "
+                "use the tokenizer that the model was trained with"
+            )
+        if not 0 <= stride < max_tokens - special:
+            raise FeatureStoreError(
+                f"stride must be from 0 to {max_tokens - special - 1} for windows of {max_tokens} "
+                f"tokens, got {stride}"
+            )
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.stride = stride
+
+    @classmethod
+    def from_file(cls, file: Path, max_tokens: int, stride: int = 0) -> Self:
+        """Load a tokenizer.json. Raises ModelError where it is invalid."""
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception:  # tokenizers raises plain Exception
+            raise ModelError(f"{file} is not a valid tokenizer - export the model again") from None
+        return cls(tokenizer, max_tokens, stride)
+
+    def windows(self, texts: Sequence[str]) -> list[list[Ids]]:
+        """Return the windows of each text, [CLS] and [SEP] included; none for a text of no tokens.
+
+        They equal those of the tokenizer's own truncation with overflow, with less memory and time.
+        """
+        cls, sep = (np.array([token], np.int32) for token in self.tokenizer.encode("").ids)
+        length = self.max_tokens - 2
+        windows = []
+        for ids in self._tokens(texts):
+            end = max(len(ids) - self.stride, min(len(ids), 1))
+            starts = range(0, end, length - self.stride)
+            windows.append(
+                [np.concatenate([cls, ids[start : start + length], sep]) for start in starts]
+            )
+        return windows
+
+    def _tokens(self, texts: Sequence[str]) -> Iterator[Ids]:
+        """Yield the tokens of each text, without [CLS] and [SEP]."""
+        short = iter(self._encode([text for text in texts if len(text) <= _PART_CHARS]))
+        for text in texts:
+            if len(text) <= _PART_CHARS:
+                yield next(short)
+            else:
+                parts = list(_split(text))
+                batches = (
+                    self._encode(parts[start : start + _PARTS_PER_BATCH])
+                    for start in range(0, len(parts), _PARTS_PER_BATCH)
+                )
+                yield np.concatenate([ids for batch in batches for ids in batch])
+
+    def _encode(self, texts: Sequence[str]) -> list[Ids]:
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
 
-def make_window_tokenizer(tokenizer: Tokenizer, max_tokens: int, stride: int) -> WindowTokenizer:
-    """Set the tokenizer to windows; raises FeatureStoreError where they would hold no text."""
-    special = tokenizer.num_special_tokens_to_add(False)
-    if special != 2:
-        raise FeatureStoreError(
-            f"the tokenizer adds {special} special tokens where [CLS] and [SEP] are two - "
-            "use the tokenizer that the model was trained with"
-        )
-    if not 0 <= stride < max_tokens - special:
-        raise FeatureStoreError(
-            f"a stride of {stride} does not fit windows of {max_tokens} - give less than "
-            f"{max_tokens - special}"
-        )
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return WindowTokenizer(tokenizer, max_tokens, stride)
-
-
-def windows(window_tokenizer: WindowTokenizer, texts: Sequence[str]) -> list[list[Ids]]:
-    """The windows of each text, [CLS] and [SEP] included; none for a text without a word piece.
-
-    They are those of the tokenizer's own truncation with overflow, in less memory and time.
-    """
-    first, last = (np.array([no], np.int32) for no in window_tokenizer.tokenizer.encode("").ids)
-    room = window_tokenizer.max_tokens - 2
-    cut = []
-    for ids in _word_pieces(window_tokenizer.tokenizer, texts):
-        starts = range(
-            0,
-            max(len(ids) - window_tokenizer.stride, min(len(ids), 1)),
-            room - window_tokenizer.stride,
-        )
-        cut.append([np.concatenate([first, ids[at : at + room], last]) for at in starts])
-    return cut
-
-
-def _word_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[Ids]:
-    """The word pieces of each text, without [CLS] and [SEP]."""
-
-    def encoded(some: Sequence[str]) -> list[Ids]:
-        batch = tokenizer.encode_batch_fast(some, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in batch]
-
-    short = iter(encoded([text for text in texts if len(text) <= _PART]))
-    for text in texts:
-        if len(text) <= _PART:
-            yield next(short)
-        else:
-            parts = list(_parts(text))
-            some = (encoded(parts[no : no + 8]) for no in range(0, len(parts), 8))
-            yield np.concatenate([ids for part in some for ids in part])
-
-
-def _parts(text: str) -> Iterator[str]:
-    at = 0
-    while len(text) - at > _PART and (seam := _SEAM.search(text, at + _PART)):
-        yield text[at : seam.start()]
-        at = seam.start()
-    yield text[at:]
+def _split(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > _PART_CHARS and (
+        boundary := _PART_BOUNDARY.search(text, start + _PART_CHARS)
+    ):
+        yield text[start : boundary.start()]
+        start = boundary.start()
+    yield text[start:]
 
 
 def padded(
     batch: Sequence[Ids], rows: int = 0, tokens: int = 0
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Ids and attention mask of some windows, filled up with zeros to the longest of them.
+    """Return ids and attention mask (windows, tokens) of a batch, zero-padded on the right.
 
-    Up to `rows` windows and `tokens` word pieces where that is more; an added window reads its
-    first word piece only.
+    The arrays have at least `rows` windows and `tokens` tokens; the mask of an added window has a
+    single 1, so that its attention is defined.
     """
     longest = max(tokens, *(len(ids) for ids in batch))
-    input_ids = np.zeros((max(rows, len(batch)), longest), np.int64)  # (windows, tokens)
+    input_ids = np.zeros((max(rows, len(batch)), longest), np.int64)
     attention_mask = np.zeros_like(input_ids)
     attention_mask[len(batch) :, 0] = 1
     for row, ids in enumerate(batch):

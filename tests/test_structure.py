@@ -436,7 +436,7 @@ def test_an_import_that_runs_up_is_reported(tmp_path):
             "featurestore/errors.py": "",
             "featurestore/cohort/flow.py": "def f():\n    import_module('batch.scoring.score')",
             "export/cli.py": "from featurestore.errors import FeatureStoreError",
-            "export/tokenizer.py": "from export.cli import needs_torch",
+            "export/tokenizer.py": "from export.cli import require_torch",
             "batch/scoring/score.py": "import export.tokenizer",
             "batch/new_room/job.py": "",
         },

@@ -17,9 +17,9 @@ from featurestore.cli.group import main, progress, say
 def demo_command(folder: Path, patients: int, seed: int) -> None:
     """Run the pipeline end to end on a synthetic hospital."""
     from batch.demo import demo
-    from export.cli import needs_torch
+    from export.cli import require_torch
 
-    needs_torch()
+    require_torch()
     result = demo(folder, patients, seed, progress, say)
     click.echo(training_summary(result["train"]))
     store = result["store"]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from export.model_folder import CLASSIFIER_HEAD, MODEL, TOKENIZER, read_manifest
 from export.session import open_session
-from export.tokenizer import Ids, clean, load_tokenizer, padded, windows
+from export.tokenizer import Ids, WindowTokenizer, clean, padded
 from featurestore.errors import ModelError
 
 # Tokens in one batch: enough to keep the cores busy, few enough to stay in their caches.
@@ -77,7 +77,7 @@ class OnnxEncoder:
     def __init__(self, folder: str | Path, device: str = "auto", threads: int | None = None):
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        self._window_tokenizer = load_tokenizer(
+        self._window_tokenizer = WindowTokenizer.from_file(
             self.folder / TOKENIZER, self.manifest["max_tokens"], self.manifest["stride"]
         )
         device = _device(device, self.manifest["precision"], self.folder)
@@ -103,8 +103,8 @@ class OnnxEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[Ids]]:
         """Return the windows of each text; the Rust tokenizer uses its own threads."""
-        return windows(
-            self._window_tokenizer, [clean(text, self.manifest["cleaning"]) for text in texts]
+        return self._window_tokenizer.windows(
+            [clean(text, self.manifest["cleaning"]) for text in texts]
         )
 
     def run(self, batch: list[Ids]) -> npt.NDArray[np.float32]:

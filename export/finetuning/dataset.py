@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.model_folder import sha256
-from export.tokenizer import Ids, WindowTokenizer, clean, windows
+from export.tokenizer import Ids, WindowTokenizer, clean
 from featurestore.errors import FeatureStoreError, NotEnoughDataError
 from featurestore.source.source import open_source, text_hash
 from featurestore.store.sql_files import read_sql
@@ -143,7 +143,7 @@ def _to_windows(
 
     def tokenize_batch() -> None:
         texts = [clean(note.text, "deid-v1") for note in batch]
-        for note, ids in zip(batch, windows(window_tokenizer, texts), strict=True):
+        for note, ids in zip(batch, window_tokenizer.windows(texts), strict=True):
             tokenized.append((note.note_id, text_hash(note.text), note.hadm_id, note.label, ids))
         batch.clear()
 

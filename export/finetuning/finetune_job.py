@@ -13,7 +13,7 @@ from export.finetuning.dataset import Datasets, LabelledWindows, read_datasets
 from export.finetuning.resume import read_json, resumable_folder, write_json
 from export.finetuning.validation import check_datasets
 from export.model_folder import sha256
-from export.tokenizer import make_window_tokenizer
+from export.tokenizer import WindowTokenizer
 from featurestore import __version__
 from featurestore.errors import FeatureStoreError, ModelError
 from featurestore.store.files import fsync
@@ -85,7 +85,7 @@ def finetune(
             f"model of type {', '.join(FAMILIES)}"
         )
     max_tokens = min(max_tokens, position_limit(model.config))
-    window_tokenizer = make_window_tokenizer(tokenizer.backend_tokenizer, max_tokens, 0)
+    window_tokenizer = WindowTokenizer(tokenizer.backend_tokenizer, max_tokens)
     datasets = read_datasets(data, window_tokenizer, cutoff, horizon_days)
     check_datasets(datasets)
     plan = {

@@ -18,7 +18,7 @@ from export.onnx_export.parity import (
     synthetic_windows,
 )
 from export.output_folder import atomic_folder
-from export.tokenizer import CLEANINGS, WindowTokenizer, make_window_tokenizer, padded
+from export.tokenizer import CLEANINGS, WindowTokenizer, padded
 from featurestore.errors import FeatureStoreError, ModelError
 
 
@@ -57,7 +57,7 @@ def export(
     model.eval()
     graph = ClsExtractor(model, fused=precision == "fp16").eval()
     max_tokens = _window_length(checkpoint, model.config, max_tokens)
-    window_tokenizer = make_window_tokenizer(tokenizer.backend_tokenizer, max_tokens, stride)
+    window_tokenizer = WindowTokenizer(tokenizer.backend_tokenizer, max_tokens, stride)
     settings = {
         "cleaning": cleaning,
         "max_tokens": max_tokens,

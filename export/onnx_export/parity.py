@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.session import open_session
-from export.tokenizer import Ids, WindowTokenizer, padded, windows
+from export.tokenizer import Ids, WindowTokenizer, padded
 from featurestore.errors import ModelError
 from featurestore.synthetic.hospital import invented_notes
 
@@ -27,7 +27,7 @@ _LENGTHS = (3, 4, 7, 16, 33, 64, 128, 200, 256, 384, 511, 512)
 def synthetic_windows(window_tokenizer: WindowTokenizer, notes: int, seed: int) -> list[Ids]:
     """Return the windows of `notes` synthetic notes."""
     texts = invented_notes(notes, seed)
-    return [window for of_text in windows(window_tokenizer, texts) for window in of_text]
+    return [window for of_text in window_tokenizer.windows(texts) for window in of_text]
 
 
 def parity_batches(window_tokenizer: WindowTokenizer) -> list[list[Ids]]:

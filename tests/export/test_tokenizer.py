@@ -1,4 +1,4 @@
-"""From text to windows: nothing is lost, nothing stands twice."""
+"""Windows of tokens: no text is lost or repeated, and they are the tokenizer's own windows."""
 
 import itertools
 
@@ -6,69 +6,72 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from export.tokenizer import clean, load_tokenizer, make_window_tokenizer, padded, windows
+from export.tokenizer import WindowTokenizer, clean, padded
 from featurestore.errors import FeatureStoreError
 
 
 @pytest.fixture
-def tokenizer(checkpoint):
-    return make_window_tokenizer(Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 16, 0)
+def tokenizer_json(checkpoint):
+    return checkpoint / "tokenizer.json"
 
 
-def test_a_long_note_is_cut_and_put_together_again(tokenizer, checkpoint, write_prose):
+@pytest.fixture
+def tokenizer(tokenizer_json):
+    return Tokenizer.from_file(str(tokenizer_json))
+
+
+def test_the_windows_of_a_long_note_join_to_its_tokens(tokenizer_json, tokenizer, write_prose):
     text = write_prose(100)
-    (cut,) = windows(tokenizer, [text])
-    whole = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode(text).ids
-    cls, sep = whole[0], whole[-1]
-    assert all(ids[0] == cls and ids[-1] == sep for ids in cut)
-    assert [len(ids) for ids in cut[:-1]] == [16] * (len(cut) - 1)
-    assert np.concatenate([ids[1:-1] for ids in cut]).tolist() == whole[1:-1]
+    (windows,) = WindowTokenizer.from_file(tokenizer_json, 16).windows([text])
+    tokens = tokenizer.encode(text).ids
+    cls, sep = tokens[0], tokens[-1]
+    assert all(ids[0] == cls and ids[-1] == sep for ids in windows)
+    assert [len(ids) for ids in windows[:-1]] == [16] * (len(windows) - 1)
+    assert np.concatenate([ids[1:-1] for ids in windows]).tolist() == tokens[1:-1]
 
 
-def test_windows_overlap_by_the_stride(checkpoint, write_prose):
-    tokenizer = load_tokenizer(checkpoint / "tokenizer.json", 16, 4)
-    (cut,) = windows(tokenizer, [write_prose(100)])
+def test_windows_overlap_by_the_stride(tokenizer_json, write_prose):
+    (windows,) = WindowTokenizer.from_file(tokenizer_json, 16, 4).windows([write_prose(100)])
     assert all(
-        before[-5:-1].tolist() == after[1:5].tolist() for before, after in itertools.pairwise(cut)
+        first[-5:-1].tolist() == second[1:5].tolist()
+        for first, second in itertools.pairwise(windows)
     )
 
 
 @pytest.mark.parametrize("stride", [0, 3, 13])
-def test_windows_are_those_of_the_tokenizers_own_truncation(checkpoint, write_prose, stride):
-    theirs = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    theirs.enable_truncation(16, stride=stride)
-    window_tokenizer = load_tokenizer(checkpoint / "tokenizer.json", 16, stride)
+def test_windows_equal_the_tokenizers_truncation_with_overflow(
+    tokenizer_json, tokenizer, write_prose, stride
+):
+    tokenizer.enable_truncation(16, stride=stride)
     texts = [write_prose(words, words) for words in range(1, 60)]
-    for ours, whole in zip(
-        windows(window_tokenizer, texts), theirs.encode_batch(texts), strict=True
-    ):
-        parts = [whole, *whole.overflowing]
-        assert [ids.tolist() for ids in ours] == [part.ids for part in parts]
+    windows_of_texts = WindowTokenizer.from_file(tokenizer_json, 16, stride).windows(texts)
+    for windows, encoding in zip(windows_of_texts, tokenizer.encode_batch(texts), strict=True):
+        expected = [encoding, *encoding.overflowing]
+        assert [ids.tolist() for ids in windows] == [part.ids for part in expected]
 
 
-def test_a_very_long_text_is_tokenized_in_parts_and_nothing_shows(checkpoint, write_prose):
-    # Longer than the parts, of words, of lines without a space, and with both among short texts.
+def test_a_very_long_text_has_the_same_tokens_in_parts(tokenizer_json, tokenizer, write_prose):
+    # Longer than a part: words, lines without a space, and both, with a short text between them.
     prose = write_prose(40_000)
     texts = [prose, "chest pain", prose.replace(" ", "\n"), prose[:150_000] + "x" * 150_000]
-    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     tokenizer.no_truncation()
-    cut = windows(load_tokenizer(checkpoint / "tokenizer.json", 512, 0), texts)
-    for ours, text in zip(cut, texts, strict=True):
-        whole = tokenizer.encode(text).ids
-        assert np.concatenate([ids[1:-1] for ids in ours]).tolist() == whole[1:-1]
+    windows_of_texts = WindowTokenizer.from_file(tokenizer_json, 512).windows(texts)
+    for windows, text in zip(windows_of_texts, texts, strict=True):
+        tokens = tokenizer.encode(text).ids
+        assert np.concatenate([ids[1:-1] for ids in windows]).tolist() == tokens[1:-1]
 
 
-def test_a_truncation_and_padding_that_a_tokenizer_brings_are_replaced(checkpoint, write_prose):
-    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+def test_truncation_and_padding_of_the_tokenizer_are_removed(tokenizer, write_prose):
     tokenizer.enable_truncation(8)
     tokenizer.enable_padding(length=8)
-    short, long = windows(make_window_tokenizer(tokenizer, 16, 0), ["chest pain", write_prose(100)])
+    short, long = WindowTokenizer(tokenizer, 16).windows(["chest pain", write_prose(100)])
     assert len(short[0]) < 8
     assert len(long) > 5
 
 
-def test_a_text_without_a_word_has_no_window(tokenizer):
-    assert windows(tokenizer, ["", " \n", "pain"])[:2] == [[], []]
+def test_a_text_without_tokens_has_no_window(tokenizer_json):
+    windows = WindowTokenizer.from_file(tokenizer_json, 16).windows(["", " \n", "pain"])
+    assert windows[:2] == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +85,13 @@ def test_a_text_without_a_word_has_no_window(tokenizer):
         ("but **bold** and [brackets] and a_b stay", "but **bold** and [brackets] and a_b stay"),
     ],
 )
-def test_marks_of_deidentification_are_blanked(text, cleaned):
+def test_deidentification_marks_are_replaced_by_a_space(text, cleaned):
     assert clean(text, "deid-v1") == cleaned
     assert clean(text, "none") == text
 
 
-def test_marks_that_are_never_closed_cost_no_more_than_their_length():
-    # Looking for an end from every one of them would take hours.
+def test_marks_that_are_never_closed_take_linear_time():
+    # Searching for the end from each of them would take hours.
     text = "[** " * 500_000
     assert clean(text, "deid-v1") == text
 
@@ -99,6 +102,6 @@ def test_padding_is_masked():
     assert attention_mask.tolist() == [[1, 1, 1], [1, 1, 0]]
 
 
-def test_a_stride_that_leaves_no_room(checkpoint):
-    with pytest.raises(FeatureStoreError, match="a stride of 14 does not fit windows of 16"):
-        load_tokenizer(checkpoint / "tokenizer.json", 16, 14)
+def test_a_stride_that_leaves_no_room_for_text_is_refused(tokenizer_json):
+    with pytest.raises(FeatureStoreError, match=r"stride must be from 0 to 13 .* got 14"):
+        WindowTokenizer.from_file(tokenizer_json, 16, 14)

@@ -96,7 +96,7 @@ def test_a_changed_model_is_refused_before_it_is_loaded(model, tmp_path):
 
     copy = shutil.copytree(model, tmp_path / "copy")
     (copy / "model.onnx").write_bytes(b"\x80\x04]\x94.")  # a pickle
-    with pytest.raises(FeatureStoreError, match="is not the file that was exported"):
+    with pytest.raises(FeatureStoreError, match="has changed since the export"):
         OnnxEncoder(copy)
 
 

@@ -22,7 +22,7 @@ from export.finetuning.dataset import LabelledWindows, csv_windows, store_window
 from export.finetuning.finetune_job import finetune
 from export.finetuning.trainer import EpochSampler, balanced_loss
 from export.finetuning.validation import window_metrics
-from export.tokenizer import make_window_tokenizer
+from export.tokenizer import WindowTokenizer
 from featurestore import create_store, sync
 from featurestore.cli.group import main
 from featurestore.errors import FeatureStoreError, StoreBusyError
@@ -140,11 +140,7 @@ def test_the_checkpoint_is_whole_and_says_what_it_was_trained_on(finetuned, stor
 def test_windows_are_those_of_known_notes_of_the_splits_patients(store, checkpoint):
     import hashlib
 
-    from tokenizers import Tokenizer
-
-    window_tokenizer = make_window_tokenizer(
-        Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 32, 0
-    )
+    window_tokenizer = WindowTokenizer.from_file(checkpoint / "tokenizer.json", 32)
     valid = store_windows(store, window_tokenizer, "valid", "72h", 30)
 
     def low_half(patient):
@@ -158,15 +154,11 @@ def test_windows_are_those_of_known_notes_of_the_splits_patients(store, checkpoi
 
 
 def test_a_note_edited_since_the_sync_is_left_out(store, checkpoint, tmp_path):
-    from tokenizers import Tokenizer
-
     shutil.copytree(store.path.parent, tmp_path / "copy")
     hospital = tmp_path / "copy" / "hospital"
     copy = create_store(tmp_path / "w.duckdb", hospital, "mimic3")
     sync(copy)
-    window_tokenizer = make_window_tokenizer(
-        Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 32, 0
-    )
+    window_tokenizer = WindowTokenizer.from_file(checkpoint / "tokenizer.json", 32)
     before = store_windows(copy, window_tokenizer, "train", "72h", 30)
     edited = int(before.hadm_id[0])
     lines = (hospital / "NOTEEVENTS.csv").read_text().splitlines(keepends=True)
@@ -391,11 +383,7 @@ def test_clinicalberts_own_files(files, checkpoint, tmp_path):
 
 
 def test_the_windows_of_a_csv_file(checkpoint, tmp_path):
-    from tokenizers import Tokenizer
-
-    window_tokenizer = make_window_tokenizer(
-        Tokenizer.from_file(str(checkpoint / "tokenizer.json")), 8, 0
-    )
+    window_tokenizer = WindowTokenizer.from_file(checkpoint / "tokenizer.json", 8)
     file = tmp_path / "x.csv"
     file.write_text(
         '\ufeff,id,Category,text,LABEL\n0,12,ECG,"patient says ""pain"",\nstable [**Name**]",1\n'

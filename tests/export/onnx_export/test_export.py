@@ -48,14 +48,14 @@ def test_a_changed_byte_is_refused(copy):
     data = bytearray((copy / "model.onnx").read_bytes())
     data[len(data) // 2] ^= 1
     (copy / "model.onnx").write_bytes(data)
-    with pytest.raises(FeatureStoreError, match="is not the file that was exported"):
+    with pytest.raises(FeatureStoreError, match="has changed since the export"):
         read_manifest(copy)
 
 
 def test_a_changed_setting_is_refused(copy):
     manifest = json.loads((copy / "encoder.json").read_text())
     (copy / "encoder.json").write_text(json.dumps(manifest | {"stride": 32}))
-    with pytest.raises(FeatureStoreError, match="was changed after the export"):
+    with pytest.raises(FeatureStoreError, match="has changed since the export"):
         read_manifest(copy)
 
 
@@ -106,7 +106,7 @@ def test_a_pickle_in_disguise_is_refused(copy):
     with pytest.raises(FeatureStoreError, match=r"could not be loaded on cpu .* export .* again"):
         OnnxEncoder(forged(copy), device="cpu")
     (copy / "tokenizer.json").write_bytes(b"\x80\x04cos\nsystem\n(S'touch ran'\ntR.")
-    with pytest.raises(FeatureStoreError, match=r"tokenizer.json is no tokenizer"):
+    with pytest.raises(FeatureStoreError, match=r"tokenizer.json is not a valid tokenizer"):
         OnnxEncoder(forged(copy), device="cpu")
 
 
@@ -126,25 +126,25 @@ def test_the_same_checkpoint_gives_the_same_bytes_and_no_path_of_the_machine(
 def test_the_card_says_where_the_model_is_from_and_how_near_to_pytorch(model):
     card = (model / "README.md").read_text()
     assert card.startswith(f"# {read_manifest(model)['encoder_id']}\n")
-    assert "at most 64 word pieces, 0 shared, cleaning deid-v1" in card
-    assert "differs by at most" in card
+    assert "at most 64 tokens, stride 0, cleaning deid-v1" in card
+    assert "largest difference" in card
 
 
 def test_what_a_killed_job_left_is_cleared_and_a_running_one_is_not_disturbed(tmp_path):
-    left = tmp_path / ".model.half"
+    left = tmp_path / ".model.partial"
     left.mkdir()
     (left / "model.onnx").write_bytes(b"half")
     with atomic_folder(tmp_path / "model") as draft:
         assert list(draft.iterdir()) == []
         assert draft.stat().st_mode & 0o777 == 0o700
-        with pytest.raises(FeatureStoreError, match="is being written by another job"):
+        with pytest.raises(FeatureStoreError, match="is being written by another process"):
             atomic_folder(tmp_path / "model").__enter__()
         (draft / "whole").write_text("")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_folder_that_is_no_model_folder(tmp_path):
-    with pytest.raises(FeatureStoreError, match=r"is no model folder: it has no encoder.json"):
+    with pytest.raises(FeatureStoreError, match=r"is not a model folder: it has no encoder.json"):
         read_manifest(tmp_path)
 
 

@@ -142,19 +142,19 @@ def test_fp16_has_one_fused_attention_a_layer_and_is_for_gpus(checkpoint, tmp_pa
     kinds = {tensor.data_type for tensor in graph.initializer if np.prod(tensor.dims) > 64}
     assert onnx.TensorProto.FLOAT16 in kinds
     assert onnx.TensorProto.FLOAT not in kinds
-    with pytest.raises(FeatureStoreError, match="is an fp16 model, which a CPU computes many"):
+    with pytest.raises(FeatureStoreError, match="is an fp16 model, which is many times slower"):
         OnnxEncoder(tmp_path / "model", device="cpu")
 
 
 def test_the_gpu_benchmark_reads_which_kernel_each_attention_took():
     # As ONNX Runtime 1.31 prints it (attention_kernel_options.cc), first what is allowed.
-    from tests.benchmarks.gpu import told_kernels
+    from tests.benchmarks.gpu import count_kernels
 
     node = "Operator=Attention Node=node_Attention_{} DataType=fp16 SdpaKernel={}\x1b[0m\n"
-    said = "\x1b[36mAttentionKernelOptions: FLASH_ATTENTION=1 MATH=1\x1b[0m\n\x1b[36m"
-    said += node.format(1, "FLASH_ATTENTION") * 2 + node.format(2, "MATH")
-    told = {("Attention", "FLASH_ATTENTION"): 2, ("Attention", "MATH"): 1}
-    assert told_kernels(said) == told
+    output = "\x1b[36mAttentionKernelOptions: FLASH_ATTENTION=1 MATH=1\x1b[0m\n\x1b[36m"
+    output += node.format(1, "FLASH_ATTENTION") * 2 + node.format(2, "MATH")
+    kernels = {("Attention", "FLASH_ATTENTION"): 2, ("Attention", "MATH"): 1}
+    assert count_kernels(output) == kernels
 
 
 @pytest.mark.slow
@@ -180,6 +180,6 @@ def test_a_model_without_a_cls_is_refused(tmp_path, checkpoint):
 def test_an_int8_model_is_not_for_a_gpu(model):
     from batch.embedding.encoder import _device
 
-    with pytest.raises(FeatureStoreError, match="is an int8 model, which a GPU has no kernels for"):
+    with pytest.raises(FeatureStoreError, match="is an int8 model, for which a GPU has no kernels"):
         _device("cuda", "int8", model)
     assert _device("auto", "int8", model) == "cpu"
