@@ -1,14 +1,13 @@
 """Folders that appear complete or not at all, and folders that one process has locked."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from featurestore.errors import FeatureStoreError, StoreBusyError
-from featurestore.store.files import clear
+from featurestore.store.files import clear, try_lock
 
 
 @contextlib.contextmanager
@@ -50,10 +49,9 @@ def locked_folder(folder: Path, busy_message: str) -> Iterator[tuple[Path, os.st
     try:
         opened = os.fstat(descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Another process may have finished and renamed the folder since it was opened.
-            locked = os.path.samestat(opened, folder.stat())
-        except (BlockingIOError, FileNotFoundError):
+            locked = try_lock(descriptor) and os.path.samestat(opened, folder.stat())
+        except FileNotFoundError:
             locked = False
         if not locked:
             raise StoreBusyError(busy_message)

@@ -10,13 +10,13 @@ import numpy as np
 
 from export.checkpoint import load_checkpoint
 from export.finetuning.dataset import Datasets, LabelledWindows, read_datasets
-from export.finetuning.resume import read_json, resumable_folder, write_json
+from export.finetuning.resume import read_json, resumable_folder
 from export.finetuning.validation import check_datasets
 from export.model_folder import sha256
 from export.tokenizer import WindowTokenizer
 from featurestore import __version__
 from featurestore.errors import FeatureStoreError, ModelError
-from featurestore.store.files import fsync
+from featurestore.store.files import fsync, write_json
 from featurestore.store.schema import check_label_options
 from featurestore.store.store import Store
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from export.output_folder import locked_folder
 from featurestore.errors import FeatureStoreError
-from featurestore.store.files import clear, private_file
+from featurestore.store.files import clear, write_json
 
 
 @contextlib.contextmanager
@@ -63,9 +63,3 @@ def read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file completely or not at all."""
-    with private_file(file, encoding="utf-8") as stream:
-        stream.write(json.dumps(content, indent=2) + "\n")
