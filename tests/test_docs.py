@@ -324,7 +324,6 @@ def test_an_encrypted_store_is_encrypted(copied):
     assert Store("ward.duckdb").is_encrypted()
 
 
-@pytest.mark.skip(reason="waits for a change that is under way")
 def test_the_sql_page_names_every_table_column_view_and_macro(walked):
     page = read("docs/sql.md")
     with contextlib.chdir(walked):
