@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from batch.embedding.encoders import drop_encoder as drop_encoder
     from batch.embedding.encoders import promote as promote
     from batch.nightly_job import nightly as nightly
-    from batch.report.data import report as report
+    from batch.report.page import report as report
     from batch.scoring.explain import explain as explain
     from batch.scoring.outcomes import outcomes as outcomes
     from batch.scoring.replay import replay as replay
@@ -56,7 +56,7 @@ _MODULES = {
     "batch.embedding.encoder": ("Encoder", "OnnxEncoder", "Windows"),
     "batch.embedding.encoders": ("drop_encoder", "promote"),
     "batch.nightly_job": ("nightly",),
-    "batch.report.data": ("report",),
+    "batch.report.page": ("report",),
     "batch.scoring.explain": ("explain",),
     "batch.scoring.outcomes": ("outcomes",),
     "batch.scoring.replay": ("replay",),

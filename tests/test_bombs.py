@@ -217,7 +217,7 @@ def in_npz(there):
 @pytest.mark.parametrize("form", ["bare", "in an array"])
 def test_in_place_of_a_head_that_train_reads(bomb, exploded, form):
     weights = bomb if form == "bare" else in_npz(exploded)
-    with pytest.raises(FeatureStoreError, match=r"head .* export the model again"):
+    with pytest.raises(FeatureStoreError, match=r"classification head .* export the model again"):
         classifier_log_odds(weights, np.zeros((2, 4), np.float32))
 
 

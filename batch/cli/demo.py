@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from batch.cli.commands import training_summary
+from batch.cli.training import training_summary
 from featurestore.cli.group import main, progress, say
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from batch.training.metrics import in_words
 from featurestore.cli.group import CUTOFF, HORIZON, JSON, STORE, main, say
+from featurestore.store.scorer_metrics import format_interval
 
 SCORER = click.argument("scorer")
-interval = partial(in_words, to="-")  # a terminal is narrower than a page
+interval = partial(format_interval, to="-")  # a terminal is narrower than a page
 
 
 @main.command("score")

@@ -1,36 +1,35 @@
-"""The figures of a report, as SVG whose colours are the page's."""
+"""The figures of a report, as SVG that takes its colours from the page."""
 
 import io
 import re
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from batch.embedding.drift import SHIFT
+from batch.report.data import Floats, ReportData
+from featurestore.store.scorer_metrics import Interval, format_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Floats = npt.NDArray[np.float64]
-
 NAMES = {
     "scorer": "Scorer",
     "bag_of_words": "Bag-of-words",
-    "head": "Fine-tuned model",
+    "classifier_head": "Fine-tuned model",
     "prior_admissions": "Prior admissions",
     "prevalence": "Prevalence",
 }
 
-_CATEGORIES = 8  # of notes, in the figure of drift
-_WIDTH, _HEIGHT = 360, 300  # of a figure: points in print, about the pixels of a telephone
+_CATEGORIES = 8  # of notes, in the drift figure
+_WIDTH, _HEIGHT = 360, 300  # in points; as many pixels fit the screen of a phone
 _THRESHOLDS = np.linspace(0.01, 0.6, 119)
 
-# Stand-ins for colours: the page's style sheet says what they are by day, by night and on paper.
+# Placeholders of colours that the page's style sheet sets, for light, dark and print.
 _COLOURS = {
     f"#10000{n}": f"var(--{name})"
     for n, name in enumerate(("ink", "muted", "rule", "accent", "second", "paper"))
@@ -39,13 +38,13 @@ INK, MUTED, RULE, ACCENT, SECOND, PAPER = _COLOURS
 _LINES: dict[str, dict[str, Any]] = {
     "scorer": {"color": ACCENT, "linewidth": 2.2, "zorder": 4},
     "bag_of_words": {"color": SECOND, "linewidth": 1.5},
-    "head": {"color": SECOND, "linewidth": 1.3, "linestyle": (0, (4, 2))},
+    "classifier_head": {"color": SECOND, "linewidth": 1.3, "linestyle": (0, (4, 2))},
     "prior_admissions": {"color": MUTED, "linewidth": 1.3, "linestyle": (0, (1, 1.5))},
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a note category may have a dollar sign
-    "font.family": "DejaVu Sans",  # for measuring; the page sets its own
+    "text.parse_math": False,  # a note category may contain a dollar sign
+    "font.family": "DejaVu Sans",  # to measure text; the page sets its own
     "font.size": 11.5,
     "text.color": INK,
     "axes.facecolor": "none",
@@ -66,41 +65,23 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass
-class Facts:
-    """All that the page is made of; no note, no patient and no admission is named in it."""
-
-    scorer: dict[str, Any]  # its row, and the run that trained it
-    metrics: dict[str, Any]
-    encoder: dict[str, Any]  # its manifest; empty where the store no longer holds it
-    schema: str
-    y: npt.NDArray[np.bool_]  # (test stays,)
-    told: dict[str, Floats]  # the probabilities of each system there is: (test stays,)
-    flow: dict[str, Any]
-    predicted: int  # labelled stays that are predicted at the cutoff, with a known note or without
-    patients: dict[str, dict[str, Any]]  # of each split
-    embeddings: npt.NDArray[np.float32]  # (mapped stays, dim)
-    returned: npt.NDArray[np.bool_]  # (mapped stays,)
-    nights: dict[str, list[dict[str, Any]]]  # of each category of notes
-
-
-def draw(name: str, facts: Facts) -> dict[str, str]:
-    """A figure as SVG, without its outer tag: its viewBox and what is inside."""
+def draw(name: str, data: ReportData) -> dict[str, str]:
+    """Return a figure as SVG: its viewBox, and its content without the outer tag."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # a matplotlibrc may lie in the working directory
-        # The salt keeps the ids of two figures on one page apart.
+        matplotlib.rcdefaults()  # ignore a matplotlibrc of the working directory
+        # The salt makes ids unique on a page of several figures.
         matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": name})
-        warnings.filterwarnings("ignore", "Glyph")  # the font that measures has not every letter
+        warnings.filterwarnings("ignore", "Glyph")  # the font used to measure lacks some letters
         figure = Figure((_WIDTH / 72, _HEIGHT / 72), layout="constrained", frameon=False)
         FigureCanvasSVG(figure)
-        FIGURES[name](figure, facts)
+        FIGURES[name](figure, data)
         buffer = io.BytesIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=no_metadata)
     return _inline(buffer.getvalue().decode())
 
 
@@ -117,129 +98,149 @@ def _inline(svg: str) -> dict[str, str]:
     return {"view": opening[1], "body": re.sub(r" +", " ", body)}
 
 
-def _roc(figure: "Figure", facts: Facts) -> None:
+def _roc(figure: "Figure", data: ReportData) -> None:
     from sklearn.metrics import roc_curve
 
-    axes = _square(figure, "of those who did not return, alerted", "of those who returned, alerted")
+    axes = _unit_square(figure, "false positive rate", "sensitivity (recall)")
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
-    for name, p in facts.told.items():
-        false, true, _ = roc_curve(facts.y, p)
-        axes.plot(false, true, label=_label(facts, name, "auroc"), **_LINES[name])
+    for name, p in data.predictions.items():
+        false, true, _ = roc_curve(data.y, p)
+        axes.plot(false, true, label=_label(data, name, "auroc"), **_LINES[name])
     axes.legend(loc="lower right")
 
 
-def _pr(figure: "Figure", facts: Facts) -> None:
+def _pr(figure: "Figure", data: ReportData) -> None:
     from sklearn.metrics import precision_recall_curve
 
-    axes = _square(figure, "of those who returned, alerted", "of those alerted, returned")
-    share = facts.y.mean()
-    axes.axhline(share, color=RULE, linewidth=1)
-    va = "top" if share > 0.1 else "bottom"
-    axes.text(0.015, share, f"all stays: {share:.2f}", color=MUTED, va=va, size=10.5)
-    for name, p in facts.told.items():
-        precision, recall, _ = precision_recall_curve(facts.y, p)
-        precision[-1] = precision[-2]  # where nobody is alerted there is none
-        best = np.r_[recall[1:] != recall[:-1], True]  # of the same recall
-        line = {"label": _label(facts, name, "auprc"), "drawstyle": "steps-post", **_LINES[name]}
+    axes = _unit_square(figure, "recall (sensitivity)", "precision (PPV)")
+    prevalence = data.y.mean()
+    axes.axhline(prevalence, color=RULE, linewidth=1)
+    va = "top" if prevalence > 0.1 else "bottom"
+    axes.text(0.015, prevalence, f"prevalence {prevalence:.2f}", color=MUTED, va=va, size=10.5)
+    for name, p in data.predictions.items():
+        precision, recall, _ = precision_recall_curve(data.y, p)
+        precision[-1] = precision[-2]  # undefined where nobody is alerted
+        best = np.r_[recall[1:] != recall[:-1], True]  # of equal recall
+        line = {"label": _label(data, name, "auprc"), "drawstyle": "steps-post", **_LINES[name]}
         axes.plot(recall[best], precision[best], **line)
-    # Few curves go through the corner that is left.
-    axes.legend(loc="lower right" if share > 0.3 else "upper right")
+    # The corner that few curves cross.
+    axes.legend(loc="lower right" if prevalence > 0.3 else "upper right")
 
 
-def _calibration(figure: "Figure", facts: Facts) -> None:
-    p = facts.told["scorer"]
+def _calibration(figure: "Figure", data: ReportData) -> None:
+    from scipy.stats import binomtest
+
+    p = data.predictions["scorer"]
     groups = np.array_split(np.argsort(p, kind="stable"), min(10, len(p)))
     expected = np.array([p[group].mean() for group in groups])
-    observed = np.array([facts.y[group].mean() for group in groups])
-    low, high = np.array([wilson(int(facts.y[g].sum()), len(g)) for g in groups]).T
-    most = min(1.0, 1.05 * max(high.max(), expected.max()))
-    axes = _square(figure, "predicted risk, mean of the group", "of the group, returned", most)
-    axes.plot([0, most], [0, most], color=RULE, linewidth=1)
+    observed = np.array([data.y[group].mean() for group in groups])
+    intervals = [
+        binomtest(int(data.y[group].sum()), len(group)).proportion_ci(method="wilson")
+        for group in groups
+    ]
+    low, high = np.array([(interval.low, interval.high) for interval in intervals]).T
+    limit = min(1.0, 1.05 * max(high.max(), expected.max()))
+    axes = _unit_square(figure, "mean predicted risk", "observed proportion returned", limit)
+    axes.plot([0, limit], [0, limit], color=RULE, linewidth=1)
     axes.vlines(expected, low, high, color=ACCENT, linewidth=1.2)
     axes.plot(expected, observed, "o", color=ACCENT, markeredgecolor=PAPER, markersize=6.5)
 
 
-def _decision(figure: "Figure", facts: Facts) -> None:
-    share = float(facts.y.mean())
+def _decision(figure: "Figure", data: ReportData) -> None:
+    prevalence = float(data.y.mean())
     axes = figure.add_subplot()
     odds = _THRESHOLDS / (1 - _THRESHOLDS)
-    axes.plot(_THRESHOLDS, share - (1 - share) * odds, color=MUTED, linewidth=1)
+    axes.plot(_THRESHOLDS, prevalence - (1 - prevalence) * odds, color=MUTED, linewidth=1)
     axes.axhline(0, color=RULE, linewidth=1)
-    for name, p in facts.told.items():
+    for name, p in data.predictions.items():
         if name in ("scorer", "bag_of_words"):
-            benefit = net_benefit(facts.y, p)
+            benefit = net_benefit(data.y, p)
             axes.plot(_THRESHOLDS, benefit, label=NAMES[name], **_LINES[name])
-    axes.set(xlim=(0, 0.6), ylim=(-0.3 * share, 1.1 * share))
-    axes.set(xlabel="risk from which a stay is alerted", ylabel="net benefit")
-    leaves = 1.2 * share / (1 + 0.2 * share)  # where alerting all has a net benefit of -0.2 share
-    axes.text(leaves + 0.015, -0.24 * share, "alert all", color=MUTED, size=10.5)
-    axes.text(0.6, -0.02 * share, "alert none", color=MUTED, size=10, ha="right", va="top")
+    axes.set(xlim=(0, 0.6), ylim=(-0.3 * prevalence, 1.1 * prevalence))
+    axes.set(xlabel="risk threshold of an alert", ylabel="net benefit")
+    # The threshold where alerting all has a net benefit of -0.2 times the prevalence.
+    label_at = 1.2 * prevalence / (1 + 0.2 * prevalence)
+    axes.text(label_at + 0.015, -0.24 * prevalence, "alert all", color=MUTED, size=10.5)
+    axes.text(0.6, -0.02 * prevalence, "alert none", color=MUTED, size=10, ha="right", va="top")
     axes.legend(loc="upper right")
 
 
-def _scores(figure: "Figure", facts: Facts) -> None:
-    p = facts.told["scorer"]
+def _scores(figure: "Figure", data: ReportData) -> None:
+    p = data.predictions["scorer"]
     bins = np.linspace(0, min(1.0, 1.02 * p.max()), 31)
-    both = figure.subplots(2, 1, sharex=True, sharey=True)
-    groups = ((facts.y, "returned", ACCENT), (~facts.y, "did not return", SECOND))
-    for axes, (group, name, colour) in zip(both, groups, strict=True):
+    panels = figure.subplots(2, 1, sharex=True, sharey=True)
+    groups = ((data.y, "returned", ACCENT), (~data.y, "did not return", SECOND))
+    for axes, (group, name, colour) in zip(panels, groups, strict=True):
         weights = np.full(int(group.sum()), 100 / group.sum())
         axes.hist(p[group], bins, weights=weights, color=colour, histtype="stepfilled")
         median = float(np.median(p[group]))
         axes.axvline(median, color=INK, linewidth=1)
         axes.set_title(f"{name}: {int(group.sum()):,} stays", loc="left", color=colour)
         axes.set_title(f"median {median:.2f}", loc="right", size=10, color=MUTED)
-    both[1].set_xlabel("predicted risk")
+    panels[1].set_xlabel("predicted risk")
     figure.supylabel("% of the group", size=11.5, color=MUTED)
 
 
-def _alerts(figure: "Figure", facts: Facts) -> None:
-    points = facts.metrics["alerts"]
-    y = facts.y[np.argsort(-facts.told["scorer"], kind="stable")]
+def _alerts(figure: "Figure", data: ReportData) -> None:
+    points = data.metrics["alerts"]
+    y = data.y[np.argsort(-data.predictions["scorer"], kind="stable")]
     alerted = np.arange(1, len(y) + 1)
     shown = alerted <= 0.32 * len(y)
-    found = {"ppv": np.cumsum(y) / alerted, "recall": np.cumsum(y) / y.sum()}
-    by_chance = {"ppv": [y.mean(), y.mean()], "recall": [0, 0.32]}
-    titles = {
-        "ppv": "PPV: of those alerted, returned",
-        "recall": "Recall: of those who returned, alerted",
-    }
-    both = figure.subplots(2, 1, sharex=True)
-    for axes, (name, curve) in zip(both, found.items(), strict=True):
-        axes.plot([0, 32], by_chance[name], color=RULE, linewidth=1)
+    ppv, recall = figure.subplots(2, 1, sharex=True)
+    for axes, title, curve, chance, estimates in (
+        (
+            ppv,
+            "PPV: alerted stays that returned",
+            np.cumsum(y) / alerted,
+            [y.mean(), y.mean()],
+            [(point["per_100"], point["ppv"]) for point in points],
+        ),
+        (
+            recall,
+            "Recall: returns that were alerted",
+            np.cumsum(y) / y.sum(),
+            [0, 0.32],
+            [(point["per_100"], point["recall"]) for point in points],
+        ),
+    ):
+        axes.plot([0, 32], chance, color=RULE, linewidth=1)
         axes.plot(100 * alerted[shown] / len(y), curve[shown], color=ACCENT, linewidth=1)
-        _intervals(axes, [(point["per_100"], point[name]) for point in points])
-        axes.set_title(titles[name], loc="left")
+        _error_bars(axes, estimates)
+        axes.set_title(title, loc="left")
         axes.set(ylim=(-0.02, 1.06), xlim=(0, 32), yticks=[0, 0.5, 1])
-    a_day = facts.metrics["stays_a_day"]
+    per_day = data.metrics["stays_per_day"]
     ticks = [point["per_100"] for point in points]
-    names = [f"{n}\n{n * a_day / 100:.1f}" if a_day else f"{n}" for n in ticks]
-    both[1].set_xticks(ticks, names)
-    below = "\n(second row: alerts a day)" if a_day else ""
-    both[1].set_xlabel(f"alerts per 100 predicted stays{below}")
+    labels = [f"{n}\n{n * per_day / 100:.1f}" if per_day else f"{n}" for n in ticks]
+    recall.set_xticks(ticks, labels)
+    second_row = "\n(second row: alerts per day)" if per_day else ""
+    recall.set_xlabel(f"alerts per 100 predicted stays{second_row}")
 
 
-def _subgroups(figure: "Figure", facts: Facts) -> None:
+def _subgroups(figure: "Figure", data: ReportData) -> None:
     rows: list[tuple[str, Any]] = []
-    for group in facts.metrics["subgroups"]:
+    for group in data.metrics["subgroups"]:
         if group["auroc"]:
             if group["by"] not in [name for name, _ in rows]:
                 rows.append((group["by"], None))
-            rows.append((_short(group["group"], 22), group))
+            rows.append((_truncate(group["group"], 22), group))
     figure.set_size_inches(_WIDTH / 72, (60 + 21 * len(rows)) / 72)
     axes = figure.add_subplot()
-    for place, (_, group) in enumerate(rows):
+    for row, (_, group) in enumerate(rows):
         if group:
             estimate, low, high = group["auroc"]
-            axes.plot([low, high], [place, place], color=ACCENT, linewidth=1.2)
-            axes.plot(estimate, place, "o", color=ACCENT, markersize=5.5)
-            said = f"{estimate:.2f} ({low:.2f} to {high:.2f})"
+            axes.plot([low, high], [row, row], color=ACCENT, linewidth=1.2)
+            axes.plot(estimate, row, "o", color=ACCENT, markersize=5.5)
             axes.text(
-                1.03, place, said, transform=axes.get_yaxis_transform(), size=9.5, va="center"
+                1.03,
+                row,
+                format_interval(group["auroc"], 2),
+                transform=axes.get_yaxis_transform(),
+                size=9.5,
+                va="center",
             )
-    whole = facts.metrics["test"]["scorer"]["auroc"]
+    overall = data.metrics["test"]["scorer"]["auroc"]
     axes.axvline(0.5, color=RULE, linewidth=1)
-    axes.axvline(whole[0] if whole else 0.5, color=SECOND, linewidth=1, linestyle=(0, (3, 2)))
+    axes.axvline(overall[0] if overall else 0.5, color=SECOND, linewidth=1, linestyle=(0, (3, 2)))
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel="AUROC")
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.tick_params(axis="y", length=0)
@@ -248,82 +249,85 @@ def _subgroups(figure: "Figure", facts: Facts) -> None:
         label.set(color=MUTED if group is None else INK, size=9.5)
 
 
-def _learning(figure: "Figure", facts: Facts) -> None:
-    points = [point for point in facts.metrics["learning_curve"] if point["auroc"]]
+def _learning(figure: "Figure", data: ReportData) -> None:
+    curve = data.metrics["learning_curve"]
+    points = [(point["admissions"], point["auroc"]) for point in curve if point["auroc"]]
     axes = figure.add_subplot()
-    stays = [point["admissions"] for point in points]
-    axes.plot(stays, [point["auroc"][0] for point in points], color=ACCENT, linewidth=1)
-    _intervals(axes, [(point["admissions"], point["auroc"]) for point in points])
+    stays = [admissions for admissions, _ in points]
+    axes.plot(stays, [auroc[0] for _, auroc in points], color=ACCENT, linewidth=1)
+    _error_bars(axes, points)
     axes.set_xscale("log")
     axes.set_xticks(stays, [f"{n:,}" for n in stays])
     axes.set_xticks([], minor=True)
     axes.margins(0.08, 0.1)
-    axes.set(xlabel="stays that it was fitted on", ylabel="AUROC on the same test stays")
+    axes.set(xlabel="stays fitted on", ylabel="AUROC on the same test stays")
 
 
-def _map(figure: "Figure", facts: Facts) -> None:
+def _map(figure: "Figure", data: ReportData) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Outline
     from sklearn.decomposition import PCA
 
-    pca = PCA(2, svd_solver="covariance_eigh").fit(facts.embeddings.astype(np.float64))
-    at = pca.transform(facts.embeddings.astype(np.float64))  # (mapped stays, 2)
+    pca = PCA(2, svd_solver="covariance_eigh").fit(data.embeddings.astype(np.float64))
+    position = pca.transform(data.embeddings.astype(np.float64))  # (stays in the map, 2)
     axes = figure.add_subplot(xticks=[], yticks=[])
-    for group, colour in ((~facts.returned, SECOND), (facts.returned, ACCENT)):
-        # A line of no length with a round end is a dot, and a tenth of a marker's size in SVG.
-        outline = Outline(np.repeat(at[group], 2, axis=0), [1, 2] * int(group.sum()))
+    for group, colour in ((~data.returned, SECOND), (data.returned, ACCENT)):
+        # A line of length 0 with round ends draws a dot with a tenth of the SVG of a marker.
+        outline = Outline(np.repeat(position[group], 2, axis=0), [1, 2] * int(group.sum()))
         outline.should_simplify = False
         axes.add_patch(
             PathPatch(
                 outline, facecolor="none", edgecolor=colour, lw=3.2, capstyle="round", alpha=0.7
             )
         )
-    axes.update_datalim(at)
+    axes.update_datalim(position)
     axes.autoscale_view()
-    first, second = (f"{share:.0%}" for share in pca.explained_variance_ratio_)
+    first, second = (f"{ratio:.0%}" for ratio in pca.explained_variance_ratio_)
     axes.set(xlabel=f"first component ({first} of the variance)", ylabel=f"second ({second})")
     axes.set_title("● returned", loc="left", color=ACCENT)
     axes.set_title("● did not return", loc="right", color=SECOND)
 
 
-def _drift(figure: "Figure", facts: Facts) -> None:
-    most = sorted(facts.nights.items(), key=lambda of: -sum(n["n_notes"] for n in of[1]))
-    shown = most[:_CATEGORIES]
-    figure.set_size_inches(_WIDTH / 72, (58 + 44 * len(shown)) / 72)
+def _drift(figure: "Figure", data: ReportData) -> None:
+    def n_notes(category: tuple[str, list[dict[str, Any]]]) -> int:
+        return sum(night["n_notes"] for night in category[1])
+
+    categories = sorted(data.nightly_stats.items(), key=n_notes, reverse=True)[:_CATEGORIES]
+    figure.set_size_inches(_WIDTH / 72, (58 + 44 * len(categories)) / 72)
     grid = figure.subplots(
-        len(shown), 2, sharex=True, sharey="col", squeeze=False, width_ratios=[3, 2]
+        len(categories), 2, sharex=True, sharey="col", squeeze=False, width_ratios=[3, 2]
     )
-    runs = sorted({night["run_id"] for _, nights in shown for night in nights})
-    for (moved, count), (name, nights) in zip(grid, shown, strict=True):
+    all_nights = [night for _, nights in categories for night in nights]
+    runs = sorted({night["run_id"] for night in all_nights})
+    for (distance, count), (name, nights) in zip(grid, categories, strict=True):
         x = [runs.index(night["run_id"]) for night in nights]
-        moved.axhline(SHIFT, color=SECOND, linewidth=1, linestyle=(0, (3, 2)))
-        moved.plot(x, [night["moved"] for night in nights], color=ACCENT, linewidth=1.5)
+        distance.axhline(SHIFT, color=SECOND, linewidth=1, linestyle=(0, (3, 2)))
+        distance.plot(x, [night["distance"] for night in nights], color=ACCENT, linewidth=1.5)
         count.bar(x, [night["n_notes"] for night in nights], color=SECOND, width=0.8)
-        moved.set_ylabel(_short(name, 17), rotation=0, ha="right", va="center", color=INK)
+        distance.set_ylabel(_truncate(name, 17), rotation=0, ha="right", va="center", color=INK)
         count.yaxis.tick_right()
         count.spines["left"].set_visible(False)
-    every = [night for _, nights in shown for night in nights]
-    furthest = max(SHIFT, *(night["moved"] for night in every))
-    grid[0][0].set(ylim=(0, 1.1 * furthest), yticks=[SHIFT], xticks=[])
-    grid[0][1].set_yticks([max(night["n_notes"] for night in every)])
-    for axes, title in zip(grid[0], ("distance in spreads", "notes"), strict=True):
+    largest = max(SHIFT, *(night["distance"] for night in all_nights))
+    grid[0][0].set(ylim=(0, 1.1 * largest), yticks=[SHIFT], xticks=[])
+    grid[0][1].set_yticks([max(night["n_notes"] for night in all_nights)])
+    for axes, title in zip(grid[0], ("distance in SD", "notes"), strict=True):
         axes.set_title(title, loc="left", size=10, color=MUTED)
-    dates = sorted(str(night["night"]) for night in every)
+    dates = sorted(str(night["night"]) for night in all_nights)
     figure.supxlabel(f"nights from {dates[0]} to {dates[-1]}", size=10, color=MUTED)
 
 
-def _flow(figure: "Figure", facts: Facts) -> None:
-    admissions, positives = facts.metrics["admissions"], facts.metrics["positives"]
-    cutoff, used = facts.scorer["cutoff"], sum(admissions.values())
-    later = {
-        f"not predicted at {cutoff}": facts.flow["labelled"] - facts.predicted,
-        "no note known by then": facts.predicted - used,
+def _flow(figure: "Figure", data: ReportData) -> None:
+    admissions, positives = data.metrics["admissions"], data.metrics["positives"]
+    cutoff, used = data.scorer["cutoff"], sum(admissions.values())
+    not_used = {
+        f"not predicted at {cutoff}": data.flow["labelled"] - data.predicted,
+        "no note known by then": data.predicted - used,
     }
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    y = _step(axes, 1, "All admissions", facts.flow["admissions"], None, facts.flow["excluded"])
-    y = _step(axes, y, "Labelled", facts.flow["labelled"], facts.flow["returned"], later)
+    y = _step(axes, 1, "All admissions", data.flow["admissions"], None, data.flow["excluded"])
+    y = _step(axes, y, "Labelled", data.flow["labelled"], data.flow["returned"], not_used)
     y = _step(axes, y, f"Predicted at {cutoff}", used, sum(positives.values()), {}) + 12
     axes.plot([58, 301], [y - 12, y - 12], color=MUTED, linewidth=1)
     for x, (split, name) in zip((1, 122, 243), SPLITS.items(), strict=True):
@@ -333,42 +337,34 @@ def _flow(figure: "Figure", facts: Facts) -> None:
     figure.set_size_inches(_WIDTH / 72, (y + 41) / 72)
 
 
-# Pieces of figures
+# Parts of figures
 
 
-def _square(figure: "Figure", x: str, y: str, most: float = 1.0) -> "Axes":
-    """Axes for two shares of something."""
+def _unit_square(figure: "Figure", x: str, y: str, limit: float = 1.0) -> "Axes":
+    """Return axes for two proportions."""
     axes = figure.add_subplot(xlabel=x, ylabel=y)
-    axes.set(xlim=(0, most), ylim=(0, most * 1.01))
+    axes.set(xlim=(0, limit), ylim=(0, limit * 1.01))
     return axes
 
 
-def _label(facts: Facts, name: str, metric: str) -> str:
-    found = facts.metrics["test"].get(name, {}).get(metric)
-    return f"{NAMES[name]} {found[0]:.2f}" if found else NAMES[name]
+def _label(data: ReportData, name: str, metric: str) -> str:
+    interval = data.metrics["test"].get(name, {}).get(metric)
+    return f"{NAMES[name]} {interval[0]:.2f}" if interval else NAMES[name]
 
 
-def _intervals(axes: "Axes", points: list[tuple[float, list[float] | None]]) -> None:
-    for x, found in points:
-        if found:
-            axes.plot([x, x], found[1:], color=ACCENT, linewidth=1.2)
-            axes.plot(x, found[0], "o", color=ACCENT, markeredgecolor=PAPER, markersize=6.5)
+def _error_bars(axes: "Axes", points: Sequence[tuple[float, Interval]]) -> None:
+    for x, interval in points:
+        if interval:
+            axes.plot([x, x], interval[1:], color=ACCENT, linewidth=1.2)
+            axes.plot(x, interval[0], "o", color=ACCENT, markeredgecolor=PAPER, markersize=6.5)
 
 
-def _short(name: str, letters: int) -> str:
-    return name if len(name) <= letters else name[: letters - 1].rstrip() + "…"
-
-
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """The 95% interval of a share k / n (Wilson 1927)."""
-    z = 1.959964
-    centre = (k + z**2 / 2) / (n + z**2)
-    half = z * np.sqrt(k * (n - k) / n + z**2 / 4) / (n + z**2)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+def _truncate(name: str, length: int) -> str:
+    return name if len(name) <= length else name[: length - 1].rstrip() + "…"
 
 
 def net_benefit(y: npt.NDArray[np.bool_], p: Floats) -> Floats:
-    """True alerts less false ones at the odds of each threshold, a stay (Vickers, Elkin 2006)."""
+    """Return the net benefit per stay at each threshold (Vickers and Elkin 2006)."""
     alerted = p[:, None] >= _THRESHOLDS
     true, false = (alerted & y[:, None]).mean(axis=0), (alerted & ~y[:, None]).mean(axis=0)
     return np.asarray(true - false * _THRESHOLDS / (1 - _THRESHOLDS))
@@ -388,25 +384,26 @@ def _arrow(axes: "Axes", x: float, start: float, end: float, head: str = "-|>") 
 
 
 def _step(
-    axes: "Axes", y: float, title: str, stays: int, returned: int | None, out: dict[str, int]
+    axes: "Axes", y: float, title: str, stays: int, returned: int | None, excluded: dict[str, int]
 ) -> float:
-    """A box, on its right who leaves here; return where the next box begins."""
+    """Draw a box with the exclusions after it on its right; return where the next box begins."""
     _box(axes, 1, y, 150, title, f"{stays:,}" + (f", {returned:,} returned" if returned else ""))
-    left = {why: n for why, n in out.items() if n > 0}
-    end = y + 40 + (34 + 15 * (len(left) if len(left) > 1 else 0) if left else 20)
-    if left:
+    reasons = {reason: n for reason, n in excluded.items() if n > 0}
+    total = {"excluded": sum(reasons.values())} if len(reasons) > 1 else {}
+    lines = total | reasons
+    end = y + 40 + (19 + 15 * len(lines) if lines else 20)
+    if lines:
         axes.plot([76, 164], [y + 54, y + 54], color=MUTED, linewidth=1)
-        total = {"left out": sum(left.values())} if len(left) > 1 else {}
-        for line, (why, n) in enumerate({**total, **left}.items()):
-            style: dict[str, Any] = {"size": 10, "color": INK if why == "left out" else MUTED}
-            axes.text(170, y + 57 + 15 * line, why, **style)
-            axes.text(359, y + 57 + 15 * line, f"{n:,}", ha="right", **style)
-    _arrow(axes, 76, y + 40, end, "-|>" if left or returned is None else "-")
+        for number, (reason, n) in enumerate(lines.items()):
+            style: dict[str, Any] = {"size": 10, "color": INK if reason in total else MUTED}
+            axes.text(170, y + 57 + 15 * number, reason, **style)
+            axes.text(359, y + 57 + 15 * number, f"{n:,}", ha="right", **style)
+    _arrow(axes, 76, y + 40, end, "-|>" if lines or returned is None else "-")
     return end
 
 
 SPLITS = {"train": "Training", "valid": "Validation", "test": "Test"}
-FIGURES: dict[str, Callable[["Figure", Facts], None]] = {
+FIGURES: dict[str, Callable[["Figure", ReportData], None]] = {
     "flow": _flow,
     "roc": _roc,
     "pr": _pr,
@@ -419,4 +416,5 @@ FIGURES: dict[str, Callable[["Figure", Facts], None]] = {
     "map": _map,
     "drift": _drift,
 }
-OF_OUTCOMES = ("roc", "pr", "calibration", "decision", "scores", "alerts", "subgroups")
+# Figures that need test stays of both outcomes.
+OUTCOME_FIGURES = ("roc", "pr", "calibration", "decision", "scores", "alerts", "subgroups")

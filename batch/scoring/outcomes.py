@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from batch.scoring.scorers import find_scorer
-from batch.training.metrics import PatientBootstrap, auroc, calibration_intercept, calibration_slope
+from batch.training.bootstrap import PatientBootstrap
+from batch.training.metrics import auroc, calibration_intercept, calibration_slope
 from featurestore.errors import NotEnoughDataError
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -56,7 +57,7 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
             "alerts": int((alerted & members & ~fitted_on).sum()),
             "alerts_known": int((alerted & mature).sum()),
             "alerted_returned": int(y[alerted & mature].sum()),
-            "auroc": bootstrap.of(members[known]).estimate(auroc, p[mature])
+            "auroc": bootstrap.subset(members[known]).estimate(auroc, p[mature])
             if mature.any()
             else None,
         }

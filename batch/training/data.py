@@ -1,37 +1,133 @@
-"""X and y of a scorer: who is labelled, and the vectors of what was known then."""
+"""Everything that training a scorer reads from the store, as plain arrays."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from batch.training.model_selection import Cohort, Vectors
-from featurestore.errors import FeatureStoreError
+from batch.training.calibration import Floats, log_odds, probability
+from featurestore.errors import NotEnoughDataError
+from featurestore.source.source import open_source
 from featurestore.store.schema import check_label_options
+from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.vectors import arrow_to_vectors
 
-_FEWEST = 10  # labelled admissions of training patients
+Mask = npt.NDArray[np.bool_]
+
+_MIN_TRAINING_STAYS = 10
+_MIN_TRAINING_OUTCOMES = 2  # returned, and as many not
+_HASHED_WORDS = 2**18  # columns
 
 
 @dataclass
-class TrainingSet:
-    """What `training_set(...)` gives, ordered by hadm_id."""
+class Cohort:
+    """The outcome, split and patient of each admission."""
+
+    y: Mask  # (admissions,) whether the patient returned
+    split: npt.NDArray[np.str_]  # (admissions,) train, valid or test, by patient
+    subject_id: npt.NDArray[np.int64]  # (admissions,)
+
+    def subset(self, admissions: Mask) -> "Cohort":
+        """Return the cohort of a subset of the admissions."""
+        return Cohort(self.y[admissions], self.split[admissions], self.subject_id[admissions])
+
+
+@dataclass
+class Vectors:
+    """The inputs of a regression: the mean vector of each admission, or all of its windows."""
+
+    aggregate: str  # mean, or clinicalbert
+    X: npt.NDArray[np.float32]  # (rows, dim)
+    admission_index: npt.NDArray[np.int64]  # (rows,) ascending; each admission has a row
+
+    def admission_log_odds(self, row_log_odds: npt.NDArray[np.floating]) -> Floats:
+        """Return the log odds of admissions (admissions,) from those of their rows (rows,).
+
+        ClinicalBERT's rule for n windows is (Pmax + Pmean * n / 2) / (1 + n / 2)
+        (arXiv 1904.05342, equation 4); the log odds of a mean vector are those of its admission.
+        """
+        if self.aggregate == "mean":
+            return row_log_odds.astype(np.float64)
+        p = probability(row_log_odds.astype(np.float64))
+        starts = np.flatnonzero(np.r_[True, np.diff(self.admission_index) != 0])
+        n = np.diff(np.r_[starts, len(p)])
+        maximum, total = np.maximum.reduceat(p, starts), np.add.reduceat(p, starts)
+        return log_odds((maximum + total / 2) / (1 + n / 2))
+
+    def subset(self, admissions: Mask) -> "Vectors":
+        """Return the rows of a subset of the admissions, which are numbered from 0 again."""
+        rows = admissions[self.admission_index]
+        number = np.cumsum(admissions) - 1
+        return Vectors(self.aggregate, self.X[rows], number[self.admission_index[rows]])
+
+    def weight(self) -> Floats:
+        """Return the weight of each row (rows,): those of an admission sum to 1."""
+        return 1 / np.bincount(self.admission_index)[self.admission_index]
+
+
+@dataclass
+class TrainingData:
+    """The labelled admissions of an encoder at a cutoff, ordered by hadm_id."""
 
     hadm_id: npt.NDArray[np.int64]  # (admissions,)
-    subject_id: npt.NDArray[np.int64]  # (admissions,)
-    split: npt.NDArray[np.str_]  # (admissions,) train, valid or test, by patient
-    y: npt.NDArray[np.bool_]  # (admissions,)
-    X: npt.NDArray[np.float32]  # (admissions, dim)
+    cohort: Cohort
+    means: Vectors
+    windows: Vectors | None  # None where nothing that is fitted needs them
+    classifier_head: bytes | None  # classification head of the fine-tuned checkpoint (.npz)
+    encoder_saw_training: bool  # the encoder was fine-tuned on the training patients
+    frequently_admitted: Mask  # (admissions,) two or more admissions in the 12 months before
+    subgroups: dict[str, npt.NDArray[np.str_]]  # grouping -> group of each admission
+    stays_per_day: float | None  # predicted in a live hospital
+    word_counts: Any | None  # sparse (admissions, hashed words); None without bag-of-words
 
-    @property
-    def cohort(self) -> Cohort:
-        return Cohort(self.y, self.split, self.subject_id)
+
+def training_data(
+    store: Store,
+    encoder: str,
+    cutoff: str,
+    horizon_days: int,
+    windows: bool = True,
+    bag_of_words: bool = True,
+) -> TrainingData:
+    """Read the labelled admissions of an encoder.
+
+    `windows` reads the windows for regressions on them; the classification head needs them too.
+    `bag_of_words` streams the notes' text from the source. Raises NotEnoughDataError where too few
+    admissions are labelled to fit a regression.
+    """
+    hadm_id, cohort, X = _labelled_admissions(store, encoder, cutoff, horizon_days)
+    head, manifest = store.one(
+        "SELECT classifier_head, manifest FROM encoders WHERE encoder_id = $encoder",
+        encoder=encoder,
+    )
+    frequent = store.sql(read_sql("training/frequent_admissions")).fetchnumpy()["hadm_id"]
+    stays, days = store.one(read_sql("training/stays_per_day"), cutoff=cutoff)
+    con = store.connect()
+    con.register("training_admissions", _hadm_id_table(hadm_id))
+    try:
+        return TrainingData(
+            hadm_id=hadm_id,
+            cohort=cohort,
+            means=Vectors("mean", X, np.arange(len(hadm_id))),
+            windows=_windows(con, encoder, cutoff, hadm_id) if windows or head else None,
+            classifier_head=head,
+            encoder_saw_training=bool(json.loads(manifest).get("checkpoint", {}).get("finetune")),
+            frequently_admitted=np.isin(hadm_id, frequent),
+            subgroups=_subgroups(con),
+            stays_per_day=stays / days if stays else None,
+            word_counts=word_counts(store, hadm_id, cutoff) if bag_of_words else None,
+        )
+    finally:
+        con.unregister("training_admissions")
 
 
-def training_set(store: Store, encoder: str, cutoff: str, horizon_days: int) -> TrainingSet:
-    """Read the labelled admissions of an encoder; raises FeatureStoreError where none can be."""
+def _labelled_admissions(
+    store: Store, encoder: str, cutoff: str, horizon_days: int
+) -> tuple[npt.NDArray[np.int64], Cohort, npt.NDArray[np.float32]]:
     check_label_options(cutoff, horizon_days)
     table = store.sql(
         "FROM training_set($encoder, cutoff := $cutoff, horizon_days := $horizon) ORDER BY hadm_id",
@@ -39,46 +135,39 @@ def training_set(store: Store, encoder: str, cutoff: str, horizon_days: int) -> 
         cutoff=cutoff,
         horizon=horizon_days,
     ).to_arrow_table()
-    rows = TrainingSet(
-        hadm_id=table["hadm_id"].to_numpy(),
-        subject_id=table["subject_id"].to_numpy(),
-        split=np.array(table["split"].to_pylist(), dtype=str),
+    if not len(table):
+        raise NotEnoughDataError(_why_no_labels(store, encoder, cutoff, horizon_days))
+    cohort = Cohort(
         y=np.array(table["label"].to_pylist(), dtype=bool),
-        X=arrow_to_vectors(table["embedding"]),
+        split=np.array(table["split"].to_pylist(), dtype=str),
+        subject_id=table["subject_id"].to_numpy(),
     )
-    if not len(rows.y):
-        raise FeatureStoreError(_why_no_labels(store, encoder, cutoff, horizon_days))
-    _check_it_teaches(rows, encoder, cutoff)
-    return rows
-
-
-def _check_it_teaches(rows: TrainingSet, encoder: str, cutoff: str) -> None:
-    of_train = rows.y[rows.split == "train"]
-    if of_train.sum() < 2 or (~of_train).sum() < 2 or len(of_train) < _FEWEST:
-        raise FeatureStoreError(
-            f"the training patients have {int(of_train.sum())} returns among {len(of_train)} "
-            f"labelled stays at {cutoff}, and {_FEWEST} stays with 2 returns are the fewest - "
-            "embed more notes, or choose another cutoff or horizon"
-        )
-    if (np.ptp(rows.X, axis=0) <= 1e-6 * np.abs(rows.X).max(axis=0)).all():
-        raise FeatureStoreError(
-            f"all {len(rows.y):,} admissions have the same embedding by {encoder} - export the "
+    X = arrow_to_vectors(table["embedding"])
+    _check_training_patients(cohort, cutoff)
+    if (np.ptp(X, axis=0) <= 1e-6 * np.abs(X).max(axis=0)).all():
+        raise NotEnoughDataError(
+            f"all {len(X):,} admissions have the same embedding by {encoder} - export the "
             "model again, from its last layer"
+        )
+    return table["hadm_id"].to_numpy(), cohort, X
+
+
+def _check_training_patients(cohort: Cohort, cutoff: str) -> None:
+    y = cohort.y[cohort.split == "train"]
+    if min(y.sum(), (~y).sum()) < _MIN_TRAINING_OUTCOMES or len(y) < _MIN_TRAINING_STAYS:
+        raise NotEnoughDataError(
+            f"the training patients have {int(y.sum())} returns among {len(y)} labelled stays at "
+            f"{cutoff}, at least {_MIN_TRAINING_OUTCOMES} returns among {_MIN_TRAINING_STAYS} "
+            "stays are needed - embed more notes, or choose another cutoff or horizon"
         )
 
 
 def _why_no_labels(store: Store, encoder: str, cutoff: str, horizon_days: int) -> str:
     reasons = store.sql(
-        r"""
-        SELECT regexp_replace(coalesce(l.reason, 'labelled'), ' by \d+$', ''), count(*)
-        FROM admission_embeddings AS m
-        INNER JOIN readmission_labels(horizon_days := $horizon) AS l USING (hadm_id)
-        WHERE (m.encoder_id, m.cutoff) = ($encoder, $cutoff)
-        GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 1
-        """,
-        horizon=horizon_days,
+        read_sql("training/most_frequent_reason"),
         encoder=encoder,
         cutoff=cutoff,
+        horizon=horizon_days,
     ).fetchall()
     if not reasons:
         return (
@@ -87,44 +176,68 @@ def _why_no_labels(store: Store, encoder: str, cutoff: str, horizon_days: int) -
         )
     ((reason, count),) = reasons
     return (
-        f"no admission with vectors at {cutoff} has a label: {count:,} say {reason!r} - wait until "
-        f"outcomes are known, or choose a shorter horizon (featurestore labels {store.path} shows "
-        "all reasons)"
+        f"no admission with vectors at {cutoff} has a label, {count:,} of them because of "
+        f"{reason!r} - wait until outcomes are known, or choose a shorter horizon "
+        f"(featurestore labels {store.path} shows all reasons)"
     )
 
 
-def admission_windows_of(
-    store: Store, encoder: str, cutoff: str, hadm_id: npt.NDArray[np.int64]
-) -> Vectors | None:
-    """The windows that the admissions' means are taken over; None where each has just one."""
-    con = store.connect()
-    con.register("wanted", ids(hadm_id))
-    from_windows = """
-        FROM known_notes(cutoff := $cutoff) AS k
-        SEMI JOIN wanted USING (hadm_id)
-        INNER JOIN embeddings AS e ON k.note_id = e.note_id AND k.text_hash = e.text_hash
-        WHERE e.encoder_id = $encoder
-    """
-    asked = {"cutoff": cutoff, "encoder": encoder}
+def _windows(
+    con: duckdb.DuckDBPyConnection, encoder: str, cutoff: str, hadm_id: npt.NDArray[np.int64]
+) -> Vectors:
+    """Return the windows over which the admissions' mean vectors are computed."""
+    query, params = read_sql("training/known_windows"), {"encoder": encoder, "cutoff": cutoff}
     count, dim = con.execute(
-        f"SELECT count(*), max(len(e.embedding)) {from_windows}", asked
+        f"SELECT count(*), max(len(embedding)) FROM ({query})", params
     ).fetchall()[0]
     X = np.empty((count, dim), np.float32)
-    of = np.empty(count, np.int64)
-    at = 0
-    for batch in con.execute(
-        f"SELECT k.hadm_id, e.embedding {from_windows} ORDER BY 1, k.note_id, e.window_no", asked
-    ).to_arrow_reader(8_192):
-        here = slice(at, at + len(batch))
-        X[here] = arrow_to_vectors(batch.column("embedding"))
-        of[here] = np.searchsorted(hadm_id, batch.column("hadm_id").to_numpy())
-        at += len(batch)
-    con.unregister("wanted")
-    return Vectors("clinicalbert", X, of)
+    admission_index = np.empty(count, np.int64)
+    first = 0
+    for batch in con.execute(query, params).to_arrow_reader(8_192):
+        rows = slice(first, first + len(batch))
+        X[rows] = arrow_to_vectors(batch.column("embedding"))
+        admission_index[rows] = np.searchsorted(hadm_id, batch.column("hadm_id").to_numpy())
+        first += len(batch)
+    return Vectors("clinicalbert", X, admission_index)
 
 
-def ids(hadm_id: npt.NDArray[np.int64]) -> Any:
-    """Admissions as a table, to be joined with."""
+def _subgroups(con: duckdb.DuckDBPyConnection) -> dict[str, npt.NDArray[np.str_]]:
+    table = con.execute(read_sql("training/subgroups")).to_arrow_table()
+    return {
+        name: np.array([group or "not known" for group in table[name].to_pylist()], dtype=str)
+        for name in table.column_names
+    }
+
+
+def word_counts(store: Store, hadm_id: npt.NDArray[np.int64], cutoff: str) -> Any:
+    """Count words and pairs of words in the notes known at the prediction times.
+
+    Words are hashed while the text streams from the source; no text is kept. Returns a sparse
+    matrix (admissions, hashed words).
+    """
+    import scipy.sparse
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    row_of = {int(hadm): row for row, hadm in enumerate(hadm_id)}
+    known_notes = store.sql(
+        "SELECT note_id, hadm_id FROM known_notes(cutoff := $cutoff)", cutoff=cutoff
+    ).fetchall()
+    row_of_note = {note_id: row_of[hadm] for note_id, hadm in known_notes if hadm in row_of}
+    vectorizer = HashingVectorizer(
+        ngram_range=(1, 2), n_features=_HASHED_WORDS, alternate_sign=False, norm=None
+    )
+    counts = scipy.sparse.csr_matrix((len(hadm_id), _HASHED_WORDS))
+    for notes in open_source(store).texts(list(row_of_note)):
+        rows = np.array([row_of_note[note_id] for note_id, _ in notes])
+        note_counts = vectorizer.transform([text for _, text in notes])
+        admission_of_note = scipy.sparse.csr_matrix(
+            (np.ones(len(rows)), (rows, np.arange(len(rows)))), (len(hadm_id), len(rows))
+        )
+        counts = counts + admission_of_note @ note_counts
+    return counts
+
+
+def _hadm_id_table(hadm_id: npt.NDArray[np.int64]) -> Any:
     import pyarrow as pa
 
     return pa.table({"hadm_id": hadm_id})

@@ -1,258 +1,205 @@
-"""What a scorer is worth: what stands beside it, and all that is measured on test patients."""
+"""The evaluation of a scorer and its baselines on test patients, and warnings about it."""
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from batch.training import baselines
-from batch.training.data import TrainingSet, ids
-from batch.training.metrics import (
-    BOOTSTRAPS,
-    Floats,
-    Interval,
-    PatientBootstrap,
-    auroc,
-    calibration_slope,
-    ends,
-    in_words,
-    probability,
+from batch.training.bootstrap import BOOTSTRAPS, PatientBootstrap
+from batch.training.calibration import Floats, probability
+from batch.training.data import Cohort, Mask, TrainingData
+from batch.training.metrics import auroc, calibration_slope
+from batch.training.model_selection import (
+    CROSS_VALIDATED,
+    MIN_OUTCOMES,
+    VALIDATION_FIT,
+    CalibratedFit,
+    Fit,
+    fit_subset,
 )
-from batch.training.model_selection import FEW, NAIVE, CalibratedFit, Fit, Vectors, learning_curve
-from featurestore.store.store import Store
+from featurestore.store.scorer_metrics import (
+    Calibration,
+    CandidateMetrics,
+    Interval,
+    LearningCurvePoint,
+    ScorerMetrics,
+    SplitCounts,
+    SubgroupMetrics,
+    format_interval,
+    format_range,
+)
 
-_FEWEST_EVENTS = 20  # of a subgroup, returned or not, to be judged on its own
-_ENOUGH_EVENTS = 100  # of test patients: below it, no validation is thought reliable
-_AGE_BANDS = """
-    CASE WHEN a.age < 18 THEN 'under 18' WHEN a.age < 45 THEN '18 to 44'
-    WHEN a.age < 65 THEN '45 to 64' WHEN a.age < 75 THEN '65 to 74'
-    WHEN a.age < 85 THEN '75 to 84' WHEN a.age >= 85 THEN '85 and over' END
-"""
-
-
-def fit_baselines(
-    store: Store,
-    rows: TrainingSet,
-    cutoff: str,
-    windows: Vectors | None,
-    head: bytes | None,
-    words: bool,
-) -> dict[str, Floats]:
-    """What stands beside a scorer, and the probabilities that it gives: (admissions,) each.
-
-    Prior admissions; with `words` a bag-of-words regression on the same notes, streamed from the
-    source; the fine-tuned classifier itself, where the encoder has its head.
-    """
-    cohort = rows.cohort
-    found = {"prior_admissions": baselines.prior_admissions(store, rows.hadm_id, cohort)}
-    if words:
-        found["bag_of_words"] = baselines.bag_of_words(store, rows.hadm_id, cohort, cutoff)
-    if head and windows:
-        found["head"] = baselines.head(head, windows, cohort)
-    return found
+_MIN_SUBGROUP_OUTCOMES = 20  # returned, and as many not
+_RELIABLE_RETURNS = 100  # of test patients, below which a validation is considered unreliable
 
 
-def measure(
-    store: Store,
-    rows: TrainingSet,
-    cutoff: str,
-    found: Sequence[Fit],
-    kept: CalibratedFit,
-    others: dict[str, Floats],
-) -> dict[str, Any]:
-    """All that the store keeps of how a scorer was made and how good it is, as JSON takes it.
-
-    `found` are the fits that were tried, `others` what stands beside the one that was kept.
-    """
-    measured = {
-        "admissions": _counts(rows.split),
-        "positives": _counts(rows.split[rows.y]),
-        "c": kept.fit.c,
-        "aggregate": kept.fit.aggregate,
-        "fitted_on": kept.fit.fitted_on,
+def evaluate(
+    data: TrainingData, model: CalibratedFit, baselines: dict[str, Floats]
+) -> ScorerMetrics:
+    """Return the metrics of a model and of its baselines (admissions,) on test patients."""
+    cohort, p = data.cohort, model.probability
+    test = cohort.split == "test"
+    bootstrap = PatientBootstrap(cohort.y[test], cohort.subject_id[test])
+    prevalence = np.full(len(cohort.y), cohort.y[cohort.split == "train"].mean())
+    systems = {"scorer": p, "prevalence": prevalence, **baselines}
+    metrics: ScorerMetrics = {
+        "admissions": _split_counts(cohort.split),
+        "positives": _split_counts(cohort.split[cohort.y]),
+        "c": model.fit.c,
+        "aggregate": model.fit.aggregate,
+        "fitted_on": model.fit.fitted_on,
         "calibration": {
-            "slope": kept.slope,
-            "intercept": kept.intercept,
-            "calibrated_on": kept.calibrated_on,
+            "slope": model.slope,
+            "intercept": model.intercept,
+            "calibrated_on": model.calibrated_on,
         },
-        **_on_test_patients(store, rows, found, kept, others),
-        "stays_a_day": _stays_a_day(store, cutoff),
+        "test": {name: bootstrap.metrics(risk[test]) for name, risk in systems.items()},
+        "differences": {
+            name: bootstrap.difference(auroc, p[test], risk[test])
+            for name, risk in baselines.items()
+        },
+        "alerts": bootstrap.alerts(p[test]),
+        "candidates": [
+            _candidate(each, each is model.fit, bootstrap, test) for each in model.candidates
+        ],
+        "subgroups": _subgroups(data, p, bootstrap),
+        "learning_curve": _learning_curve(model, cohort, bootstrap),
+        "stays_per_day": data.stays_per_day,
         "seed": 0,
         "bootstraps": BOOTSTRAPS,
         "versions": _versions(),
+        "warnings": [],
     }
-    return measured | {"warnings": _warnings(measured)}
-
-
-def _on_test_patients(
-    store: Store,
-    rows: TrainingSet,
-    found: Sequence[Fit],
-    kept: CalibratedFit,
-    others: dict[str, Floats],
-) -> dict[str, Any]:
-    test, p = rows.split == "test", kept.probability
-    bootstrap = PatientBootstrap(rows.y[test], rows.subject_id[test])
-    constant = np.full(len(rows.y), rows.y[rows.split == "train"].mean())
-    systems = {"scorer": p, "prevalence": constant, **others}
-    return {
-        "test": {name: bootstrap.metrics(of_system[test]) for name, of_system in systems.items()},
-        "differences": {
-            name: bootstrap.difference(auroc, p[test], of_system[test])
-            for name, of_system in others.items()
-        },
-        "alerts": bootstrap.alerts(p[test]),
-        "candidates": [_candidate(each, kept.fit, bootstrap, test) for each in found],
-        "subgroups": _subgroups(store, rows, bootstrap, p),
-        "learning_curve": learning_curve(kept.vectors, rows.cohort, kept.fit, bootstrap),
-    }
+    metrics["warnings"] = _warnings(metrics)
+    return metrics
 
 
 def _candidate(
-    fit: Fit, kept: Fit, bootstrap: PatientBootstrap, test: npt.NDArray[np.bool_]
-) -> dict[str, Any]:
-    raw = probability(fit.log_odds[test])
+    candidate: Fit, selected: bool, bootstrap: PatientBootstrap, test: Mask
+) -> CandidateMetrics:
+    log_odds = candidate.log_odds[test]
     return {
-        "aggregate": fit.aggregate,
-        "fitted_on": fit.fitted_on,
-        "c": fit.c,
-        "valid_auroc": fit.valid_auroc,
-        "test_auroc": bootstrap.estimate(auroc, fit.log_odds[test]),
-        "test_slope": bootstrap.estimate(calibration_slope, raw),  # before calibration
-        "naive": fit.aggregate == "mean" and fit.fitted_on == NAIVE,
-        "kept": fit is kept,
+        "aggregate": candidate.aggregate,
+        "fitted_on": candidate.fitted_on,
+        "c": candidate.c,
+        "valid_auroc": candidate.valid_auroc,
+        "test_auroc": bootstrap.estimate(auroc, log_odds),
+        "test_slope": bootstrap.estimate(calibration_slope, probability(log_odds)),
+        "naive": candidate.aggregate == "mean" and candidate.fitted_on == CROSS_VALIDATED,
+        "selected": selected,
     }
 
 
-def _subgroups(
-    store: Store, rows: TrainingSet, bootstrap: PatientBootstrap, p: Floats
-) -> list[dict[str, Any]]:
-    """AUROC, and returns observed and expected, in each group of test patients."""
-    test = rows.split == "test"
-    table = _groups(store, rows.hadm_id[test])
-    found = []
-    for by in table.column_names:
-        groups = np.array([group or "not known" for group in table[by].to_pylist()], dtype=str)
-        for group in sorted(set(groups.tolist())):
-            of_group = _subgroup(rows.y[test], p[test], groups == group, bootstrap)
-            found.append({"by": by, "group": group, **of_group})
-    return found
+def _subgroups(data: TrainingData, p: Floats, bootstrap: PatientBootstrap) -> list[SubgroupMetrics]:
+    """Return AUROC, and observed and expected returns, in each group of test patients."""
+    test = data.cohort.split == "test"
+    subgroups = []
+    for by, group_of in data.subgroups.items():
+        for group in np.unique(group_of[test]).tolist():
+            members = group_of[test] == group
+            y, risk = data.cohort.y[test][members], p[test][members]
+            enough = min(y.sum(), (~y).sum()) >= _MIN_SUBGROUP_OUTCOMES
+            metrics: SubgroupMetrics = {
+                "by": by,
+                "group": group,
+                "admissions": int(members.sum()),
+                "returned": int(y.sum()),
+                "auroc": bootstrap.subset(members).estimate(auroc, risk) if enough else None,
+                "observed": float(y.mean()) if enough else None,
+                "expected": float(risk.mean()) if enough else None,
+            }
+            subgroups.append(metrics)
+    return subgroups
 
 
-def _groups(store: Store, hadm_id: npt.NDArray[np.int64]) -> Any:
-    """A column for each way to group admissions, in the order of hadm_id."""
-    con = store.connect()
-    con.register("tested", ids(hadm_id))
-    table = con.execute(
-        f"""
-        SELECT
-            {_AGE_BANDS} AS age,
-            a.gender,
-            split_part(a.ethnicity, ' - ', 1) AS ethnicity,
-            a.insurance,
-            a.admission_type AS "admission type"
-        FROM tested AS t INNER JOIN admissions AS a USING (hadm_id)
-        ORDER BY a.hadm_id
-        """
-    ).to_arrow_table()
-    con.unregister("tested")
-    return table
+def _learning_curve(
+    model: CalibratedFit, cohort: Cohort, bootstrap: PatientBootstrap
+) -> list[LearningCurvePoint]:
+    """Return test AUROC of the regression fitted on an eighth, a quarter, half and all patients."""
+    members = cohort.split == ("valid" if model.fit.fitted_on == VALIDATION_FIT else "train")
+    patients = np.random.default_rng(0).permutation(np.unique(cohort.subject_id[members]))
+    test = cohort.split == "test"
+    curve: list[LearningCurvePoint] = []
+    for fraction in (1 / 8, 1 / 4, 1 / 2, 1.0):
+        subset = members & np.isin(cohort.subject_id, patients[: round(fraction * len(patients))])
+        y = cohort.y[subset]
+        if len(np.unique(y)) == 2:
+            log_odds = fit_subset(model.vectors, cohort, subset, model.fit.c)
+            curve.append(
+                {
+                    "admissions": int(subset.sum()),
+                    "returned": int(y.sum()),
+                    "auroc": bootstrap.estimate(auroc, log_odds[test]),
+                }
+            )
+    return curve
 
 
-def _subgroup(
-    y: npt.NDArray[np.bool_], p: Floats, members: npt.NDArray[np.bool_], bootstrap: PatientBootstrap
-) -> dict[str, Any]:
-    y, p = y[members], p[members]
-    shown = min(y.sum(), (~y).sum()) >= _FEWEST_EVENTS
-    return {
-        "admissions": int(members.sum()),
-        "returned": int(y.sum()),
-        "auroc": bootstrap.of(members).estimate(auroc, p) if shown else None,
-        "observed": float(y.mean()) if shown else None,
-        "expected": float(p.mean()) if shown else None,
-    }
-
-
-def _stays_a_day(store: Store, cutoff: str) -> float | None:
-    """How many stays a live hospital predicts a day; a research extract's days mean nothing."""
-    stays, days = store.one(
-        """
-        SELECT count(*), date_diff('day', min(p.prediction_time), max(p.prediction_time)) + 1
-        FROM prediction_times(cutoff := $cutoff) AS p
-        CROSS JOIN settings AS s
-        WHERE s.live AND p.prediction_time BETWEEN s.observed_until - INTERVAL 1 YEAR
-            AND s.observed_until
-        """,
-        cutoff=cutoff,
-    )
-    return stays / days if stays else None
-
-
-def _warnings(measured: dict[str, Any]) -> list[str]:
-    """What a reader of the numbers must know first."""
+def _warnings(metrics: ScorerMetrics) -> list[str]:
+    """Return what a reader of the metrics must know first, a sentence each."""
     return [
-        *_of_one_outcome(measured),
-        *_of_auroc(measured["test"]["scorer"]["auroc"], measured["positives"]["test"]),
-        *_of_words(measured["differences"].get("bag_of_words")),
-        *_of_calibration(**measured["calibration"]),
+        *_warn_of_one_outcome(metrics["admissions"], metrics["positives"]),
+        *_warn_of_auroc(metrics["test"]["scorer"]["auroc"], metrics["positives"]["test"]),
+        *_warn_of_bag_of_words(metrics["differences"].get("bag_of_words")),
+        *_warn_of_calibration(metrics["calibration"]),
     ]
 
 
-def _of_one_outcome(measured: dict[str, Any]) -> Iterator[str]:
-    positives, admissions = measured["positives"], measured["admissions"]
-    for split in ("valid", "test"):
+def _warn_of_one_outcome(admissions: SplitCounts, positives: SplitCounts) -> Iterator[str]:
+    for split, name, use in (
+        ("valid", "validation", "select a model"),
+        ("test", "test", "evaluate the scorer"),
+    ):
         if positives[split] in (0, admissions[split]):
             yield (
-                f"of {admissions[split]:,} stays of {_NAMES[split]} patients {positives[split]:,} "
-                f"returned: they cannot {_NOTHING[split]}"
+                f"{positives[split]:,} of {admissions[split]:,} stays of {name} patients returned: "
+                f"they cannot be used to {use}"
             )
 
 
-def _of_auroc(auroc: Interval, returned: int) -> Iterator[str]:
-    if auroc is None:
+def _warn_of_auroc(interval: Interval, returned: int) -> Iterator[str]:
+    if interval is None:
         return
-    estimate, low, high = auroc
-    if returned < _ENOUGH_EVENTS:
+    estimate, low, high = interval
+    if returned < _RELIABLE_RETURNS:
         yield (
-            f"only {returned:,} test stays returned: below {_ENOUGH_EVENTS} every number here is "
-            "rough"
+            f"only {returned:,} test stays returned: with fewer than {_RELIABLE_RETURNS} all "
+            "estimates are imprecise"
         )
     if low <= 0.5 <= high:
         yield (
-            f"the test AUROC of {in_words(auroc)} cannot be told from 0.5, which is no better than "
-            "chance"
+            f"the test AUROC of {format_interval(interval)} does not differ significantly from "
+            "0.5, which is chance"
         )
     elif high - low > estimate - 0.5:
         yield (
-            f"the interval of the test AUROC, {ends(auroc)}, is wider than its distance from "
-            f"chance ({estimate - 0.5:.3f}) - more test patients would say more"
+            f"the interval of the test AUROC, {format_range(interval)}, is wider than its "
+            f"distance from chance ({estimate - 0.5:.3f}) - more test patients would make it "
+            "narrower"
         )
 
 
-def _of_words(difference: Interval) -> Iterator[str]:
+def _warn_of_bag_of_words(difference: Interval) -> Iterator[str]:
     if difference and difference[2] < 0:
-        worse = [-difference[0], -difference[2], -difference[1]]
+        estimate, low, high = difference
+        loss = [-estimate, -high, -low]
         yield (
-            f"bag-of-words is better by {worse[0]:.3f} AUROC ({ends(worse)}) on the same test "
-            "patients"
+            f"bag-of-words is better by {loss[0]:.3f} AUROC ({format_range(loss)}) on the same "
+            "test patients"
         )
 
 
-def _of_calibration(slope: float, intercept: float, calibrated_on: str) -> Iterator[str]:
-    if not calibrated_on.startswith("validation"):
+def _warn_of_calibration(calibration: Calibration) -> Iterator[str]:
+    patients = calibration["calibrated_on"]
+    if not patients.startswith("validation"):
         yield (
-            f"fewer than {FEW} validation stays returned (or did not): the fit was not compared "
-            f"with others, and was calibrated on {calibrated_on}"
+            f"fewer than {MIN_OUTCOMES} validation stays returned (or did not): the fit was not "
+            f"compared with others, and was calibrated on {patients}"
         )
-    if slope <= 0.01:
-        yield f"on {calibrated_on.split(',')[0]} the scorer does not tell who returns"
-
-
-_NAMES = {"valid": "validation", "test": "test"}
-_NOTHING = {"valid": "choose between fits", "test": "say how good the scorer is"}
+    if calibration["slope"] <= 0.01:
+        yield f"on {patients.split(',')[0]} the scorer does not discriminate"
 
 
 def _versions() -> dict[str, str]:
@@ -260,5 +207,5 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
-def _counts(values: npt.NDArray[np.str_]) -> dict[str, int]:
-    return {split: int((values == split).sum()) for split in ("train", "valid", "test")}
+def _split_counts(split: npt.NDArray[np.str_]) -> SplitCounts:
+    return {name: int((split == name).sum()) for name in ("train", "valid", "test")}

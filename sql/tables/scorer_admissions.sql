@@ -9,7 +9,7 @@ CREATE TABLE scorer_admissions (
     probability DOUBLE,
     prior_admissions DOUBLE,
     bag_of_words DOUBLE,
-    head DOUBLE,
+    classifier_head DOUBLE,
     subject_id BIGINT NOT NULL
 );
 
@@ -21,7 +21,7 @@ COMMENT ON COLUMN scorer_admissions.prior_admissions IS
 'Of the baseline: two or more admissions in the 12 months before.';
 COMMENT ON COLUMN scorer_admissions.bag_of_words IS
 'Of the baseline: bag of words; NULL without it.';
-COMMENT ON COLUMN scorer_admissions.head IS
+COMMENT ON COLUMN scorer_admissions.classifier_head IS
 'Of the baseline: the fine-tuned classifier; NULL without it.';
 COMMENT ON COLUMN scorer_admissions.subject_id IS
 'The patient, by whom the row is found if the admission has left the source.';

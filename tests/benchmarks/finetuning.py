@@ -1,9 +1,9 @@
-"""What fine-tuning buys: test AUROC of embeddings before and after it, beside bag-of-words.
+"""Test AUROC of embeddings before and after fine-tuning, compared with bag-of-words.
 
 `python -m tests.benchmarks.finetuning [--only "small BERT"]` prints a Markdown table; the small
 BERT takes minutes, MiniLM an hour and a half without a GPU. The weights of all-MiniLM-L6-v2 are
-those that the tests use. Every number is of test patients, to whose notes nothing was fitted; each
-way of fitting the regression that `train` tried stands in a row, and which one it kept.
+those that the tests use. Every AUROC is estimated on test patients; each candidate regression of
+`train` has a row, and the selected one is marked.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from batch.demo import training_texts, write_small_bert
-from batch.training.metrics import PatientBootstrap, auroc
+from batch.training.bootstrap import PatientBootstrap
+from batch.training.metrics import auroc
 from export.finetuning.finetune_job import finetune
 from export.onnx_export.exporter import export
 from featurestore import (
@@ -41,10 +42,9 @@ RECIPES = {
 
 
 def hospital(folder):
-    """A synthetic hospital with nothing in it that no row of the table reads.
+    """Write a synthetic hospital with only the notes known 72 hours into labelled stays.
 
-    Notes are kept where they are known after 72 hours of a labelled stay, so that the rest need
-    not be embedded.
+    The other notes would be embedded and never used.
     """
     write_hospital(folder / "whole", PATIENTS, seed=0, notes_per_stay=1)
     whole = create_store(folder / "whole.duckdb", str(folder / "whole"), "mimic3")
@@ -56,7 +56,7 @@ def hospital(folder):
         WHERE l.label IS NOT NULL
         """
     ).fetchall()
-    kept = {note_id for (note_id,) in rows}
+    known = {note_id for (note_id,) in rows}
     (folder / "hospital").mkdir()
     for name in ("ADMISSIONS.csv", "PATIENTS.csv"):
         (folder / "whole" / name).rename(folder / "hospital" / name)
@@ -67,16 +67,16 @@ def hospital(folder):
         reader = csv.DictReader(notes)
         writer = csv.DictWriter(fewer, reader.fieldnames)
         writer.writeheader()
-        writer.writerows(row for row in reader if row["ROW_ID"] in kept)
+        writer.writerows(row for row in reader if row["ROW_ID"] in known)
     return folder / "hospital"
 
 
 def for_a_cpu(base, folder):
-    """A copy of a base that trains fast on a CPU: no dropout, whose rng take half the time."""
+    """Copy a base model without dropout, whose random draws take half the time on a CPU."""
     shutil.copytree(base, folder)
     shape = json.loads((folder / "config.json").read_text())
     shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    # Of the ways to compute attention the plain one is the fastest in bfloat16 on a CPU.
+    # The eager implementation of attention is the fastest in bfloat16 on a CPU.
     (folder / "config.json").write_text(json.dumps(shape | {"attn_implementation": "eager"}))
 
 
@@ -85,7 +85,7 @@ def say(message):
 
 
 def trained(store, folder, name, baseline):
-    """What `train` makes of a checkpoint's embeddings."""
+    """Train a scorer on the embeddings of a checkpoint."""
     export(folder, folder.parent / f"{name}-model", name, MAX_TOKENS)
     encoder = OnnxEncoder(folder.parent / f"{name}-model")
     embed_pending(store, encoder)
@@ -93,7 +93,7 @@ def trained(store, folder, name, baseline):
 
 
 def gain(store, before, after):
-    """Test AUROC of a scorer less that of another, by a bootstrap of the patients of both."""
+    """Return the paired difference in test AUROC of two scorers, by patient-level bootstrap."""
     rows = store.sql(
         "SELECT a.subject_id, x.label, x.probability, y.probability FROM scorer_admissions AS x "
         "INNER JOIN scorer_admissions AS y USING (hadm_id, split) "
@@ -106,53 +106,59 @@ def gain(store, before, after):
     return PatientBootstrap(y, patients).difference(auroc, new, old)
 
 
-def told(interval, sign=""):
+def estimate(interval, sign=""):
     return "{:{s}.3f} ({:{s}.3f} to {:{s}.3f})".format(*interval, s=sign) if interval else "-"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=sorted(RECIPES))
-    chosen = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         source = hospital(work)
-        print("| model | what | test AUROC (95% interval) |")
+        print("| model | regression | test AUROC (95% interval) |")
         print("| --- | --- | --- |", flush=True)
         for model, recipe in RECIPES.items():
-            if chosen.only not in (None, model):
+            if args.only not in (None, model):
                 continue
-            place = work / model.replace(" ", "-").lower()
-            place.mkdir()
-            store = create_store(place / "w.duckdb", str(source), "mimic3")
+            model_folder = work / model.replace(" ", "-").lower()
+            model_folder.mkdir()
+            store = create_store(model_folder / "w.duckdb", str(source), "mimic3")
             sync(store)
             if model == "MiniLM":
-                for_a_cpu(minilm_folder(), place / "base")
+                for_a_cpu(minilm_folder(), model_folder / "base")
             else:
-                write_small_bert(place / "base", training_texts(store), seed=0)
-            before = trained(store, place / "base", "before", baseline=False)
+                write_small_bert(model_folder / "base", training_texts(store), seed=0)
+            before = trained(store, model_folder / "base", "before", baseline=False)
             started = time.perf_counter()
-            facts = finetune(
-                store, place / "tuned", place / "base", **recipe, max_tokens=MAX_TOKENS
+            finetuned = finetune(
+                store,
+                model_folder / "tuned",
+                model_folder / "base",
+                **recipe,
+                max_tokens=MAX_TOKENS,
             )
             seconds = time.perf_counter() - started
-            say(f"{model}: {seconds:.0f} s, {facts['steps']} steps, {facts['valid']}")
-            after = trained(store, place / "tuned", "after", baseline=True)
-            words = told(after["test"]["bag_of_words"]["auroc"])
+            say(f"{model}: {seconds:.0f} s, {finetuned['steps']} steps, {finetuned['valid']}")
+            after = trained(store, model_folder / "tuned", "after", baseline=True)
+            bag_of_words = estimate(after["test"]["bag_of_words"]["auroc"])
             print(f"| | {after['admissions']}, returned {after['positives']} | |")
-            print(f"| | bag-of-words | {words} |")
-            for what, scorer in (("before", before), ("after", after)):
+            print(f"| | bag-of-words | {bag_of_words} |")
+            for stage, scorer in (("before", before), ("after", after)):
                 for fit in scorer["candidates"]:
-                    kept = ", kept" if fit["kept"] else ""
+                    selected = ", selected" if fit["selected"] else ""
                     print(
-                        f"| {model} | {what}: {fit['aggregate']}, {fit['fitted_on']}{kept} "
-                        f"| {told(fit['test_auroc'])} |"
+                        f"| {model} | {stage}: {fit['aggregate']}, {fit['fitted_on']}{selected} "
+                        f"| {estimate(fit['test_auroc'])} |"
                     )
-            less = after["differences"]["bag_of_words"]
-            print(f"| {model} | itself | {told(after['test']['head']['auroc'])} |")
-            print(f"| {model} | after, less bag-of-words | {told(less, '+')} |")
-            lifted = gain(store, before["scorer_id"], after["scorer_id"])
-            print(f"| {model} | after, less before | {told(lifted, '+')} |", flush=True)
+            difference = after["differences"]["bag_of_words"]
+            print(
+                f"| {model} | classifier | {estimate(after['test']['classifier_head']['auroc'])} |"
+            )
+            print(f"| {model} | after minus bag-of-words | {estimate(difference, '+')} |")
+            improvement = gain(store, before["scorer_id"], after["scorer_id"])
+            print(f"| {model} | after minus before | {estimate(improvement, '+')} |", flush=True)
 
 
 if __name__ == "__main__":

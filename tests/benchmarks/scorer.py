@@ -1,7 +1,7 @@
 """Measure training, scoring and the report against the budgets; prints a Markdown table.
 
 `python -m tests.benchmarks.scorer` (about ten minutes on two cores). Notes are those of the
-synthetic hospital, vectors are 768 groups of words counted, so that there is something to learn.
+synthetic hospital; vectors are log counts of 768 groups of words, which predict the outcome.
 """
 
 import argparse
@@ -13,19 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from batch.report.data import report
-from batch.training.data import training_set
-from batch.training.metrics import METRICS, PatientBootstrap
+from batch.training.bootstrap import PatientBootstrap
+from batch.training.data import training_data
+from batch.training.metrics import METRICS
 from batch.training.model_selection import GRID
 from batch.training.regression import fit_path, standardize
-from featurestore import create_store, embed_pending, score, sync, train, write_hospital
+from featurestore import create_store, embed_pending, report, score, sync, train, write_hospital
 from tests.benchmarks.common import row, timed
 
 DIM = 768
 
 
 class CountedWords:
-    """How often each of 768 groups of words stands in a window, as a log."""
+    """An encoder whose vectors are log counts of 768 groups of words."""
 
     id, provider, budget, classifier_head = "words-00000000", "none", 65_536, None
     manifest = {  # noqa: RUF012
@@ -38,12 +38,12 @@ class CountedWords:
     }
 
     def tokenize(self, texts):
-        found = []
+        windows = []
         for text in texts:
             words = re.findall("[a-z]+", text.lower())
             ids = np.array([zlib.crc32(word.encode()) % DIM for word in words], np.int32)
-            found.append([ids[at : at + 510] for at in range(0, len(ids), 510)])
-        return found
+            windows.append([ids[at : at + 510] for at in range(0, len(ids), 510)])
+        return windows
 
     def run(self, batch):
         counts = [np.bincount(ids, minlength=DIM) for ids in batch]
@@ -51,7 +51,7 @@ class CountedWords:
 
 
 def cross_validation(X, y, subject_id):
-    """Every C of the grid and every fold, beside scikit-learn on the same matrix and folds."""
+    """Time the path of the grid and all folds against LogisticRegressionCV on the same folds."""
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.model_selection import GroupKFold
 
@@ -60,9 +60,9 @@ def cross_validation(X, y, subject_id):
     fold = np.zeros(len(y), np.int64)
     for number, (_, held_out) in enumerate(cuts):
         fold[held_out] = number
-    ours, _ = timed(lambda: fit_path(Z, y, np.ones(len(y)), GRID, fold))
-    what = f"{len(GRID)} values of C, 5 folds by patient, {len(y):,} x {DIM}"
-    row(f"{what}: ours", f"{ours:.1f} s")
+    seconds, _ = timed(lambda: fit_path(Z, y, np.ones(len(y)), GRID, fold))
+    problem = f"{len(GRID)} values of C, 5 folds by patient, {len(y):,} x {DIM}"
+    row(f"{problem}: fit_path", f"{seconds:.1f} s")
     for solver in ("lbfgs", "newton-cholesky"):
         model = LogisticRegressionCV(
             Cs=list(GRID),
@@ -75,11 +75,14 @@ def cross_validation(X, y, subject_id):
             n_jobs=os.cpu_count(),
         )
         theirs, _ = timed(lambda model=model: model.fit(Z, y))
-        row(f"LogisticRegressionCV, {solver}", f"{theirs:.1f} s: {theirs / ours:.1f} times as long")
+        row(
+            f"LogisticRegressionCV, {solver}",
+            f"{theirs:.1f} s: {theirs / seconds:.1f} times as long",
+        )
 
 
 def evaluation(stays):
-    """All metrics of one system with their intervals, on so many test stays."""
+    """Time all metrics of one system with their intervals, on a number of test stays."""
     rng = np.random.default_rng(0)
     z = rng.standard_normal(stays)
     y = rng.random(stays) < 1 / (1 + np.exp(2 - z))
@@ -91,33 +94,34 @@ def evaluation(stays):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--patients", type=int, default=36_000, help="of the hospital")
-    chosen = parser.parse_args()
+    args = parser.parse_args()
     print(f"{os.cpu_count()} cores\n\n| what | measured | budget |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_hospital(folder / "h", chosen.patients, notes_per_stay=2)
+        write_hospital(folder / "h", args.patients, notes_per_stay=2)
         store = create_store(folder / "w.duckdb", folder / "h", "mimic3")
         sync(store)
         embed_pending(store, CountedWords())
         # At discharge nearly every labelled stay is predicted.
-        rows = training_set(store, CountedWords.id, "discharge", 30)
-        size = f"{len(rows.y):,} admissions x {DIM}"
-        of_train = rows.split == "train"
-        cross_validation(rows.X[of_train], rows.y[of_train], rows.subject_id[of_train])
-        evaluation(int((rows.split == "test").sum()))
-        del rows
-        seconds, facts = timed(
+        data = training_data(store, CountedWords.id, "discharge", 30, False, False)
+        size = f"{len(data.hadm_id):,} admissions x {DIM}"
+        train_cohort = data.cohort.subset(data.cohort.split == "train")
+        X = data.means.subset(data.cohort.split == "train").X
+        cross_validation(X, train_cohort.y, train_cohort.subject_id)
+        evaluation(int((data.cohort.split == "test").sum()))
+        del data, X
+        seconds, scorer = timed(
             lambda: train(store, "means", None, "discharge", baseline=False, aggregate="mean")
         )
         row(f"train on {size}, on means, with the evaluation", f"{seconds:.0f} s")
-        seconds, facts = timed(lambda: train(store, "readmit", None, "discharge"))
+        seconds, scorer = timed(lambda: train(store, "readmit", None, "discharge"))
         row(f"train on {size}, everything, bag-of-words too", f"{seconds:.0f} s")
-        for system, measured in facts["test"].items():
-            row(f"test AUROC: {system}", "{:.3f} ({:.3f} to {:.3f})".format(*measured["auroc"]))
+        for system, metrics in scorer["test"].items():
+            row(f"test AUROC: {system}", "{:.3f} ({:.3f} to {:.3f})".format(*metrics["auroc"]))
         seconds, _ = timed(lambda: report(store, "readmit", folder / "report.html"))
         row(f"report of {size}", f"{seconds:.1f} s", "20 s")
         seconds, counts = timed(lambda: score(store, "readmit"))
-        row(f"score {counts['scored']:,} admissions by {facts['aggregate']}", f"{seconds:.1f} s")
+        row(f"score {counts['scored']:,} admissions by {scorer['aggregate']}", f"{seconds:.1f} s")
 
 
 if __name__ == "__main__":

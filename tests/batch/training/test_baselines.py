@@ -1,4 +1,4 @@
-"""What stands beside a scorer: the head is PyTorch's, prior admissions are counted by hand."""
+"""Baselines: the classification head as in PyTorch, prior admissions counted by hand."""
 
 import csv
 import re
@@ -9,10 +9,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from batch.training.baselines import bag_of_words, classifier_log_odds, prior_admissions
-from batch.training.model_selection import Cohort
+from batch.training.data import Cohort, word_counts
 from export.onnx_export.classifier_head import write_classifier_head
 from featurestore import create_store, embed_pending, sync, train
 from featurestore import write_hospital as write_synthetic_hospital
+from featurestore.store.sql_files import read_sql
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
@@ -21,7 +22,7 @@ SHAPE = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16}
 
 
 def classifier(family):
-    """A random classifier of two classes, as fine-tuning leaves it."""
+    """Return a random classifier of two classes, as fine-tuning saves it."""
     import torch
     import transformers
 
@@ -37,7 +38,7 @@ def classifier(family):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
-def test_the_head_says_what_the_classifier_says(family, tmp_path, monkeypatch):
+def test_the_classification_head_gives_the_log_odds_of_pytorch(family, tmp_path, monkeypatch):
     import torch
 
     model = classifier(family)
@@ -51,12 +52,12 @@ def test_the_head_says_what_the_classifier_says(family, tmp_path, monkeypatch):
         answer = model(input_ids=ids, output_hidden_states=True)
     cls = answer.hidden_states[-1][:, 0].numpy()
     expected = (answer.logits[:, 1] - answer.logits[:, 0]).numpy()
-    found = classifier_log_odds((tmp_path / "classifier_head.npz").read_bytes(), cls)
-    assert found == pytest.approx(expected, abs=1e-5)
-    assert np.std(found) > 1e-3
+    log_odds = classifier_log_odds((tmp_path / "classifier_head.npz").read_bytes(), cls)
+    assert log_odds == pytest.approx(expected, abs=1e-5)
+    assert np.std(log_odds) > 1e-3
 
 
-def test_a_checkpoint_without_a_head_has_none(tmp_path):
+def test_no_head_is_written_for_a_checkpoint_without_one(tmp_path):
     import transformers
 
     config = transformers.BertConfig(**SHAPE)
@@ -65,7 +66,7 @@ def test_a_checkpoint_without_a_head_has_none(tmp_path):
     assert not (tmp_path / "classifier_head.npz").exists()
 
 
-def test_two_or_more_admissions_in_the_twelve_months_before(tmp_path):
+def test_prior_admissions_counts_two_or_more_in_the_twelve_months_before(tmp_path):
     stays = [
         admission(1, 1, day(0), day(5)),
         admission(2, 1, day(100), day(105)),  # one before
@@ -78,12 +79,17 @@ def test_two_or_more_admissions_in_the_twelve_months_before(tmp_path):
     folder = write_hospital(tmp_path / "h", stays, [note(1, 1, "home")])
     store = create_store(tmp_path / "w.duckdb", folder, "mimic3")
     sync(store)
+    frequent = store.sql(read_sql("training/frequent_admissions")).fetchall()
+    assert sorted(frequent) == [(3,), (4,), (5,)]
+
+
+def test_prior_admissions_gives_the_smoothed_proportion_of_training_stays_that_returned():
     y = np.array([False, False, True, True, False, False, False])
     cohort = Cohort(y, np.array(["train"] * 7), np.ones(7, np.int64))
-    found = prior_admissions(store, np.arange(1, 8), cohort)
-    # Of the three often admitted two returned, of the other four none: (k + 1) / (n + 2).
-    often, seldom = 3 / 5, 1 / 6
-    assert found.tolist() == [seldom, seldom, often, often, often, seldom, seldom]
+    frequent = np.array([False, False, True, True, True, False, False])
+    # Two of the three frequently admitted returned, none of the other four: (k + 1) / (n + 2).
+    high, low = 3 / 5, 1 / 6
+    assert prior_admissions(frequent, cohort).tolist() == [low, low, high, high, high, low, low]
 
 
 def test_bag_of_words_learns_from_words_of_training_patients(tmp_path):
@@ -96,13 +102,14 @@ def test_bag_of_words_learns_from_words_of_training_patients(tmp_path):
     sync(store)
     y = np.arange(1, 201) % 2 == 1
     split = np.repeat(["train", "valid", "test"], [120, 40, 40])
-    found = bag_of_words(store, np.arange(1, 201), Cohort(y, split, np.arange(200)), "72h")
-    assert roc_auc_score(y[160:], found[160:]) == 1.0
-    assert found[y].min() > 0.5 > found[~y].max()
+    counts = word_counts(store, np.arange(1, 201), "72h")
+    p = bag_of_words(counts, Cohort(y, split, np.arange(200)))
+    assert roc_auc_score(y[160:], p[160:]) == 1.0
+    assert p[y].min() > 0.5 > p[~y].max()
 
 
 class HashedWords(WordCounter):
-    """Vectors with all words in them: how often each of 256 groups of words stands, as a log."""
+    """Vectors of log counts of 256 groups of words."""
 
     def __init__(self):
         super().__init__("words-00000000", dim=256)
@@ -125,27 +132,29 @@ def scorer_of_a_synthetic_hospital(folder, signal):
     store = create_store(folder / "w.duckdb", folder / "h", "mimic3")
     sync(store)
     embed_pending(store, HashedWords())
-    facts = train(store, "readmit", cutoff="discharge", baseline=signal > 0)
+    result = train(store, "readmit", cutoff="discharge", baseline=signal > 0)
     with (folder / "h" / "PLANTED_RISK.csv").open() as stream:
         risk = {int(row["HADM_ID"]): float(row["RISK"]) for row in csv.DictReader(stream)}
     test = store.sql("SELECT hadm_id, label FROM scorer_admissions WHERE split = 'test'").fetchall()
     y, planted = np.array([(label, risk[hadm_id]) for hadm_id, label in test]).T
-    return facts, y, planted
+    return result, y, planted
 
 
 @pytest.mark.slow
-def test_the_scorer_finds_nearly_all_of_the_planted_risk(tmp_path):
-    facts, y, planted = scorer_of_a_synthetic_hospital(tmp_path, signal=1.0)
+def test_the_auroc_of_a_scorer_is_close_to_that_of_the_true_risk(tmp_path):
+    result, y, planted = scorer_of_a_synthetic_hospital(tmp_path, signal=1.0)
     ideal = roc_auc_score(y, planted)
     assert 0.75 < ideal < 0.85
-    assert facts["test"]["scorer"]["auroc"][0] > ideal - 0.05
-    assert facts["test"]["scorer"]["calibration_slope"][1] < 1
-    assert facts["test"]["scorer"]["calibration_slope"][2] > 0.7
-    assert list(facts["test"]) == ["scorer", "prevalence", "prior_admissions", "bag_of_words"]
+    assert result["test"]["scorer"]["auroc"][0] > ideal - 0.05
+    assert result["test"]["scorer"]["calibration_slope"][1] < 1
+    assert result["test"]["scorer"]["calibration_slope"][2] > 0.7
+    assert list(result["test"]) == ["scorer", "prevalence", "prior_admissions", "bag_of_words"]
 
 
-def test_without_a_signal_it_finds_none_and_says_so(tmp_path):
-    facts, _, _ = scorer_of_a_synthetic_hospital(tmp_path, signal=0.0)
-    _, low, high = facts["test"]["scorer"]["auroc"]
+def test_without_a_signal_the_auroc_is_chance_and_warned_of(tmp_path):
+    result, _, _ = scorer_of_a_synthetic_hospital(tmp_path, signal=0.0)
+    _, low, high = result["test"]["scorer"]["auroc"]
     assert low < 0.5 < high
-    assert any("cannot be told from 0.5" in warning for warning in facts["warnings"])
+    assert any(
+        "does not differ significantly from 0.5" in warning for warning in result["warnings"]
+    )

@@ -1,4 +1,4 @@
-"""Metrics: scikit-learn's where it has them, by hand where not; intervals that hold the truth."""
+"""Metrics equal scikit-learn's or are computed by hand; intervals cover the true value."""
 
 import numpy as np
 import pytest
@@ -11,27 +11,24 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from batch.training.bootstrap import PatientBootstrap
+from batch.training.calibration import log_odds, platt, probability
 from batch.training.metrics import (
     METRICS,
-    PatientBootstrap,
     Ranked,
     auroc,
     brier,
     calibration_slope,
-    ends,
-    in_words,
-    log_odds,
-    platt,
-    probability,
-    top,
+    top_fraction,
 )
+from featurestore.store.scorer_metrics import format_interval, format_range
 
 ALL = np.ones((1, 8))
 
 
 @pytest.fixture(scope="module")
-def told():
-    """600 outcomes, and probabilities that are right but too sure; many are equal."""
+def predictions():
+    """Return 600 outcomes, and overconfident probabilities with many ties."""
     rng = np.random.default_rng(0)
     z = rng.standard_normal(600)
     y = rng.random(600) < 1 / (1 + np.exp(-(z - 1)))
@@ -42,11 +39,11 @@ def estimate(name, y, p):
     return PatientBootstrap(y, np.arange(len(y)), bootstraps=1).metrics(p)[name][0]
 
 
-def test_what_scikit_learn_measures_too(told):
-    y, p = told
+def test_metrics_equal_those_of_scikit_learn(predictions):
+    y, p = predictions
     balance = np.where(y, (~y).sum() / y.sum(), 1.0)
     precision, recall, _ = precision_recall_curve(y, p)
-    even, even_recall, _ = precision_recall_curve(y, p, sample_weight=balance)
+    balanced, balanced_recall, _ = precision_recall_curve(y, p, sample_weight=balance)
     expected = {
         "auroc": roc_auc_score(y, p),
         "auprc": average_precision_score(y, p),
@@ -54,99 +51,98 @@ def test_what_scikit_learn_measures_too(told):
         "accuracy": accuracy_score(y, p > 0.5),
         "brier": brier_score_loss(y, p),
         "recall_at_80_precision": recall[:-1][precision[:-1] >= 0.8].max(),
-        "recall_at_80_precision_balanced": even_recall[:-1][even[:-1] >= 0.8].max(),
+        "recall_at_80_precision_balanced": balanced_recall[:-1][balanced[:-1] >= 0.8].max(),
     }
     for name, value in expected.items():
         assert estimate(name, y, p) == pytest.approx(value, abs=1e-9), name
     assert set(METRICS) - set(expected) == {"calibration_slope", "calibration_intercept"}
 
 
-def test_calibration_slope_and_intercept(told):
-    y, p = told
+def test_calibration_slope_and_intercept(predictions):
+    y, p = predictions
     z = log_odds(p)
     model = LogisticRegression(C=np.inf, tol=1e-10).fit(z[:, None], y)
     assert estimate("calibration_slope", y, p) == pytest.approx(model.coef_[0, 0], abs=1e-4)
     assert platt(z, y) == pytest.approx((model.coef_[0, 0], model.intercept_[0]), abs=1e-4)
-    # The definition: moved by the intercept, as many are expected as came.
-    moved = 1 / (1 + np.exp(-(z + estimate("calibration_intercept", y, p))))
-    assert moved.sum() == pytest.approx(y.sum(), abs=1e-6)
+    # Shifted by the intercept, probabilities sum to the number of returns.
+    shifted = 1 / (1 + np.exp(-(z + estimate("calibration_intercept", y, p))))
+    assert shifted.sum() == pytest.approx(y.sum(), abs=1e-6)
 
 
-def test_alerts_by_hand():
+def test_ppv_and_recall_of_alerts_computed_by_hand():
     y = np.array([1, 0, 1, 0, 0, 1, 0, 0], dtype=bool)
     p = np.array([0.9, 0.8, 0.7, 0.7, 0.4, 0.3, 0.2, 0.1])
-    # The riskiest two of eight: one of them returned, of three in all.
-    ppv, recall = top(Ranked(y, p), ALL, 2 / 8)
+    # Two of eight are alerted, one of whom returned, of three returns in all.
+    ppv, recall = top_fraction(Ranked(y, p), ALL, 2 / 8)
     assert (ppv[0], recall[0]) == pytest.approx((1 / 2, 1 / 3))
-    # The third is one of two equals, of whom one returned: half of it counts.
-    ppv, recall = top(Ranked(y, p), ALL, 3 / 8)
+    # The third alert is one of two ties, one of whom returned: each counts half.
+    ppv, recall = top_fraction(Ranked(y, p), ALL, 3 / 8)
     assert (ppv[0], recall[0]) == pytest.approx((1.5 / 3, 1.5 / 3))
 
 
-def test_probabilities_that_are_all_equal_tell_nothing():
+def test_equal_probabilities_have_an_auroc_of_one_half_and_no_calibration_slope():
     y = np.arange(40) < 10
-    found = PatientBootstrap(y, np.arange(40)).metrics(np.full(40, 0.25))
-    assert found["auroc"] == [0.5, 0.5, 0.5]
-    assert found["auprc"][0] == 0.25
-    assert found["calibration_slope"] is None
-    assert found["calibration_intercept"][0] == pytest.approx(0)
+    metrics = PatientBootstrap(y, np.arange(40)).metrics(np.full(40, 0.25))
+    assert metrics["auroc"] == [0.5, 0.5, 0.5]
+    assert metrics["auprc"][0] == 0.25
+    assert metrics["calibration_slope"] is None
+    assert metrics["calibration_intercept"][0] == pytest.approx(0)
 
 
 @pytest.mark.parametrize("y", [[True, True], [False, False], []])
-def test_one_outcome_only_has_no_auroc(y):
-    found = PatientBootstrap(np.array(y, dtype=bool), np.arange(len(y))).metrics(
+def test_auroc_is_undefined_for_a_single_outcome(y):
+    metrics = PatientBootstrap(np.array(y, dtype=bool), np.arange(len(y))).metrics(
         np.full(len(y), 0.3)
     )
-    assert found["auroc"] is None
-    assert (found["brier"] is None) == (y == [])
+    assert metrics["auroc"] is None
+    assert (metrics["brier"] is None) == (y == [])
 
 
 @pytest.mark.slow
-def test_intervals_hold_the_truth_as_often_as_they_say():
-    def stays(rng, patients):
-        of = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
-        risk = rng.standard_normal(patients)[of] + 0.5 * rng.standard_normal(len(of)) - 1.2
-        y = rng.random(len(of)) < 1 / (1 + np.exp(-risk))
-        error = 0.7 * rng.standard_normal(patients)[of]
-        return y, of, 1 / (1 + np.exp(-(risk + error)))
+def test_95_percent_intervals_cover_the_true_value_in_95_percent_of_hospitals():
+    def hospital(rng, patients):
+        subject_id = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
+        stays = len(subject_id)
+        risk = rng.standard_normal(patients)[subject_id] + 0.5 * rng.standard_normal(stays) - 1.2
+        y = rng.random(stays) < 1 / (1 + np.exp(-risk))
+        error = 0.7 * rng.standard_normal(patients)[subject_id]
+        return y, subject_id, 1 / (1 + np.exp(-(risk + error)))
 
     metrics = {
         "auroc": auroc,
         "brier": brier,
         "calibration slope": calibration_slope,
-        "PPV of the riskiest tenth": lambda r, w: top(r, w, 0.1)[0],
+        "PPV of the riskiest tenth": lambda r, w: top_fraction(r, w, 0.1)[0],
     }
-    y, _, p = stays(np.random.default_rng(0), 400_000)
-    everybody = np.ones((1, len(y)))
-    truth = {name: metric(Ranked(y, p), everybody)[0] for name, metric in metrics.items()}
+    y, _, p = hospital(np.random.default_rng(0), 400_000)
+    weight = np.ones((1, len(y)))
+    true = {name: metric(Ranked(y, p), weight)[0] for name, metric in metrics.items()}
     rng, hospitals = np.random.default_rng(1), 400
-    held = dict.fromkeys(metrics, 0)
+    covered = dict.fromkeys(metrics, 0)
     for number in range(hospitals):
-        y, of, p = stays(rng, 300)
-        bootstrap = PatientBootstrap(y, of, bootstraps=200, seed=number)
+        y, subject_id, p = hospital(rng, 300)
+        bootstrap = PatientBootstrap(y, subject_id, bootstraps=200, seed=number)
         for name, metric in metrics.items():
             _, low, high = bootstrap.estimate(metric, p)
-            held[name] += low <= truth[name] <= high
-    assert all(0.93 <= count / hospitals <= 0.97 for count in held.values()), held
+            covered[name] += low <= true[name] <= high
+    assert all(0.93 <= count / hospitals <= 0.97 for count in covered.values()), covered
 
 
-def test_patients_are_drawn_and_not_stays():
-    # Every patient's ten stays are one another's copies: there is no more to know than of one each.
+def test_the_bootstrap_draws_patients_not_stays():
+    # Ten identical stays of a patient carry the information of one.
     rng = np.random.default_rng(0)
     y, p = rng.random(60) < 0.4, rng.random(60)
     once = PatientBootstrap(y, np.arange(60)).estimate(auroc, p)
     copied = PatientBootstrap(np.repeat(y, 10), np.repeat(np.arange(60), 10)).estimate(
         auroc, np.repeat(p, 10)
     )
-    as_if_alone = PatientBootstrap(np.repeat(y, 10), np.arange(600)).estimate(
-        auroc, np.repeat(p, 10)
-    )
+    by_stay = PatientBootstrap(np.repeat(y, 10), np.arange(600)).estimate(auroc, np.repeat(p, 10))
     assert copied == pytest.approx(once)
-    assert as_if_alone[2] - as_if_alone[1] < 0.5 * (once[2] - once[1])
+    assert by_stay[2] - by_stay[1] < 0.5 * (once[2] - once[1])
 
 
-def test_a_difference_is_taken_sample_by_sample(told):
-    y, p = told
+def test_a_difference_is_paired(predictions):
+    y, p = predictions
     bootstrap = PatientBootstrap(y, np.arange(600))
     assert bootstrap.difference(auroc, p, p) == [0.0, 0.0, 0.0]
     worse = np.random.default_rng(0).permutation(p)
@@ -155,19 +151,19 @@ def test_a_difference_is_taken_sample_by_sample(told):
     assert 0 < gain[1] < gain[0] < gain[2]
 
 
-def test_calibration_never_turns_a_ranking_round():
+def test_calibration_never_reverses_a_ranking():
     rng = np.random.default_rng(0)
     y = rng.random(100) < 0.3
-    slope, intercept = platt(-5.0 * y + rng.standard_normal(100), y)  # the wrong way round
+    slope, intercept = platt(-5.0 * y + rng.standard_normal(100), y)  # reversed
     assert slope == 0.01
     p = 1 / (1 + np.exp(-(slope * (-5.0 * y) + intercept)))
     assert p.mean() == pytest.approx(y.mean(), abs=0.02)
 
 
 @pytest.mark.parametrize(("centre", "spread"), [(-1.3, 1e-3), (0.0, 1e-5), (40.0, 0.5)])
-def test_calibration_does_not_mind_how_close_together_log_odds_lie(told, centre, spread):
-    # As a regression of a tiny C gives them: hardly apart, and ranked as well as any.
-    y, p = told
+def test_calibration_does_not_depend_on_location_and_scale_of_log_odds(predictions, centre, spread):
+    # A regression with a tiny C has log odds that differ little but rank well.
+    y, p = predictions
     z = log_odds(p)
     model = LogisticRegression(C=np.inf, tol=1e-10).fit(z[:, None], y)
     slope, intercept = platt(centre + spread * z, y)
@@ -177,15 +173,15 @@ def test_calibration_does_not_mind_how_close_together_log_odds_lie(told, centre,
     )
 
 
-def test_log_odds_however_far_from_zero_have_a_probability():
+def test_probabilities_of_extreme_log_odds_do_not_overflow():
     assert probability(np.array([-1_000.0, 0.0, 1_000.0])).tolist() == [0.0, 0.5, 1.0]
     p = np.array([0.1, 0.5, 0.9])
     assert probability(log_odds(p)) == pytest.approx(p)
 
 
-def test_an_interval_in_words():
+def test_intervals_are_formatted_with_their_digits():
     slope = [0.8551, -0.6771, 2.0721]
-    assert in_words(slope) == "0.855 (-0.677 to 2.072)"
-    assert in_words(slope, digits=1, to="-") == "0.9 (-0.7-2.1)"
-    assert ends(slope, 2) == "-0.68 to 2.07"
-    assert in_words(None) == "-"
+    assert format_interval(slope) == "0.855 (-0.677 to 2.072)"
+    assert format_interval(slope, digits=1, to="-") == "0.9 (-0.7-2.1)"
+    assert format_range(slope, 2) == "-0.68 to 2.07"
+    assert format_interval(None) == "-"

@@ -1,4 +1,4 @@
-"""Train and score: the numbers are scikit-learn's, computed in SQL from what the store keeps."""
+"""Train and score: metrics equal scikit-learn's, and scores in SQL those of the regression."""
 
 import csv
 import json
@@ -14,9 +14,8 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from batch.training.baselines import word_counts
-from batch.training.data import training_set
-from batch.training.model_selection import GRID, Cohort, Vectors, best, calibrate, fits
+from batch.training.data import Cohort, Vectors, training_data, word_counts
+from batch.training.model_selection import GRID, calibrate, fit_candidates, select
 from featurestore import Store, create_store, embed_pending, promote, score, sync, train
 from featurestore.errors import FeatureStoreError
 from tests.hospital import admission, note, write_hospital
@@ -27,7 +26,7 @@ PATIENTS = 400
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory):
-    """Who lives alone and in pain comes back more often; the notes say so."""
+    """Patients who live alone and are in pain return more often, and their notes say so."""
     rng = np.random.default_rng(0)
     stays, notes = [], []
     for patient in range(1, PATIENTS + 1):
@@ -49,7 +48,7 @@ def embedded(hospital, counter_class):
 
 
 def copy_of(store, folder):
-    """The same store, to be changed by one test."""
+    """Return a copy of a store for a test that changes it."""
     for end in ("", ".seal"):
         shutil.copy(f"{store.path}{end}", folder / f"w.duckdb{end}")
     return Store(folder / "w.duckdb")
@@ -69,33 +68,34 @@ def trained(embedded, tmp_path_factory):
 
 
 def by_scikit_learn(store, c):
-    """The same scorer with scikit-learn's own pieces, on what training_set() gives."""
-    rows = training_set(store, "one-00000000", "72h", 30)
-    fitted, valid = rows.split == "train", rows.split == "valid"
-    X = rows.X.astype(np.float64)
+    """Return the training data, log odds and probabilities of scikit-learn's own classes."""
+    data = training_data(store, "one-00000000", "72h", 30, bag_of_words=False)
+    cohort = data.cohort
+    fitted, valid = cohort.split == "train", cohort.split == "valid"
+    X = data.means.X.astype(np.float64)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=c, tol=1e-10, max_iter=5_000))
-    log_odds = model.fit(X[fitted], rows.y[fitted]).decision_function(X)[:, None]
-    platt = LogisticRegression(C=np.inf, tol=1e-10).fit(log_odds[valid], rows.y[valid])
-    return rows, log_odds[:, 0], platt.predict_proba(log_odds)[:, 1]
+    log_odds = model.fit(X[fitted], cohort.y[fitted]).decision_function(X)[:, None]
+    platt = LogisticRegression(C=np.inf, tol=1e-10).fit(log_odds[valid], cohort.y[valid])
+    return data, log_odds[:, 0], platt.predict_proba(log_odds)[:, 1]
 
 
-def test_scores_in_sql_are_those_of_scikit_learn(trained):
-    store, facts = trained
-    rows, _, expected = by_scikit_learn(store, facts["c"])
+def test_scores_in_sql_equal_those_of_scikit_learn(trained):
+    store, result = trained
+    data, _, expected = by_scikit_learn(store, result["c"])
     in_sql = dict(
         store.sql(
             "SELECT hadm_id, probability FROM score_admissions($scorer)", scorer="readmit-v1"
         ).fetchall()
     )
-    ours = [in_sql[int(hadm_id)] for hadm_id in rows.hadm_id]
+    ours = [in_sql[int(hadm_id)] for hadm_id in data.hadm_id]
     assert ours == pytest.approx(expected, abs=1e-6)
     assert np.std(ours) > 0.05
     frozen = store.sql("SELECT probability FROM scorer_admissions ORDER BY hadm_id").fetchall()
     assert [p for (p,) in frozen] == pytest.approx(ours, abs=1e-6)
 
 
-def test_vectors_far_from_zero_lose_no_digit_of_a_probability(hospital, counter_class, tmp_path):
-    # As [CLS] of a BERT lies: what tells two notes apart is little beside what all have in common.
+def test_scores_of_vectors_far_from_zero_are_exact_to_six_digits(hospital, counter_class, tmp_path):
+    # [CLS] vectors of a BERT differ little compared with what they have in common.
     class Far(counter_class):
         def run(self, batch):
             return 0.001 * super().run(batch) + 30
@@ -103,19 +103,19 @@ def test_vectors_far_from_zero_lose_no_digit_of_a_probability(hospital, counter_
     store = create_store(tmp_path / "w.duckdb", hospital, "mimic3")
     sync(store)
     embed_pending(store, Far("one-00000000"))
-    facts = train(store, "readmit", baseline=False, aggregate="mean")
-    rows, _, expected = by_scikit_learn(store, facts["c"])
+    result = train(store, "readmit", baseline=False, aggregate="mean")
+    data, _, expected = by_scikit_learn(store, result["c"])
     in_sql = dict(
         store.sql("SELECT hadm_id, probability FROM score_admissions('readmit-v1')").fetchall()
     )
-    assert [in_sql[int(hadm_id)] for hadm_id in rows.hadm_id] == pytest.approx(expected, abs=1e-6)
+    assert [in_sql[int(hadm_id)] for hadm_id in data.hadm_id] == pytest.approx(expected, abs=1e-6)
     assert np.std(expected) > 0.05
 
 
 def test_scores_of_windows_follow_clinicalberts_rule(embedded, tmp_path):
     store = copy_of(embedded, tmp_path)
-    facts = train(store, "windows", aggregate="clinicalbert", baseline=False)
-    assert facts["aggregate"] == "clinicalbert"
+    result = train(store, "windows", aggregate="clinicalbert", baseline=False)
+    assert result["aggregate"] == "clinicalbert"
     coef, intercept, slope, shift = store.one(
         "SELECT coef, intercept, calibration_slope, calibration_intercept FROM scorers "
         "WHERE name = 'windows'"
@@ -140,38 +140,40 @@ def test_scores_of_windows_follow_clinicalberts_rule(embedded, tmp_path):
     assert rows[0][0] == pytest.approx(rows[0][1], abs=1e-3)
 
 
-def test_of_windows_an_admission_counts_once_however_many_it_has():
-    # A stay of two windows that are one another's copy is a stay of one.
+def test_an_admission_has_the_same_weight_however_many_windows_it_has():
+    # Two identical windows are as one.
     rng = np.random.default_rng(0)
     X = rng.standard_normal((300, 3)).astype(np.float32)
     y = X[:, 0] + rng.standard_normal(300) > 0
     cohort = Cohort(y, np.repeat(["train", "valid", "test"], 100), np.arange(300))
     twice = np.sort(np.concatenate([np.arange(300), np.arange(0, 300, 2)]))
-    (once,) = fits(Vectors("clinicalbert", X, np.arange(300)), cohort, False)
-    (copied,) = fits(Vectors("clinicalbert", X[twice], twice), cohort, False)
+    (once,) = fit_candidates(Vectors("clinicalbert", X, np.arange(300)), cohort, False)
+    (copied,) = fit_candidates(Vectors("clinicalbert", X[twice], twice), cohort, False)
     assert copied.coef == pytest.approx(once.coef, rel=1e-5)
     assert copied.log_odds == pytest.approx(once.log_odds, abs=1e-5)
 
 
-def test_metrics_are_those_of_scikit_learn_on_test_patients(trained):
-    store, facts = trained
-    rows, _, expected = by_scikit_learn(store, facts["c"])
-    test = rows.split == "test"
-    ours = facts["test"]["scorer"]
-    assert ours["auroc"][0] == pytest.approx(roc_auc_score(rows.y[test], expected[test]))
-    assert ours["auprc"][0] == pytest.approx(average_precision_score(rows.y[test], expected[test]))
-    assert ours["accuracy"][0] == pytest.approx(((expected[test] > 0.5) == rows.y[test]).mean())
+def test_metrics_on_test_patients_equal_those_of_scikit_learn(trained):
+    store, result = trained
+    data, _, expected = by_scikit_learn(store, result["c"])
+    test = data.cohort.split == "test"
+    y = data.cohort.y[test]
+    ours = result["test"]["scorer"]
+    assert ours["auroc"][0] == pytest.approx(roc_auc_score(y, expected[test]))
+    assert ours["auprc"][0] == pytest.approx(average_precision_score(y, expected[test]))
+    assert ours["accuracy"][0] == pytest.approx(((expected[test] > 0.5) == y).mean())
     assert ours["auroc"][1] < ours["auroc"][0] < ours["auroc"][2]
-    assert list(facts["test"]) == ["scorer", "prevalence", "prior_admissions", "bag_of_words"]
-    assert facts["test"]["bag_of_words"]["auroc"][0] > 0.6
-    assert facts["test"]["prevalence"]["auroc"] == [0.5, 0.5, 0.5]
+    assert list(result["test"]) == ["scorer", "prevalence", "prior_admissions", "bag_of_words"]
+    assert result["test"]["bag_of_words"]["auroc"][0] > 0.6
+    assert result["test"]["prevalence"]["auroc"] == [0.5, 0.5, 0.5]
 
 
-def test_c_is_cross_validated_by_patient(trained):
-    store, facts = trained
-    rows = training_set(store, "one-00000000", "72h", 30)
-    fitted = rows.split == "train"
-    X, y, patients = rows.X[fitted].astype(np.float64), rows.y[fitted], rows.subject_id[fitted]
+def test_c_has_the_best_auroc_in_cross_validation_by_patient(trained):
+    store, result = trained
+    data = training_data(store, "one-00000000", "72h", 30, bag_of_words=False)
+    fitted = data.cohort.split == "train"
+    X, y = data.means.X[fitted].astype(np.float64), data.cohort.y[fitted]
+    patients = data.cohort.subject_id[fitted]
     X = StandardScaler().fit_transform(X)
 
     def auroc(c):
@@ -188,53 +190,53 @@ def test_c_is_cross_validated_by_patient(trained):
             ]
         )
 
-    assert auroc(facts["c"]) == pytest.approx(max(auroc(c) for c in GRID), abs=1e-6)
-    assert facts["fitted_on"] == "training patients, C by cross-validation"
+    assert auroc(result["c"]) == pytest.approx(max(auroc(c) for c in GRID), abs=1e-6)
+    assert result["fitted_on"] == "training patients, C by cross-validation"
 
 
-def test_an_encoder_that_saw_the_training_patients_is_not_believed_on_them(tmp_path):
-    """Vectors that know the answer of every training patient by heart, and of others a little."""
+def test_for_an_encoder_that_overfits_to_training_patients_the_fit_on_validation_is_selected():
+    """The second column gives away the outcome of training patients, and of no others."""
     rng = np.random.default_rng(0)
     n = 1_500
     split = rng.choice(["train", "valid", "test"], n, p=[0.5, 0.25, 0.25])
     true = rng.standard_normal(n)
     y = rng.random(n) < 1 / (1 + np.exp(-1.5 * true))
-    by_heart = np.where(split == "train", np.where(y, 3.0, -3.0), 0) + rng.standard_normal(n)
-    X = np.stack([true, by_heart], axis=1).astype(np.float32)
+    memorized = np.where(split == "train", np.where(y, 3.0, -3.0), 0) + rng.standard_normal(n)
+    X = np.stack([true, memorized], axis=1).astype(np.float32)
     cohort = Cohort(y, split, np.arange(n))
-    naive, *others = fits(Vectors("mean", X, np.arange(n)), cohort, saw_training=True)
-    kept = best([naive, *others], cohort)
-    assert kept.fitted_on == "validation patients, C by cross-validation"
+    default, *others = fit_candidates(Vectors("mean", X, np.arange(n)), cohort, True)
+    selected = select([default, *others], cohort)
+    assert selected.fitted_on == "validation patients, C by cross-validation"
     test = split == "test"
-    assert roc_auc_score(y[test], kept.log_odds[test]) > (
-        roc_auc_score(y[test], naive.log_odds[test]) + 0.05
+    assert roc_auc_score(y[test], selected.log_odds[test]) > (
+        roc_auc_score(y[test], default.log_odds[test]) + 0.05
     )
 
 
 @pytest.mark.slow
-def test_another_way_that_looks_better_by_luck_is_not_kept():
-    """Of thirty hospitals without a signal, the naive way is left in hardly one."""
-    left = 0
+def test_an_alternative_that_is_better_by_chance_is_not_selected():
+    """In thirty hospitals without a signal the default is selected in nearly all."""
+    alternatives = 0
     for seed in range(30):
         rng = np.random.default_rng(seed)
         X = rng.standard_normal((400, 4)).astype(np.float32)
         y = rng.random(400) < 0.3
         cohort = Cohort(y, np.repeat(["train", "valid", "test"], [260, 70, 70]), np.arange(400))
-        found = list(fits(Vectors("mean", X, np.arange(400)), cohort, saw_training=True))
-        assert len(found) >= 2
-        left += best(found, cohort) is not found[0]
-    assert left <= 3
+        candidates = list(fit_candidates(Vectors("mean", X, np.arange(400)), cohort, True))
+        assert len(candidates) >= 2
+        alternatives += select(candidates, cohort) is not candidates[0]
+    assert alternatives <= 3
 
 
-def test_the_training_set_is_split_by_patient_and_frozen(trained):
-    store, facts = trained
+def test_the_training_set_is_split_by_patient_and_recorded(trained):
+    store, result = trained
     rows = store.sql("SELECT split, count(*) FROM scorer_admissions GROUP BY 1").fetchall()
-    assert dict(rows) == facts["admissions"]
-    on_two_sides = store.one(
+    assert dict(rows) == result["admissions"]
+    in_two_splits = store.one(
         "SELECT count(*) FROM (SELECT a.subject_id FROM scorer_admissions AS r "
         "INNER JOIN admissions AS a USING (hadm_id) GROUP BY 1 HAVING count(DISTINCT split) > 1)"
     )
-    assert on_two_sides == (0,)
+    assert in_two_splits == (0,)
     hadm_id, split, label = store.one(
         "SELECT hadm_id, split, label FROM scorer_admissions ORDER BY 1 LIMIT 1"
     )
@@ -244,16 +246,16 @@ def test_the_training_set_is_split_by_patient_and_frozen(trained):
     )
 
 
-def test_the_scorer_says_what_it_was_fitted_on(trained):
-    store, facts = trained
+def test_the_store_records_what_a_scorer_was_fitted_on_and_its_metrics(trained):
+    store, result = trained
     row = store.one(
         "SELECT name, version, encoder_id, cutoff, label_rule, horizon_days, metrics FROM scorers"
     )
     assert row[:-1] == ("readmit", 1, "one-00000000", "72h", "readmission", 30)
-    assert json.loads(row[-1]) == {key: facts[key] for key in facts if key != "scorer_id"}
+    assert json.loads(row[-1]) == {key: result[key] for key in result if key != "scorer_id"}
 
 
-def test_bag_of_words_sees_the_notes_that_the_embeddings_saw(tmp_path, counter_class):
+def test_bag_of_words_counts_the_notes_known_at_the_prediction_time(tmp_path, counter_class):
     notes = [
         note(1, 7, "alone alone"),
         note(2, 7, "pain"),
@@ -264,12 +266,12 @@ def test_bag_of_words_sees_the_notes_that_the_embeddings_saw(tmp_path, counter_c
     store = create_store(tmp_path / "w.duckdb", folder, "mimic3")
     sync(store)
     words = word_counts(store, np.array([7, 8]), "72h").toarray()
-    # 7: alone, "alone alone", pain; 8: pain, and nothing of the note that came too late.
+    # 7: alone, "alone alone", pain; 8: pain, without the note that came too late.
     assert [(row > 0).sum() for row in words] == [3, 1]
     assert word_counts(store, np.array([8]), "discharge").nnz == 2
 
 
-def test_training_a_name_again_makes_its_next_version_and_score_takes_it(embedded, tmp_path):
+def test_training_a_name_again_adds_a_version_and_score_uses_it(embedded, tmp_path):
     store = copy_of(embedded, tmp_path)
     assert train(store, "readmit", baseline=False)["scorer_id"] == "readmit-v1"
     assert train(store, "readmit", baseline=False)["scorer_id"] == "readmit-v2"
@@ -297,7 +299,7 @@ def test_training_a_name_again_makes_its_next_version_and_score_takes_it(embedde
     assert len(in_csv) == PATIENTS
 
 
-def test_scores_follow_a_sync_without_waiting_for_embed(counter_class, tmp_path):
+def test_scores_change_with_a_sync_before_the_next_embed(counter_class, tmp_path):
     stays = [
         admission(n + back, n, day(20 * bool(back)), day(10 + 11 * bool(back)))
         for n in range(1, 61)
@@ -312,7 +314,7 @@ def test_scores_follow_a_sync_without_waiting_for_embed(counter_class, tmp_path)
     train(store, "readmit", baseline=False)
     score(store, "readmit")
     before = dict(store.sql("SELECT hadm_id, probability FROM latest_scores").fetchall())
-    # The one note that made patient 1 a case is flagged, 2 is withdrawn, 3 gets another text.
+    # The note of patient 1 is flagged as an error, 2 is withdrawn, the text of 3 is edited.
     notes[0] |= {"ISERROR": 1}
     notes[2] |= {"TEXT": "home"}
     write_hospital(folder, [row for row in stays if row["SUBJECT_ID"] != 2], notes)
@@ -332,12 +334,12 @@ def test_scorers_of_two_encoders_never_mix(embedded, counter_class, tmp_path):
     store = copy_of(embedded, tmp_path)
     alone = train(store, "alone", baseline=False)
     embed_pending(store, Mirrored("two-00000000"))
-    beside = train(store, "beside", encoder="one-00000000", baseline=False)
+    second = train(store, "second", encoder="one-00000000", baseline=False)
     mirrored = train(store, "mirrored", encoder="two-00000000", baseline=False)
     coefficients = dict(store.sql("SELECT name, coef FROM scorers").fetchall())
-    assert alone["admissions"] == beside["admissions"] == mirrored["admissions"]
-    assert coefficients["beside"] == coefficients["alone"]
-    # The mirror turns every coefficient round, and leaves every score where it was.
+    assert alone["admissions"] == second["admissions"] == mirrored["admissions"]
+    assert coefficients["second"] == coefficients["alone"]
+    # Mirrored vectors reverse the sign of every coefficient and leave the scores unchanged.
     assert coefficients["mirrored"] == pytest.approx(
         tuple(-c for c in coefficients["alone"]), abs=1e-4
     )
@@ -361,10 +363,10 @@ def test_neighbours_are_the_nearest_by_cosine_and_never_the_same_patient(embedde
         "INNER JOIN admissions USING (hadm_id) WHERE cutoff = '72h' ORDER BY hadm_id"
     ).fetchall()
     vectors = {hadm: np.array(vector) for hadm, _, vector in table}
-    itself = vectors[1]
+    query = vectors[1]
 
     def cosine(v):
-        return v @ itself / np.linalg.norm(v) / np.linalg.norm(itself)
+        return v @ query / np.linalg.norm(v) / np.linalg.norm(query)
 
     expected = sorted((-cosine(vectors[h]), h) for h, subject, _ in table if subject != 1)[:5]
     assert [similarity for _, _, similarity in rows] == pytest.approx(
@@ -373,14 +375,14 @@ def test_neighbours_are_the_nearest_by_cosine_and_never_the_same_patient(embedde
 
 
 @pytest.mark.parametrize("name", ["scores.xlsx", "nowhere/scores.csv"])
-def test_scores_that_could_not_be_written_are_not_given(trained, tmp_path, name):
+def test_scores_are_not_recorded_if_the_output_file_cannot_be_written(trained, tmp_path, name):
     store, _ = trained
     with pytest.raises(FeatureStoreError, match=r"cannot be written - name a .csv or .parquet"):
         score(store, "readmit", tmp_path / name)
     assert store.one("SELECT count(*) FROM scores") == (0,)
 
 
-def test_a_scorer_that_is_not_there(embedded):
+def test_an_unknown_scorer_is_an_error(embedded):
     with pytest.raises(FeatureStoreError, match=r'holds no scorer nobody: .* "featurestore train'):
         score(embedded, "nobody")
 
@@ -392,37 +394,37 @@ def test_a_scorer_that_is_not_there(embedded):
         ({"encoder": "none-1234"}, "holds no encoder none-1234 - it has one-00000000"),
         ({"horizon_days": 0}, "horizon must be at least 1 day, got 0"),
         ({"horizon_days": 1}, "the training patients have 0 returns among"),
-        ({"name": "../x"}, "is no name for a scorer"),
+        ({"name": "../x"}, "is not a valid name of a scorer"),
     ],
 )
-def test_training_that_cannot_be_done_changes_nothing(embedded, settings, message):
+def test_invalid_arguments_of_train_leave_the_store_unchanged(embedded, settings, message):
     version = embedded.path.stat().st_mtime_ns
     with pytest.raises(FeatureStoreError, match=message):
         train(embedded, **{"name": "x", "baseline": False} | settings)
     assert embedded.path.stat().st_mtime_ns == version
 
 
-def test_no_embeddings_yet(hospital, tmp_path):
+def test_training_before_embedding_is_an_error(hospital, tmp_path):
     store = create_store(tmp_path / "w.duckdb", hospital, "mimic3")
     with pytest.raises(FeatureStoreError, match='holds no embeddings - "featurestore embed'):
         train(store, "x")
 
 
-def test_with_too_few_validation_patients_nothing_is_compared_and_it_says_so():
+def test_with_too_few_validation_patients_calibration_uses_training_folds():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((200, 3)).astype(np.float32)
     y = X[:, 0] + rng.standard_normal(200) > 0
     split = np.array(["train"] * 150 + ["valid"] * 20 + ["test"] * 30)
     y[150:170] = False
     cohort = Cohort(y, split, np.arange(200) // 2)
-    (naive,) = fits(Vectors("mean", X, np.arange(200)), cohort, saw_training=True)
-    assert naive.valid_auroc is None
-    slope, _, calibrated_on = calibrate(naive, cohort)
+    (default,) = fit_candidates(Vectors("mean", X, np.arange(200)), cohort, True)
+    assert default.valid_auroc is None
+    slope, _, calibrated_on = calibrate(default, cohort)
     assert calibrated_on == "training patients, by fold"
     assert 0.5 < slope < 2
 
 
-def test_the_answer_planted_one_second_after_the_prediction_time_teaches_nothing(
+def test_notes_one_second_after_the_prediction_time_do_not_change_the_scorer(
     counter_class, tmp_path
 ):
     rng = np.random.default_rng(0)
@@ -431,28 +433,30 @@ def test_the_answer_planted_one_second_after_the_prediction_time_teaches_nothing
     stays += [admission(1000 + n, n, day(20), day(21)) for n in range(1, 81, 2)]
     early = [note(n, n, words[n - 1], subject_id=n) for n in range(1, 81)]
 
-    def trained_with(name, *told_at):
+    def trained_with(name, *answer_times):
         answers = [
             note(f"answer-{n}", n, "pain pain pain", at, subject_id=n)
-            for at in told_at
+            for at in answer_times
             for n in range(1, 81, 2)
         ]
         folder = write_hospital(tmp_path / name, stays, early + answers)
         store = create_store(tmp_path / f"{name}.duckdb", folder, "mimic3")
         sync(store)
         embed_pending(store, counter_class())
-        facts = train(store, "readmit", baseline=False)
-        return facts["test"]["scorer"]["auroc"][0], store.one("SELECT coef, intercept FROM scorers")
+        result = train(store, "readmit", baseline=False)
+        return result["test"]["scorer"]["auroc"][0], store.one(
+            "SELECT coef, intercept FROM scorers"
+        )
 
-    honest, late = trained_with("honest"), trained_with("late", day(3, 12, 0, 1))
+    without, late = trained_with("without"), trained_with("late", day(3, 12, 0, 1))
     in_time = trained_with("in_time", day(3))
-    assert late == honest
-    assert honest[0] < 0.8
+    assert late == without
+    assert without[0] < 0.8
     assert in_time[0] == 1.0
 
 
-def test_the_leak_canary_a_split_by_patient_learns_nothing_from_identity():
-    # Vectors that know the patient and nothing else: by row they predict, by patient they cannot.
+def test_vectors_that_identify_patients_predict_nothing_on_other_patients():
+    # Split by row they predict the outcome, split by patient they cannot.
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(400), 5)
     X = rng.standard_normal((400, 256))[patients]
@@ -479,17 +483,17 @@ def test_the_leak_canary_a_split_by_patient_learns_nothing_from_identity():
         pytest.param(
             "DELETE FROM admissions WHERE hadm_id > 1000; "
             "UPDATE settings SET live = TRUE, observed_until = TIMESTAMP '2150-01-12'",
-            r"no admission with vectors at 72h has a label: 400 say 'horizon not yet observed'",
-            id="no label is known yet",
+            r"has a label, 400 of them because of 'horizon not yet observed'",
+            id="no label is mature",
         ),
         pytest.param(
             "DELETE FROM admissions WHERE hadm_id > 9 AND hadm_id < 1000",
-            r"returns among \d labelled stays at 72h, and 10 stays with 2 returns are the fewest",
+            r"returns among \d labelled stays at 72h, at least 2 returns among 10 stays are needed",
             id="fewer than ten admissions",
         ),
     ],
 )
-def test_nothing_to_learn_from_is_one_line_and_changes_nothing(
+def test_too_little_data_is_an_error_of_one_line_that_leaves_the_store_unchanged(
     embedded, tmp_path, monkeypatch, change, message
 ):
     store = copy_of(embedded, tmp_path)
@@ -503,22 +507,22 @@ def test_nothing_to_learn_from_is_one_line_and_changes_nothing(
     assert store.path.stat().st_mtime_ns == version
 
 
-def test_a_split_without_a_return_is_said_and_not_hidden(embedded, tmp_path):
+def test_splits_without_a_return_are_warned_of(embedded, tmp_path):
     store = copy_of(embedded, tmp_path)
     with store.transaction("test") as transaction:
         transaction.con.execute(
             "DELETE FROM admissions WHERE hadm_id > 1000 AND patient_split(subject_id) <> 'train'"
         )
-    facts = train(store, "readmit", baseline=False)
-    assert facts["positives"]["valid"] == facts["positives"]["test"] == 0
-    assert facts["test"]["scorer"]["auroc"] is None
-    warnings = "\n".join(facts["warnings"])
-    assert "of test patients 0 returned: they cannot say how good the scorer is" in warnings
+    result = train(store, "readmit", baseline=False)
+    assert result["positives"]["valid"] == result["positives"]["test"] == 0
+    assert result["test"]["scorer"]["auroc"] is None
+    warnings = "\n".join(result["warnings"])
+    assert "stays of test patients returned: they cannot be used to evaluate the scorer" in warnings
     assert "fewer than 10 validation stays returned" in warnings
 
 
-def test_an_interval_wider_than_the_effect_is_a_warning(trained):
-    _, facts = trained
-    estimate, low, high = facts["test"]["scorer"]["auroc"]
-    told = [warning for warning in facts["warnings"] if "wider than its distance" in warning]
-    assert bool(told) == (low > 0.5 and high - low > estimate - 0.5)
+def test_an_interval_wider_than_the_distance_from_chance_is_warned_of(trained):
+    _, result = trained
+    estimate, low, high = result["test"]["scorer"]["auroc"]
+    warned = any("wider than its distance" in warning for warning in result["warnings"])
+    assert warned == (low > 0.5 and high - low > estimate - 0.5)

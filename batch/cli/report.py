@@ -1,0 +1,33 @@
+"""The report command."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import click
+
+from batch.cli.training import SCORER
+from featurestore.cli.group import JSON, STORE, main
+
+
+@main.command("report")
+@STORE
+@SCORER
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="An .html file."
+)
+@JSON
+def report_command(store: Path, scorer: str, output: Path, as_json: bool) -> None:
+    """Write a scorer's report, one HTML file."""
+    from featurestore import Store, report
+
+    # matplotlib writes its font cache there, which would otherwise stay in the home folder.
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MPLCONFIGDIR"] = folder
+        result = report(Store(store), scorer, output)
+    click.echo(
+        json.dumps(result)
+        if as_json
+        else f"{result['figures']} figures of {result['scorer_id']} in {output}"
+    )

@@ -1,0 +1,91 @@
+"""The commands of scorers: train, scorers."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import click
+
+from featurestore.cli.group import CUTOFF, HORIZON, JSON, STORE, main
+from featurestore.store.scorer_metrics import Interval, TrainedScorer, format_interval
+
+SCORER = click.argument("scorer")
+interval = partial(format_interval, to="-")  # a terminal is narrower than a page
+
+
+@main.command("train")
+@STORE
+@SCORER
+@click.option("--encoder", help="An encoder_id (default: the active one).")
+@CUTOFF
+@HORIZON
+@click.option(
+    "--baseline/--no-baseline",
+    default=True,
+    help="Also fit a bag-of-words baseline, on text read from the source.",
+)
+@click.option(
+    "--aggregate",
+    type=click.Choice(["mean", "clinicalbert"]),
+    help="Combine windows by their mean or ClinicalBERT's rule (default: the better one).",
+)
+@JSON
+def train_command(
+    store: Path,
+    scorer: str,
+    encoder: str | None,
+    cutoff: str,
+    horizon_days: int,
+    baseline: bool,
+    aggregate: str | None,
+    as_json: bool,
+) -> None:
+    """Fit a scorer on the admission embeddings."""
+    from featurestore import Store, train
+
+    result = train(Store(store), scorer, encoder, cutoff, horizon_days, baseline, aggregate)
+    click.echo(json.dumps(result) if as_json else training_summary(result))
+
+
+def training_summary(scorer: TrainedScorer) -> str:
+    """Return what was fitted, its performance on test patients, and the warnings."""
+    inputs = {"mean": "the mean of the windows", "clinicalbert": "windows by ClinicalBERT's rule"}
+    splits = ("train", "valid", "test")
+    lines = [
+        f"{scorer['scorer_id']}  {inputs[scorer['aggregate']]}, C = {scorer['c']:.3g}, "
+        f"fitted on {scorer['fitted_on']}",
+        f"{'':<18}" + "".join(f"{split:>8}" for split in splits),
+    ]
+    for name, counts in (("admissions", scorer["admissions"]), ("positives", scorer["positives"])):
+        lines.append(f"{name:<18}" + "".join(f"{counts[split]:>8,}" for split in splits))
+    lines += metrics_table(scorer["test"]).splitlines()
+    return "\n".join([*lines, *(f"- {warning}" for warning in scorer["warnings"])])
+
+
+def metrics_table(systems: dict[str, dict[str, Interval]]) -> str:
+    """Return the main metrics of each system on test patients, with their 95% intervals."""
+    metrics = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier", "calibration_slope": "slope"}
+    lines = [f"{'on test (95%)':<18}" + "".join(f"{name:<23}" for name in metrics.values())]
+    for name, estimates in systems.items():
+        cells = (interval(estimates[metric]) for metric in metrics)
+        lines.append(f"{name.replace('_', ' '):<18}" + "".join(f"{cell:<23}" for cell in cells))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+@main.command("scorers")
+@STORE
+@JSON
+def scorers_command(store: Path, as_json: bool) -> None:
+    """List the scorers."""
+    from batch.scoring.scorers import list_scorers
+    from featurestore import Store
+
+    scorers = list_scorers(Store(store))
+    if as_json:
+        click.echo(json.dumps(scorers, default=str))
+        return
+    for row in scorers:
+        click.echo(
+            f"{row['scorer_id']:<20}{row['cutoff']:<10}{row['horizon_days']:>3} days  "
+            f"AUROC {interval(row['test_auroc']):<21}  {row['aggregate']:<13}{row['encoder_id']}"
+        )

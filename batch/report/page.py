@@ -1,0 +1,92 @@
+"""The report of a scorer: one private HTML page with figures, which loads nothing."""
+
+from pathlib import Path
+from typing import TypedDict
+
+from batch.embedding.drift import SHIFT
+from batch.report.data import MAP_SIZE, ReportData, report_data
+from batch.report.figures import FIGURES, NAMES, OUTCOME_FIGURES, SPLITS, draw
+from featurestore.errors import FeatureStoreError
+from featurestore.store.files import private_file
+from featurestore.store.scorer_metrics import format_interval, format_range
+from featurestore.store.store import Store
+
+
+class Report(TypedDict):
+    """What `report` returns."""
+
+    scorer_id: str
+    file: str
+    figures: int
+
+
+def report(store: Store, scorer: str, output: str | Path) -> Report:
+    """Write a page on how a scorer was made, how it performs, and for whom.
+
+    One .html file, private (0600), without scripts or external resources. Curves are drawn from the
+    recorded predictions for test patients; the same store gives the same bytes. Raises
+    FeatureStoreError where the scorer is unknown or the file cannot be written.
+    """
+    output = Path(output)
+    if output.suffix != ".html" or not output.parent.is_dir():
+        raise FeatureStoreError(
+            f"{output} cannot be written - name an .html file in an existing folder"
+        )
+    data = report_data(store, scorer)
+    missing = missing_figures(data)
+    figures = {name: draw(name, data) for name in FIGURES if name not in missing}
+    page = render(data, figures, missing)
+    with private_file(output, encoding="utf-8", newline="\n") as stream:
+        stream.write(page)
+    return {
+        "scorer_id": data.scorer["scorer_id"],
+        "file": str(output),
+        "figures": len(figures),
+    }
+
+
+def missing_figures(data: ReportData) -> dict[str, str]:
+    """Return each figure that cannot be drawn, with the reason as a sentence."""
+    missing = {}
+    stays, returned = len(data.y), int(data.y.sum())
+    if returned in (0, stays):
+        reason = (
+            f"{returned:,} of {stays:,} test stays returned: this figure needs stays with and "
+            "without a return."
+        )
+        missing = dict.fromkeys(OUTCOME_FIGURES, reason)
+    elif not any(group["auroc"] for group in data.metrics["subgroups"]):
+        missing["subgroups"] = "No group of test patients is large enough for its own AUROC."
+    if not any(point["auroc"] for point in data.metrics["learning_curve"]):
+        missing["learning"] = "There is no test AUROC to plot."
+    if len(data.returned) < 3:
+        missing["map"] = f"The store holds no vectors of {data.scorer['encoder_id']}."
+    if not data.nightly_stats:
+        missing["drift"] = "Drift needs at least two nights with notes of the same category."
+    return missing
+
+
+def render(data: ReportData, figures: dict[str, dict[str, str]], missing: dict[str, str]) -> str:
+    """Return the page as HTML."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(interval=format_interval, range=format_range)
+    return environment.get_template("report.html").render(
+        **vars(data),
+        test=data.metrics["test"],
+        systems=[name for name in NAMES if name in data.metrics["test"]],
+        names=NAMES,
+        splits=SPLITS,
+        versions=data.scorer["versions"] | data.metrics["versions"],
+        figures=figures,
+        missing=missing,
+        drift_limit=SHIFT,
+        map_size=MAP_SIZE,
+    )

@@ -1,0 +1,94 @@
+"""Confidence intervals by a bootstrap of patients.
+
+Patients are drawn with all their stays, because stays of one patient are not independent (Efron
+1979; 95% percentile intervals).
+"""
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from batch.training.calibration import Floats
+from batch.training.metrics import METRICS, Metric, Ranked, top_fraction
+from featurestore.store.scorer_metrics import AlertMetrics, Interval
+
+BOOTSTRAPS = 1_000
+ALERTS_PER_100 = (1, 5, 10, 20, 30)
+_WEIGHTS_IN_MEMORY = 4_000_000
+
+
+class PatientBootstrap:
+    """The outcomes of stays, and bootstrap samples of their patients, the same for every metric."""
+
+    def __init__(
+        self,
+        y: npt.NDArray[np.bool_],
+        subject_id: npt.NDArray[np.int64],
+        bootstraps: int = BOOTSTRAPS,
+        seed: int = 0,
+    ) -> None:
+        self.y = y
+        patients, self._patient = np.unique(subject_id, return_inverse=True)
+        rng = np.random.default_rng(seed)
+        uniform = np.full(max(len(patients), 1), 1 / max(len(patients), 1))
+        draws = rng.multinomial(len(patients), uniform, size=bootstraps).astype(np.float32)
+        # The first sample has each patient once: it gives the estimate.
+        self._draws = np.vstack([np.ones(len(uniform), np.float32), draws])
+
+    def subset(self, members: npt.NDArray[np.bool_]) -> "PatientBootstrap":
+        """Return the same samples restricted to a subset of the stays."""
+        subset = object.__new__(PatientBootstrap)
+        subset.y, subset._draws = self.y[members], self._draws
+        subset._patient = self._patient[members]
+        return subset
+
+    def samples(self, metric: Metric, p: Floats) -> Floats:
+        """Return a metric of each sample, the estimate first; NaN where it is undefined."""
+        if not len(p):
+            return np.full(len(self._draws), np.nan)
+        ranked = Ranked(self.y, p)
+        step = max(1, _WEIGHTS_IN_MEMORY // len(p))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = [
+                metric(ranked, self._draws[first : first + step, self._patient].astype(np.float64))
+                for first in range(0, len(self._draws), step)
+            ]
+        return np.concatenate(values)
+
+    def estimate(self, metric: Metric, p: Floats) -> Interval:
+        """Return a metric with its interval."""
+        return percentile_interval(self.samples(metric, p))
+
+    def difference(self, metric: Metric, p: Floats, other: Floats) -> Interval:
+        """Return the paired difference of a metric of p and of other, with its interval."""
+        return percentile_interval(self.samples(metric, p) - self.samples(metric, other))
+
+    def metrics(self, p: Floats) -> dict[str, Interval]:
+        """Return every metric of METRICS with its interval."""
+        return {name: self.estimate(metric, p) for name, metric in METRICS.items()}
+
+    def alerts(self, p: Floats) -> list[AlertMetrics]:
+        """Return PPV and recall where the 1, 5, 10, 20 or 30% of highest risk are alerted."""
+        return [
+            {
+                "per_100": per_100,
+                "ppv": self.estimate(partial(_alert_metric, per_100=per_100, which=0), p),
+                "recall": self.estimate(partial(_alert_metric, per_100=per_100, which=1), p),
+            }
+            for per_100 in ALERTS_PER_100
+        ]
+
+
+def percentile_interval(samples: Floats) -> Interval:
+    """Return the estimate, which comes first, and the middle 95% of the samples after it."""
+    defined = samples[1:][np.isfinite(samples[1:])]
+    # Undefined in more than a fifth of the samples: the rest would be a biased selection.
+    if not np.isfinite(samples[0]) or len(defined) < 0.8 * (len(samples) - 1):
+        return None
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return [float(samples[0]), float(low), float(high)]
+
+
+def _alert_metric(ranked: Ranked, weight: Floats, per_100: int, which: int) -> Floats:
+    return top_fraction(ranked, weight, per_100 / 100)[which]

@@ -1,0 +1,95 @@
+"""What a scorer's `metrics` column records: its types, and how an interval is written."""
+
+from typing import TypedDict
+
+Interval = list[float] | None  # estimate, low, high (95%); None where the metric is undefined
+SplitCounts = dict[str, int]  # of train, valid and test
+
+
+class Calibration(TypedDict):
+    """The map of log odds to calibrated log odds (Platt 1999), and whom it was estimated on."""
+
+    slope: float
+    intercept: float
+    calibrated_on: str
+
+
+class CandidateMetrics(TypedDict):
+    """One of the regressions that were compared on validation patients."""
+
+    aggregate: str
+    fitted_on: str
+    c: float
+    valid_auroc: float | None
+    test_auroc: Interval
+    test_slope: Interval  # before calibration
+    naive: bool
+    selected: bool
+
+
+class AlertMetrics(TypedDict):
+    """Performance where the stays of highest risk, `per_100` of every 100, are alerted."""
+
+    per_100: int
+    ppv: Interval
+    recall: Interval
+
+
+class SubgroupMetrics(TypedDict):
+    """Performance in one group of test patients; None where too few returned, or too many."""
+
+    by: str
+    group: str
+    admissions: int
+    returned: int
+    auroc: Interval
+    observed: float | None
+    expected: float | None
+
+
+class LearningCurvePoint(TypedDict):
+    """Test AUROC of the regression fitted on a part of its patients."""
+
+    admissions: int
+    returned: int
+    auroc: Interval
+
+
+class ScorerMetrics(TypedDict):
+    """How a scorer was fitted and how it performs on test patients."""
+
+    admissions: SplitCounts
+    positives: SplitCounts
+    c: float
+    aggregate: str
+    fitted_on: str
+    calibration: Calibration
+    test: dict[str, dict[str, Interval]]  # of the scorer and each baseline: metric -> interval
+    differences: dict[str, Interval]  # AUROC of the scorer minus that of each baseline
+    alerts: list[AlertMetrics]
+    candidates: list[CandidateMetrics]
+    subgroups: list[SubgroupMetrics]
+    learning_curve: list[LearningCurvePoint]
+    stays_per_day: float | None
+    seed: int
+    bootstraps: int
+    versions: dict[str, str]
+    warnings: list[str]
+
+
+class TrainedScorer(ScorerMetrics):
+    """What `train` returns: the metrics, and the scorer they belong to."""
+
+    scorer_id: str
+
+
+def format_interval(interval: Interval, digits: int = 3, to: str = " to ") -> str:
+    """Return `0.712 (0.662 to 0.762)`, or a dash where there is no estimate."""
+    if not interval:
+        return "-"
+    return f"{interval[0]:.{digits}f} ({format_range(interval, digits, to)})"
+
+
+def format_range(interval: list[float], digits: int = 3, to: str = " to ") -> str:
+    """Return the two ends of an interval, as `0.662 to 0.762`."""
+    return f"{interval[1]:.{digits}f}{to}{interval[2]:.{digits}f}"

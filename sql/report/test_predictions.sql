@@ -1,0 +1,13 @@
+-- test_predictions: which probabilities did the scorer and its baselines give to test stays?
+--
+-- Grain:   one row per test admission, ordered by hadm_id.
+-- Params:  scorer (scorer_id).
+SELECT
+    label,
+    probability AS scorer,
+    bag_of_words,
+    classifier_head,
+    prior_admissions
+FROM scorer_admissions
+WHERE scorer_id = $scorer AND split = 'test'
+ORDER BY hadm_id

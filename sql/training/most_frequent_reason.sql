@@ -1,0 +1,13 @@
+-- most_frequent_reason: why does no admission of an encoder have a label at a cutoff?
+--
+-- Grain:   at most one row: reason, number of admissions.
+-- Params:  encoder, cutoff, horizon (days).
+SELECT
+    regexp_replace(coalesce(l.reason, 'labelled'), ' by \d+$', '') AS reason,
+    count(*) AS admissions
+FROM admission_embeddings AS m
+INNER JOIN readmission_labels(horizon_days := $horizon) AS l USING (hadm_id)
+WHERE (m.encoder_id, m.cutoff) = ($encoder, $cutoff)
+GROUP BY ALL
+ORDER BY admissions DESC, reason
+LIMIT 1
