@@ -17,6 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
+from featurestore.store.files import create_private
 from featurestore.synthetic.vocabulary import (
     BIRTH,
     COMPLAINTS,
@@ -505,9 +506,7 @@ def private_tables(folder: Path) -> Iterator[dict[str, Table]]:
 
 
 def private_file(path: Path) -> IO[str]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    path.chmod(0o600)  # A strict umask may have taken the owner's rights too.
-    return os.fdopen(descriptor, "w", encoding="utf-8", newline="")
+    return os.fdopen(create_private(path), "w", encoding="utf-8", newline="")
 
 
 def write_hospital(

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from featurestore.store.files import create_private
 from featurestore.synthetic.hospital import write_hospital
 
 COLUMNS = {
@@ -142,8 +143,7 @@ def _rows(file: Path) -> Iterator[Row]:
 
 
 def _table(file: Path, files: ExitStack) -> "csv.DictWriter[str]":
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    raw = files.enter_context(os.fdopen(descriptor, "wb"))
+    raw = files.enter_context(os.fdopen(create_private(file), "wb"))
     # Without a time of its own, so that the same patients are the same bytes.
     packed = files.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0))
     text = files.enter_context(io.TextIOWrapper(packed, encoding="utf-8", newline=""))

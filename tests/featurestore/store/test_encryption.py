@@ -1,4 +1,4 @@
-"""An encrypted store says the same as a plain one, and nothing to whoever has not got its key."""
+"""An encrypted store: the same tables as a plain one, unreadable without its key."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from tests.timeline import day
 
 KEY = "k4Zt'q0 a key with a ' in it"
 PATIENTS = 40
-FIRST = 987_654_321_000  # numbers of notes and stays that nothing else looks like
+FIRST = 987_654_321_000  # note and stay numbers that occur nowhere else
 DIM = 512
 
 
@@ -56,7 +56,7 @@ def hospital(tmp_path_factory):
     return write_hospital(tmp_path_factory.mktemp("hospital") / "h", stays[1:], notes)
 
 
-def a_store(hospital, file, encrypt=True):
+def make_store(hospital, file, encrypt=True):
     file.parent.mkdir(exist_ok=True)
     store = create_store(file, hospital, "mimic3", encrypt=encrypt)
     sync(store)
@@ -70,11 +70,11 @@ def run(*arguments, code=0):
 
 
 @pytest.mark.slow
-def test_it_says_the_same_as_a_plain_one(hospital, tmp_path):
-    told = []
+def test_an_encrypted_store_has_the_same_tables_as_a_plain_one(hospital, tmp_path):
+    tables = []
     for encrypt in (True, False):
         file = tmp_path / f"{encrypt}" / "w.duckdb"
-        store = a_store(hospital, file, encrypt)
+        store = make_store(hospital, file, encrypt)
         embed_pending(store, WordCounter())
         train(store, "readmit", baseline=False)
         score(store, "readmit")
@@ -82,53 +82,53 @@ def test_it_says_the_same_as_a_plain_one(hospital, tmp_path):
         forget(store, [7])
         assert verify(store) == []
         assert store.is_encrypted() == encrypt
-        told.append(contents(store))
+        tables.append(contents(store))
         assert f"encrypted   {'yes' if encrypt else 'no'}\n" in run("info", file).stdout
-    assert told[0] == told[1]
+    assert tables[0] == tables[1]
 
 
-def test_any_duckdb_with_the_key_reads_it(hospital, tmp_path):
-    store = a_store(hospital, tmp_path / "w.duckdb")
+def test_duckdb_alone_reads_an_encrypted_store_with_the_key(hospital, tmp_path):
+    store = make_store(hospital, tmp_path / "w.duckdb")
     quoted = KEY.replace("'", "''")
     with duckdb.connect() as con:
         con.execute(f"ATTACH '{store.path}' AS ward (READ_ONLY, ENCRYPTION_KEY '{quoted}')")
         assert con.execute("SELECT count(*) FROM ward.notes").fetchone() == (PATIENTS - 1,)
 
 
-# No byte of it
+# --- no readable byte
 
 
-class Eyes:
+class FileScanner:
     """Reads every byte of every file under a folder before each step of a job."""
 
     def __init__(self, folder, monkeypatch):
         self.folder = folder
-        self.seen = {}  # by kind of file: how many were read, and what was found in them
-        monkeypatch.setattr(failpoints, "hit", lambda _: self.look())
+        self.scans = {}  # by kind of file: number of files, needles in them
+        monkeypatch.setattr(failpoints, "hit", lambda _: self.scan())
         self.needles = {b"%d" % (FIRST + 7), (FIRST + 7).to_bytes(8, "little")}
         for text in ("pain pain alone home", "quiet pain pain alone"):
             (ids,) = WordCounter().tokenize([text])[0]
             self.needles.add(vector(int(ids.sum())).tobytes())
 
-    def look(self):
+    def scan(self):
         for file in self.folder.rglob("*"):
             try:
                 data = file.read_bytes()
             except (FileNotFoundError, IsADirectoryError):
                 continue
             kind = "spill" if file.parent.name == "spill" else file.suffix
-            count, found = self.seen.get(kind, (0, set()))
+            count, matches = self.scans.get(kind, (0, set()))
             now = {needle for needle in self.needles if needle in data}
-            self.seen[kind] = (count + bool(data), found | now)
+            self.scans[kind] = (count + bool(data), matches | now)
 
 
 @pytest.mark.parametrize("encrypt", [True, False])
 def test_no_id_and_no_vector_is_in_any_file_at_any_time(hospital, tmp_path, monkeypatch, encrypt):
-    store = a_store(hospital, tmp_path / "ward" / "w.duckdb", encrypt)
-    eyes = Eyes(tmp_path / "ward", monkeypatch)
+    store = make_store(hospital, tmp_path / "ward" / "w.duckdb", encrypt)
+    scanner = FileScanner(tmp_path / "ward", monkeypatch)
     stage(store, Wide())
-    eyes.look()
-    assert eyes.seen[".shard"][0] > 0
+    scanner.scan()
+    assert scanner.scans[".shard"][0] > 0
     monkeypatch.setattr(transaction, "_COMMIT_MEMORY", "60MB")
     with store.transaction("spill") as draft:  # more than that
         draft.con.execute(
@@ -137,24 +137,24 @@ def test_no_id_and_no_vector_is_in_any_file_at_any_time(hospital, tmp_path, monk
             "FROM range(60000) AS r(i)",
             [FIRST + 7],
         )
-        eyes.look()
+        scanner.scan()
     monkeypatch.undo()
     monkeypatch.setenv("FEATURESTORE_KEY", KEY)
-    monkeypatch.setattr(failpoints, "hit", lambda _: eyes.look())
+    monkeypatch.setattr(failpoints, "hit", lambda _: scanner.scan())
     embed_pending(store, Wide())
     train(store, "readmit", baseline=False)
     forget(store, [9])
-    eyes.look()
-    assert {".duckdb", ".shard", "spill", ".wal", ".seal", ".lock"} <= eyes.seen.keys()
-    assert all(count for count, _ in eyes.seen.values())
+    scanner.scan()
+    assert {".duckdb", ".shard", "spill", ".wal", ".seal", ".lock"} <= scanner.scans.keys()
+    assert all(count for count, _ in scanner.scans.values())
     if encrypt:
-        assert {kind: found for kind, (_, found) in eyes.seen.items() if found} == {}
-    else:  # the eyes do see
-        assert eyes.seen[".duckdb"][1] == eyes.needles
-        assert eyes.seen[".shard"][1] and eyes.seen["spill"][1]
+        assert {kind: matches for kind, (_, matches) in scanner.scans.items() if matches} == {}
+    else:  # The scanner does find them.
+        assert scanner.scans[".duckdb"][1] == scanner.needles
+        assert scanner.scans[".shard"][1] and scanner.scans["spill"][1]
 
 
-# Keys
+# --- keys
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,10 @@ def test_no_id_and_no_vector_is_in_any_file_at_any_time(hospital, tmp_path, monk
         (None, "another key, that is long enough\n", "is encrypted with another key"),
     ],
 )
-def test_without_its_key_it_is_one_line(hospital, tmp_path, monkeypatch, key, key_file, sentence):
-    store = a_store(hospital, tmp_path / "w.duckdb")
+def test_without_the_right_key_every_command_fails_with_one_line(
+    hospital, tmp_path, monkeypatch, key, key_file, sentence
+):
+    store = make_store(hospital, tmp_path / "w.duckdb")
     before = store.path.read_bytes()
     monkeypatch.delenv("FEATURESTORE_KEY")
     if key is not None:
@@ -190,33 +192,33 @@ def test_without_its_key_it_is_one_line(hospital, tmp_path, monkeypatch, key, ke
         (tmp_path / "key").chmod(0o600)
         monkeypatch.setenv("FEATURESTORE_KEY_FILE", str(tmp_path / "key"))
     for command in (["info"], ["sync"], ["sql", "FROM notes"], ["embed", tmp_path]):
-        told = run(command[0], store.path, *command[1:], code=1).stderr
-        assert told.count("\n") == 1 and told.startswith("Error: ")
+        output = run(command[0], store.path, *command[1:], code=1).stderr
+        assert output.count("\n") == 1 and output.startswith("Error: ")
         if command[0] != "embed":
-            assert sentence.format(store=store.path) in told
-        assert key is None or key not in told
+            assert sentence.format(store=store.path) in output
+        assert key is None or key not in output
     assert any(sentence.format(store=store.path) in line for line in verify(Store(store.path)))
     assert store.path.read_bytes() == before
 
 
-def test_the_key_may_lie_in_a_file_that_nobody_else_can_read(hospital, tmp_path, monkeypatch):
+def test_the_key_is_read_from_a_private_file(hospital, tmp_path, monkeypatch):
     monkeypatch.delenv("FEATURESTORE_KEY")
     monkeypatch.setenv("FEATURESTORE_KEY_FILE", str(tmp_path / "key"))
     with pytest.raises(FeatureStoreError, match="the key cannot be read from"):
-        a_store(hospital, tmp_path / "w.duckdb")
+        make_store(hospital, tmp_path / "w.duckdb")
     (tmp_path / "key").write_text(f"{KEY}\n")
     (tmp_path / "key").chmod(0o640)
     with pytest.raises(FeatureStoreError, match="others can read the key in"):
-        a_store(hospital, tmp_path / "w.duckdb")
+        make_store(hospital, tmp_path / "w.duckdb")
     assert not (tmp_path / "w.duckdb").exists()
     (tmp_path / "key").chmod(0o600)
-    assert verify(a_store(hospital, tmp_path / "w.duckdb")) == []
+    assert verify(make_store(hospital, tmp_path / "w.duckdb")) == []
     monkeypatch.delenv("FEATURESTORE_KEY_FILE")
     monkeypatch.setenv("FEATURESTORE_KEY", KEY)
     assert verify(Store(tmp_path / "w.duckdb")) == []
 
 
-def test_a_key_as_systemd_hands_it_to_a_service(hospital, tmp_path, monkeypatch):
+def test_the_key_is_read_from_a_systemd_credential(hospital, tmp_path, monkeypatch):
     (tmp_path / "credentials").mkdir()
     file = tmp_path / "credentials" / "key"
     file.write_text(KEY)
@@ -224,64 +226,64 @@ def test_a_key_as_systemd_hands_it_to_a_service(hospital, tmp_path, monkeypatch)
     monkeypatch.delenv("FEATURESTORE_KEY")
     monkeypatch.setenv("FEATURESTORE_KEY_FILE", str(file))
     with pytest.raises(FeatureStoreError, match="others can read the key"):
-        a_store(hospital, tmp_path / "w.duckdb")
+        make_store(hospital, tmp_path / "w.duckdb")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(file.parent))
     if os.getuid() == 0:  # whose the file has to be
-        assert verify(a_store(hospital, tmp_path / "w.duckdb")) == []
+        assert verify(make_store(hospital, tmp_path / "w.duckdb")) == []
     monkeypatch.setenv("FEATURESTORE_KEY_FILE", str(file.parent))
     with pytest.raises(FeatureStoreError, match="the key cannot be read"):
-        a_store(hospital, tmp_path / "other.duckdb")
+        make_store(hospital, tmp_path / "other.duckdb")
 
 
-def test_the_key_may_come_from_a_pipe_which_is_read_once(hospital, tmp_path, monkeypatch):
+def test_the_key_is_read_from_a_pipe(hospital, tmp_path, monkeypatch):
     monkeypatch.delenv("FEATURESTORE_KEY")
     os.mkfifo(tmp_path / "pipe", 0o600)
     monkeypatch.setenv("FEATURESTORE_KEY_FILE", str(tmp_path / "pipe"))
     writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=[f"{KEY}\r\n"])
     writer.start()
-    assert verify(a_store(hospital, tmp_path / "w.duckdb")) == []
+    assert verify(make_store(hospital, tmp_path / "w.duckdb")) == []
     writer.join()
 
 
-def test_a_store_that_cannot_be_encrypted_is_not_begun(hospital, tmp_path, monkeypatch):
+def test_init_with_an_unusable_key_leaves_no_files(hospital, tmp_path, monkeypatch):
     monkeypatch.setenv("FEATURESTORE_KEY", "short")
     with pytest.raises(FeatureStoreError, match=r"w.duckdb is too short"):
-        a_store(hospital, tmp_path / "w.duckdb")
+        make_store(hospital, tmp_path / "w.duckdb")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_plain_store_does_not_mind_a_key(hospital, tmp_path):
-    assert verify(a_store(hospital, tmp_path / "w.duckdb", encrypt=False)) == []
+def test_a_plain_store_ignores_the_key(hospital, tmp_path):
+    assert verify(make_store(hospital, tmp_path / "w.duckdb", encrypt=False)) == []
 
 
-def test_without_the_extra_it_says_what_to_install(hospital, tmp_path, monkeypatch):
-    store = a_store(hospital, tmp_path / "w.duckdb")
+def test_without_the_extra_the_error_says_what_to_install(hospital, tmp_path, monkeypatch):
+    store = make_store(hospital, tmp_path / "w.duckdb")
     monkeypatch.setattr(database, "find_spec", lambda _: None)
     with pytest.raises(FeatureStoreError, match=r"clinical-featurestore.encryption."):
         Store(store.path).connect()
 
 
 @pytest.mark.parametrize("encrypt", [True, False])
-def test_what_was_tampered_with_is_one_line(hospital, tmp_path, encrypt):
-    store = a_store(hospital, tmp_path / "w.duckdb", encrypt)
-    whole = store.path.read_bytes()
-    said = set()
-    for at in range(60, len(whole), len(whole) // 9):
-        data = bytearray(whole)
+def test_a_changed_byte_is_reported_in_one_line(hospital, tmp_path, encrypt):
+    store = make_store(hospital, tmp_path / "w.duckdb", encrypt)
+    original = store.path.read_bytes()
+    messages = set()
+    for at in range(60, len(original), len(original) // 9):
+        data = bytearray(original)
         data[at] ^= 4
         store.path.write_bytes(data)
-        told = verify(Store(store.path))
-        assert told and not any("\n" in line for line in told), at
+        output = verify(Store(store.path))
+        assert output and not any("\n" in line for line in output), at
         for words in (["labels"], ["sql", "SELECT max(hash(n)) FROM notes AS n"], ["sync"]):
             answer = run(words[0], store.path, *words[1:], code=None)
             assert answer.stderr.count("\n") == answer.exit_code, answer.stderr
-            said |= {answer.stderr.strip().replace(str(store.path), "ward.duckdb")}
-    said.discard("")  # it is in a block that this command does not read
-    assert said and all("damaged" in line for line in said), said
+            messages |= {answer.stderr.strip().replace(str(store.path), "ward.duckdb")}
+    messages.discard("")  # it is in a block that this command does not read
+    assert messages and all("damaged" in line for line in messages), messages
 
 
-def test_a_shard_of_a_killed_run_is_gone_on_from_and_a_flipped_one_refused(hospital, tmp_path):
-    store = a_store(hospital, tmp_path / "w.duckdb")
+def test_a_run_resumes_from_encrypted_shards_and_refuses_a_damaged_one(hospital, tmp_path):
+    store = make_store(hospital, tmp_path / "w.duckdb")
     stage(store, WordCounter())
     shutil.copytree(tmp_path, tmp_path.with_name("copy"))
     assert embed_pending(store, WordCounter())["resumed"] == PATIENTS - 1
@@ -306,8 +308,8 @@ def test_a_shard_of_a_killed_run_is_gone_on_from_and_a_flipped_one_refused(hospi
         "FROM which_secret('s3://bucket/x', 's3')",
     ],
 )
-def test_the_ciphers_bring_no_network_into_reach(hospital, tmp_path, query):
-    store = a_store(hospital, tmp_path / "w.duckdb")
+def test_an_encrypted_store_gives_queries_no_network(hospital, tmp_path, query):
+    store = make_store(hospital, tmp_path / "w.duckdb")
     with pytest.raises(FeatureStoreError), (tmp_path / "answer").open("w") as stream:
         ask(store, query, stream)
     # The connection itself, too, of whoever uses the library.

@@ -1,4 +1,4 @@
-"""A patient who is forgotten is in no byte of the store, and does not come back."""
+"""A forgotten patient is in no byte of the store, and no sync adds them again."""
 
 import itertools
 import json
@@ -87,7 +87,7 @@ class Ward:
         self.store = create_store(self.folder / "w.duckdb", self.write(), "mimic3")
 
     def add(self, n, text, at, again=0, **others):
-        """A note that says something of its own; five windows."""
+        """Add a note of unique words, five windows long."""
         number = next(self.numbers)
         words = " ".join(f"word{number}x{k}" for k in range(16))
         row = note(number, stay(n, again), f"{text} {words}", at, subject_id=patient(n))
@@ -101,8 +101,8 @@ class Ward:
         return nightly(self.store, Distinct(), "readmit")
 
 
-def lived_in(folder):
-    """A store with all that can be of a patient: past means, withdrawn stays, nights, shards."""
+def used_ward(folder):
+    """Make a store with all that it can hold of a patient: old means, withdrawn stays, shards."""
     ward = Ward(folder)
     sync(ward.store)
     embed_pending(ward.store, Distinct())
@@ -110,7 +110,7 @@ def lived_in(folder):
     for n in range(1, 13):
         ward.add(n, "quiet", day(1))
     ward.night()
-    # The means that were scored change: they stay for replay.
+    # Means that were scored change, and are archived for replay.
     for row in ward.notes:
         if row["SUBJECT_ID"] in (patient(FORGOTTEN), patient(OTHER)):
             row["TEXT"] += " edited"
@@ -129,20 +129,20 @@ def lived_in(folder):
     for limit in (1, 2, 3):
         stage(ward.store, Distinct(), limit)  # a job that was killed before its commit
     with ward.store.transaction("test", rewrite=True):
-        pass  # uncompressed, so that every number can be seen
+        pass  # uncompressed, so that every number can be count_needles
     return ward
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    ward = lived_in(tmp_path_factory.mktemp("lived"))
+    ward = used_ward(tmp_path_factory.mktemp("lived"))
     ward.needles = {n: needles(ward.store, n) for n in (FORGOTTEN, OTHER)}
     return ward
 
 
 @pytest.fixture
 def ward(template, tmp_path):
-    """A copy of it, whose hospital the test may change."""
+    """Copy the template, with a hospital that the test may change."""
     shutil.copytree(template.hospital, tmp_path / "hospital")
     shutil.copytree(template.folder, tmp_path / "ward")
     copy = object.__new__(Ward)
@@ -156,48 +156,48 @@ def ward(template, tmp_path):
 
 
 def needles(store, n):
-    """The bytes that only this patient has, by what they are."""
+    """Return the bytes that only this patient has, by kind."""
     stays = [stay(n), stay(n, 1)]
-    found = {"subject_id": {struct.pack("<q", patient(n)), str(patient(n)).encode()}}
-    found["hadm_id"] = {struct.pack("<q", stays[0]), struct.pack("<q", stays[1])}
+    by_kind = {"subject_id": {struct.pack("<q", patient(n)), str(patient(n)).encode()}}
+    by_kind["hadm_id"] = {struct.pack("<q", stays[0]), struct.pack("<q", stays[1])}
     rows = store.sql(
         "SELECT note_id, text_hash FROM notes WHERE subject_id = $s OR list_contains($h, hadm_id)",
         s=patient(n),
         h=stays,
     ).fetchall()
-    found["note_id"] = {note_id.encode() for note_id, _ in rows}
-    found["text_hash"] = {text_hash.encode() for _, text_hash in rows}
+    by_kind["note_id"] = {note_id.encode() for note_id, _ in rows}
+    by_kind["text_hash"] = {text_hash.encode() for _, text_hash in rows}
     for table in ("embeddings", "admission_embeddings", "archived_admission_embeddings"):
         vectors = store.sql(
             f"SELECT embedding, vector_hash FROM {table} WHERE list_contains($h, hadm_id)", h=stays
         ).fetchall()
-        found[table] = {np.array(vector, np.float32).tobytes() for vector, _ in vectors}
-        found["vector_hash"] = {struct.pack("<Q", h) for _, h in vectors} | found.get(
+        by_kind[table] = {np.array(vector, np.float32).tobytes() for vector, _ in vectors}
+        by_kind["vector_hash"] = {struct.pack("<Q", h) for _, h in vectors} | by_kind.get(
             "vector_hash", set()
         )
     for shard in store.staging.rglob("*.shard"):
         content = store.shard_seal().open(shard)
         rows = pq.read_table(pa.BufferReader(content), columns=["note_id", "embedding"])
         staged = zip(*rows.to_pydict().values(), strict=True)
-        found["staged"] = {
+        by_kind["staged"] = {
             np.array(vector, np.float32).tobytes()
             for note_id, vector in staged
-            if note_id.encode() in found["note_id"]
-        } | found.get("staged", set())
-    return found
+            if note_id.encode() in by_kind["note_id"]
+        } | by_kind.get("staged", set())
+    return by_kind
 
 
-def seen(folder, needles):
-    """Which of them stand in a file, the hospital's own apart."""
+def count_needles(folder, needles):
+    """Count the needles that are in a file under a folder."""
     everything = [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
     return {
-        what: sum(any(needle in content for content in everything) for needle in some)
-        for what, some in needles.items()
+        what: sum(any(needle in content for content in everything) for needle in values)
+        for what, values in needles.items()
     }
 
 
-def held(store):
-    """The rows of the forgotten patient, by table."""
+def patient_rows(store):
+    """Count the rows of the forgotten patient by table."""
     stays = f"hadm_id IN ({stay(FORGOTTEN)}, {stay(FORGOTTEN, 1)})"
     theirs = f"subject_id = {patient(FORGOTTEN)}"
     where = dict.fromkeys(
@@ -222,17 +222,19 @@ def run(*words):
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-def test_no_byte_of_the_patient_is_left_and_every_byte_of_another_is(ward):
-    before = {n: {what: len(of) for what, of in ward.needles[n].items()} for n in ward.needles}
+def test_forget_removes_every_byte_of_the_patient_and_none_of_another(ward):
+    before = {
+        n: {what: len(values) for what, values in ward.needles[n].items()} for n in ward.needles
+    }
     for counts in before.values():
         assert all(counts.values()), "the story lacks something"
     for n in (FORGOTTEN, OTHER):
-        assert seen(ward.folder, ward.needles[n]) == before[n] | {"subject_id": 1}
+        assert count_needles(ward.folder, ward.needles[n]) == before[n] | {"subject_id": 1}
     receipt = forget(ward.store, [patient(FORGOTTEN)], ward.folder / "receipt.json")
-    left = seen(ward.folder, ward.needles[FORGOTTEN])
+    left = count_needles(ward.folder, ward.needles[FORGOTTEN])
     assert left == dict.fromkeys(left, 0)
-    # One of the other's notes stood on the forgotten patient's stay; all else is there.
-    other = seen(ward.folder, ward.needles[OTHER])
+    # One of the other's notes stood on the forgotten patient's stay; all others remain.
+    other = count_needles(ward.folder, ward.needles[OTHER])
     lost = {what: before[OTHER][what] - count for what, count in other.items()}
     assert lost | {"subject_id": 0} == dict.fromkeys(lost, 0) | {"note_id": 1, "text_hash": 1}
     assert receipt["shards"] == 1
@@ -240,22 +242,22 @@ def test_no_byte_of_the_patient_is_left_and_every_byte_of_another_is(ward):
     assert ward.store.one("SELECT max(len(embedding)) FROM embeddings") == (DIM,)
 
 
-def test_a_deleted_row_alone_would_still_be_seen(ward):
+def test_a_plain_delete_leaves_bytes_in_the_file(ward):
     with ward.store.transaction("test") as transaction:
         transaction.con.execute("DELETE FROM embeddings WHERE hadm_id = $1", [stay(FORGOTTEN)])
-    assert seen(ward.folder, ward.needles[FORGOTTEN])["embeddings"] > 0
+    assert count_needles(ward.folder, ward.needles[FORGOTTEN])["embeddings"] > 0
 
 
-def test_the_receipt_counts_what_was_there_and_names_nobody(ward):
-    there = held(ward.store)
-    assert min(there.values()) > 0
+def test_the_receipt_counts_the_deleted_rows_and_names_no_patient(ward):
+    rows = patient_rows(ward.store)
+    assert min(rows.values()) > 0
     receipt = forget(ward.store, [patient(FORGOTTEN)], ward.folder / "receipt.json")
-    assert receipt["rows"] == there
-    assert set(held(ward.store).values()) == {0}
+    assert receipt["rows"] == rows
+    assert set(patient_rows(ward.store).values()) == {0}
     assert [scorer["scorer_id"] for scorer in receipt["scorers"]] == ["readmit-v1"]
     assert (
         sum(receipt["scorers"][0][s] for s in ("train", "valid", "test"))
-        == there["scorer_admissions"]
+        == rows["scorer_admissions"]
     )
     file = ward.folder / "receipt.json"
     assert json.loads(file.read_text()) == receipt
@@ -266,14 +268,14 @@ def test_the_receipt_counts_what_was_there_and_names_nobody(ward):
     command, counts = ward.store.sql(
         "SELECT command, counts FROM runs ORDER BY run_id DESC LIMIT 1"
     ).fetchone()
-    assert (command, json.loads(counts)) == ("forget", {"patients": 1, **there, "shards": 1})
+    assert (command, json.loads(counts)) == ("forget", {"patients": 1, **rows, "shards": 1})
 
 
-def test_neither_sync_nor_nightly_brings_the_patient_back(ward):
+def test_sync_and_nightly_exclude_a_forgotten_patient(ward):
     forget(ward.store, [patient(FORGOTTEN)])
-    told = sync(ward.store)
-    assert told["admissions"]["forgotten"] == 1
-    assert told["notes"]["forgotten"] == sum(
+    counts = sync(ward.store)
+    assert counts["admissions"]["forgotten"] == 1
+    assert counts["notes"]["forgotten"] == sum(
         row["SUBJECT_ID"] == patient(FORGOTTEN) or row["HADM_ID"] == stay(FORGOTTEN)
         for row in ward.notes
     )
@@ -284,30 +286,33 @@ def test_neither_sync_nor_nightly_brings_the_patient_back(ward):
     ward.add(FORGOTTEN, "new", day(2))
     ward.add(FORGOTTEN, "without a stay", day(2), hadm_id="")
     ward.stays.append(admission(stay(FORGOTTEN, 1), patient(FORGOTTEN), day(20), day(25)))
-    facts = ward.night()
-    assert facts["forgotten"] == told["notes"]["forgotten"] + 2
-    assert facts["scored"] > 0
-    assert set(held(ward.store).values()) == {0, held(ward.store)["nightly_embedding_stats"]}
+    result = ward.night()
+    assert result["forgotten"] == counts["notes"]["forgotten"] + 2
+    assert result["scored"] > 0
+    assert set(patient_rows(ward.store).values()) == {
+        0,
+        patient_rows(ward.store)["nightly_embedding_stats"],
+    }
     ids = {what: ward.needles[FORGOTTEN][what] for what in ("subject_id", "hadm_id", "note_id")}
     with ward.store.transaction("test", rewrite=True):
         pass
-    assert set(seen(ward.folder, ids).values()) == {0}
+    assert set(count_needles(ward.folder, ids).values()) == {0}
     assert verify(ward.store) == []
     assert "forgotten" in run("sync", ward.store.path).stdout
 
 
-def test_scores_outcomes_and_train_go_on(ward):
+def test_score_outcomes_and_train_work_after_forget(ward):
     forget(ward.store, [patient(FORGOTTEN), patient(OTHER)])
     (stays,) = ward.store.one("SELECT count(*) FROM prediction_times()")
     assert score(ward.store, "readmit")["scored"] == stays > PATIENTS
-    found = outcomes(ward.store, "readmit")
-    assert found["fitted_on"] + found["scored"] == stays
+    result = outcomes(ward.store, "readmit")
+    assert result["fitted_on"] + result["scored"] == stays
     assert train(ward.store, "readmit", baseline=False)["scorer_id"] == "readmit-v2"
     assert forget(ward.store, [patient(OTHER + 2)])["scorers"][-1]["scorer_id"] == "readmit-v2"
     assert ward.store.one("SELECT count(*), count(DISTINCT key) FROM forgotten") == (3, 1)
 
 
-def test_a_note_that_came_to_the_patient_after_it_was_embedded(ward):
+def test_vectors_of_a_note_that_was_moved_to_the_patient_are_deleted(ward):
     moved = next(row for row in ward.notes if row["HADM_ID"] == stay(OTHER + 2))
     moved["SUBJECT_ID"] = patient(FORGOTTEN)
     ward.write()
@@ -317,17 +322,17 @@ def test_a_note_that_came_to_the_patient_after_it_was_embedded(ward):
         f"UNION ALL SELECT embedding FROM admission_embeddings WHERE hadm_id = {stay(OTHER + 2)}"
     ).fetchall()
     theirs = {"vectors": {np.array(vector, np.float32).tobytes() for (vector,) in vectors}}
-    assert seen(ward.folder, theirs)["vectors"] == len(theirs["vectors"]) > 5
+    assert count_needles(ward.folder, theirs)["vectors"] == len(theirs["vectors"]) > 5
     forget(ward.store, [patient(FORGOTTEN)])
-    assert seen(ward.folder, theirs) == {"vectors": 0}
+    assert count_needles(ward.folder, theirs) == {"vectors": 0}
     # The other patient's mean comes back, without it.
     embed_pending(ward.store, Distinct())
     means = f"SELECT count(*) FROM admission_embeddings WHERE hadm_id = {stay(OTHER + 2)}"
     assert ward.store.one(means)[0] > 0
-    assert seen(ward.folder, theirs) == {"vectors": 0}
+    assert count_needles(ward.folder, theirs) == {"vectors": 0}
 
 
-def test_a_patient_of_whom_there_is_but_a_note_without_a_stay(ward):
+def test_a_patient_with_only_a_note_and_no_stay_is_forgotten(ward):
     ward.add(77, "to no stay", day(1), hadm_id="")
     ward.write()
     sync(ward.store)
@@ -339,7 +344,7 @@ def test_a_patient_of_whom_there_is_but_a_note_without_a_stay(ward):
     assert sync(ward.store)["notes"]["forgotten"] == 1
 
 
-def test_tables_constraints_rules_mode_and_group_are_as_before(ward):
+def test_forget_keeps_tables_constraints_macros_and_file_mode(ward):
     catalog = (
         "SELECT table_name, column_name, data_type, is_nullable, column_default "
         "FROM duckdb_columns() WHERE database_name = 'store' AND NOT internal ORDER BY ALL",
@@ -358,11 +363,11 @@ def test_tables_constraints_rules_mode_and_group_are_as_before(ward):
     assert stat.filemode(ward.store.path.stat().st_mode) == "-rw-r-----"
 
 
-@pytest.mark.parametrize("others", [[], [FORGOTTEN]], ids=["alone", "beside one who is"])
-def test_a_patient_who_is_not_in_the_store_is_one_error_and_nothing_changes(ward, others):
+@pytest.mark.parametrize("others", [[], [FORGOTTEN]], ids=["alone", "with a known one"])
+def test_an_unknown_patient_is_an_error_and_nothing_changes(ward, others):
     def files():
-        some = [file for file in ward.folder.rglob("*") if file.suffix != ".lock"]
-        return {file: file.read_bytes() for file in some if file.is_file()}
+        paths = [file for file in ward.folder.rglob("*") if file.suffix != ".lock"]
+        return {file: file.read_bytes() for file in paths if file.is_file()}
 
     before = files()
     result = run("forget", ward.store.path, *map(patient, others), 99, 98)
@@ -374,7 +379,7 @@ def test_a_patient_who_is_not_in_the_store_is_one_error_and_nothing_changes(ward
     assert files() == before
 
 
-def test_a_second_time_the_patient_is_not_in_the_store(ward):
+def test_a_forgotten_patient_is_unknown_the_second_time(ward):
     result = run("forget", ward.store.path, patient(FORGOTTEN), "--json")
     assert json.loads(result.stdout)["patients"] == 1
     result = run("forget", ward.store.path, patient(FORGOTTEN))
@@ -382,7 +387,7 @@ def test_a_second_time_the_patient_is_not_in_the_store(ward):
     assert "1 of 1 patients are not in" in result.stderr
 
 
-def test_what_a_person_reads(ward):
+def test_the_command_prints_a_readable_receipt(ward):
     output = run("forget", ward.store.path, patient(FORGOTTEN)).stdout
     lines = output.splitlines()
     assert lines[0].startswith("1 patient forgotten: run ")
@@ -397,7 +402,7 @@ def test_what_a_person_reads(ward):
     assert f"readmit-v1 was fitted on them ({stays} train) - train it again\n" in output
 
 
-def test_a_receipt_that_cannot_be_written_is_refused_before_anything_is_changed(ward):
+def test_an_unwritable_receipt_is_refused_before_anything_changes(ward):
     before = ward.store.path.read_bytes()
     for output in (ward.folder / "no" / "r.json", ward.folder, ward.store.path):
         result = run("forget", ward.store.path, patient(FORGOTTEN), "-o", output)
@@ -406,7 +411,7 @@ def test_a_receipt_that_cannot_be_written_is_refused_before_anything_is_changed(
     assert ward.store.path.read_bytes() == before
 
 
-def test_what_was_damaged_before_does_not_keep_a_patient_in_the_store(ward):
+def test_earlier_damage_does_not_prevent_forget(ward):
     with ward.store.transaction("test") as transaction:
         transaction.con.execute(
             "UPDATE embeddings SET vector_hash = 7 WHERE hadm_id = $1", [stay(9)]
@@ -417,7 +422,7 @@ def test_what_was_damaged_before_does_not_keep_a_patient_in_the_store(ward):
     assert verify(ward.store) == damaged
 
 
-def test_an_encoder_that_may_know_the_patient_is_listed(ward):
+def test_an_encoder_fine_tuned_on_the_patient_is_listed(ward):
     (split,) = ward.store.one(f"SELECT patient_split({patient(FORGOTTEN)})")
     finetuned = {"patients": "patient_split: train to fit, valid to choose the best step"}
     manifest = json.dumps({"checkpoint": {"finetune": finetuned}})
@@ -434,16 +439,46 @@ def test_an_encoder_that_may_know_the_patient_is_listed(ward):
     assert forget(ward.store, [sides["train"]])["encoders"] == ["counter-00000000"]
 
 
-STEPS = ("copy", "clean", "checkpoint", "fsync", "rename")
+def test_a_score_of_a_stay_that_now_is_another_patients_is_deleted_without_the_stay(ward):
+    n = OTHER + 2
+    for row in [*ward.stays, *ward.notes]:
+        if row["SUBJECT_ID"] == patient(n):
+            row["SUBJECT_ID"] = patient(90)
+    ward.write()
+    sync(ward.store)
+    stays = ward.store.one(f"SELECT count(*) FROM admissions WHERE subject_id = {patient(90)}")[0]
+    rows = forget(ward.store, [patient(n)])["rows"]
+    assert rows["scores"] >= rows["scorer_admissions"] > 0
+    assert rows["admissions"] == rows["notes"] == rows["embeddings"] == 0
+    assert forget(ward.store, [patient(90)])["rows"]["admissions"] == stays == 2
+
+
+def test_a_stay_withdrawn_before_it_was_scored_leaves_no_vectors(ward):
+    ward.stays.append(admission(stay(78), patient(78), day(0), day(10)))
+    ward.add(78, "alone", day(1))
+    ward.write()
+    sync(ward.store)
+    embed_pending(ward.store, Distinct())
+    counts = (
+        f"SELECT (SELECT count(*) FROM embeddings WHERE hadm_id = {stay(78)}), "
+        f"(SELECT count(*) FROM admission_embeddings WHERE hadm_id = {stay(78)})"
+    )
+    assert min(ward.store.one(counts)) > 0
+    ward.stays = [row for row in ward.stays if row["HADM_ID"] != stay(78)]
+    ward.notes = [row for row in ward.notes if row["HADM_ID"] != stay(78)]
+    ward.write()
+    sync(ward.store)
+    assert ward.store.one(counts) == (0, 0)  # No row names the patient: forget cannot find them.
+
+
+KILL_POINTS = ("copy", "clean", "checkpoint", "fsync", "rename")
 
 
 @pytest.mark.parametrize(
     "every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["once", "every time"]
 )
-@pytest.mark.parametrize("step", STEPS)
-def test_killed_before_any_step_the_old_version_or_the_new_one_is_whole(
-    ward, tmp_path, step, every
-):
+@pytest.mark.parametrize("step", KILL_POINTS)
+def test_a_kill_at_any_failpoint_leaves_the_old_or_the_new_version(ward, tmp_path, step, every):
     def contents(path):
         return {
             table: Store(path).sql(f"FROM {table} ORDER BY ALL").fetchall()
@@ -470,18 +505,18 @@ def test_killed_before_any_step_the_old_version_or_the_new_one_is_whole(
         if contents(path) == before:
             jobs.forgetting(path)
         assert contents(path) == after
-        assert set(seen(path.parent, ward.needles[FORGOTTEN]).values()) == {0}
+        assert set(count_needles(path.parent, ward.needles[FORGOTTEN]).values()) == {0}
         shutil.rmtree(path.parent)
         if not every:
             return
     assert nth > 1, f"forget has no step {step}"
 
 
-def test_every_step_that_a_kill_is_tried_before_is_one():
-    assert set(STEPS) <= set(failpoints.FAILPOINTS)
+def test_the_failpoints_of_the_kill_test_exist():
+    assert set(KILL_POINTS) <= set(failpoints.FAILPOINTS)
 
 
-def test_while_another_job_runs_nothing_is_forgotten(ward):
+def test_forget_exits_with_75_while_another_job_runs(ward):
     with Store(ward.store.path).lock("nightly"):
         assert run("forget", ward.store.path, patient(FORGOTTEN)).exit_code == 75
     with pytest.raises(FeatureStoreError, match="not in"):

@@ -1,4 +1,4 @@
-"""The store: versions by rename, one job at a time, readers that never wait, private files."""
+"""The store: versions replaced by rename, one job at a time, readers that never wait."""
 
 import os
 import stat
@@ -10,7 +10,12 @@ import duckdb
 import pytest
 
 from featurestore import Store, create_store
-from featurestore.errors import FeatureStoreError, StoreBusyError
+from featurestore.errors import (
+    FeatureStoreError,
+    StoreBusyError,
+    StoreDamagedError,
+    StoreNotFoundError,
+)
 from tests.hospital import admission, note, write_hospital
 
 
@@ -29,7 +34,7 @@ def runs(store):
     return store.one("SELECT count(*) FROM runs WHERE command <> 'init'")[0]
 
 
-def test_a_change_is_a_new_version_and_a_recorded_run(store):
+def test_a_transaction_makes_a_new_version_and_records_a_run(store):
     add_run(store)
     add_run(store, "again")
     rows = store.sql("SELECT run_id, command, status, counts FROM runs ORDER BY 1").fetchall()
@@ -40,7 +45,7 @@ def test_a_change_is_a_new_version_and_a_recorded_run(store):
     ]
 
 
-def test_a_failed_change_leaves_the_store_as_it_was(store):
+def test_a_failed_transaction_leaves_the_store_unchanged(store):
     before = store.path.read_bytes()
     with pytest.raises(RuntimeError, match="half way"), store.transaction("test") as transaction:
         transaction.con.execute("DELETE FROM settings")
@@ -60,7 +65,7 @@ def test_a_reader_keeps_the_version_it_opened_and_the_next_sees_the_new_one(stor
     assert store.one("SELECT max(run_id) FROM runs") == (1,)
 
 
-def test_a_version_in_which_something_stands_twice_is_refused(store):
+def test_a_version_with_duplicate_keys_is_refused(store):
     refused = pytest.raises(
         FeatureStoreError, match=r"scorers holds 1 duplicate rows .*; nothing was changed"
     )
@@ -83,7 +88,7 @@ def test_a_vector_that_is_not_finite_is_refused_by_the_schema(store):
             )
 
 
-def test_a_second_job_is_told_who_holds_the_store(store):
+def test_the_error_of_a_second_job_names_the_holder_of_the_lock(store):
     other = Store(store.path)
     with store.lock("embed"):
         with pytest.raises(StoreBusyError) as busy, other.lock("train"):
@@ -110,7 +115,7 @@ def test_a_killed_job_leaves_the_old_version_and_a_free_lock(store):
     assert not store.staging.exists()
 
 
-def test_what_a_killed_job_spilled_is_cleared_by_the_next(store):
+def test_the_next_job_removes_what_a_killed_job_spilled(store):
     (store.staging / "spill").mkdir(parents=True)
     (store.staging / "spill" / "duckdb_temp_storage-0.tmp").write_bytes(b"vectors")
     add_run(store)
@@ -131,7 +136,7 @@ def test_files_are_private_whatever_the_umask(store, tmp_path):
     assert "next.duckdb" in private
 
 
-def test_a_team_may_read_where_it_was_asked_for(store, tmp_path):
+def test_init_with_a_group_lets_the_group_read(store, tmp_path):
     import grp
 
     group = grp.getgrgid(os.getgid()).gr_name
@@ -160,23 +165,23 @@ def test_a_query_can_read_the_store_and_nothing_else(store, escape):
         store.sql(escape).fetchall()
 
 
-def test_no_store(tmp_path):
+def test_a_missing_file_raises_store_not_found(tmp_path):
     with pytest.raises(
-        FeatureStoreError, match=r"nowhere.duckdb does not exist - \"featurestore init"
+        StoreNotFoundError, match=r"nowhere.duckdb does not exist - \"featurestore init"
     ):
         Store(tmp_path / "nowhere.duckdb")
 
 
-def test_a_file_that_is_no_store(tmp_path):
+def test_a_file_that_is_not_a_store_is_refused(tmp_path):
     (tmp_path / "text.duckdb").write_text("not a database")
-    with pytest.raises(FeatureStoreError, match="cannot be opened as a store"):
+    with pytest.raises(StoreDamagedError, match="cannot be opened as a store"):
         Store(tmp_path / "text.duckdb").connect()
     duckdb.connect(tmp_path / "other.duckdb").close()
-    with pytest.raises(FeatureStoreError, match="is a DuckDB file but not a feature store"):
+    with pytest.raises(StoreDamagedError, match="is a DuckDB file but not a feature store"):
         Store(tmp_path / "other.duckdb").connect()
 
 
-def test_init_changes_nothing_where_it_cannot_go_on(store, tmp_path):
+def test_a_failed_init_leaves_no_files(store, tmp_path):
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(FeatureStoreError, match="exists already"):
         create_store(store.path, tmp_path / "hospital", "mimic3")
@@ -186,7 +191,7 @@ def test_init_changes_nothing_where_it_cannot_go_on(store, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_the_next_job_makes_a_missing_macro_again(store):
+def test_the_next_job_restores_a_missing_macro(store):
     with store.transaction("test") as transaction:
         transaction.con.execute("DROP MACRO TABLE clinicalbert_labels")
     with pytest.raises(duckdb.CatalogException):

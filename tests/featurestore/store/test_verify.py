@@ -1,4 +1,4 @@
-"""What verify finds: whatever is not as the last job left it."""
+"""Verify finds whatever is not as the last job left it."""
 
 import json
 import os
@@ -61,11 +61,11 @@ def store(ward):
     return Store(ward / "w.duckdb")
 
 
-def found(store):
+def findings(store):
     return verify(Store(store.path))
 
 
-def by_hand(store, *changes, forged=False):
+def change_without_a_job(store, *changes, forged=False):
     """Change the file without a job; `forged` also rewrites its checksums and its seal."""
     with duckdb.connect(store.path) as con:
         for change in changes:
@@ -81,7 +81,7 @@ def by_hand(store, *changes, forged=False):
         seal.write_text(f"{last[0]} {last[1]} {file_hash(store.path)}\n")
 
 
-def test_a_store_is_whole_with_its_last_run_to_be_noted(store):
+def test_verify_finds_nothing_in_a_fresh_store_and_prints_its_last_run(store):
     assert verify(store) == []
     link = store.one("SELECT chain FROM runs WHERE run_id = 4")[0]
     result = CliRunner().invoke(main, ["verify", str(store.path)])
@@ -89,10 +89,10 @@ def test_a_store_is_whole_with_its_last_run_to_be_noted(store):
     assert re.fullmatch("[0-9a-f]{64}", link)
 
 
-def test_an_older_file_that_is_put_back_is_found_and_no_job_goes_on_from_it(store, ward):
+def test_an_older_file_that_is_put_back_is_found_and_every_job_refuses_it(store, ward):
     shutil.copy(ward / "older.duckdb", store.path)
     sentence = f"{store.path} is at run 3, but its seal is of run 4: {OLDER}"
-    assert [line.partition(" - ")[0] for line in found(store)] == [sentence]
+    assert [line.partition(" - ")[0] for line in findings(store)] == [sentence]
     encoder = WordCounter()
     for job in (lambda: sync(Store(store.path)), lambda: embed_pending(Store(store.path), encoder)):
         with pytest.raises(FeatureStoreError, match=OLDER):
@@ -101,11 +101,11 @@ def test_an_older_file_that_is_put_back_is_found_and_no_job_goes_on_from_it(stor
     # A backup that was meant.
     (ward / "w.duckdb.seal").unlink()
     sync(Store(store.path))
-    assert found(store) == []
+    assert findings(store) == []
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
-def test_a_job_of_root_leaves_the_store_to_whom_it_belongs(store, ward):
+def test_a_job_run_by_root_keeps_the_owner_of_the_store(store, ward):
     for name in ("w.duckdb", "w.duckdb.seal"):
         os.chown(ward / name, 65534, 65534)
     embed_pending(store, WordCounter())
@@ -113,14 +113,14 @@ def test_a_job_of_root_leaves_the_store_to_whom_it_belongs(store, ward):
     assert owners == {"w.duckdb": 65534, "w.duckdb.seal": 65534}
 
 
-def test_another_stores_file_in_its_place_is_found(store, ward):
+def test_the_file_of_another_store_in_its_place_is_found(store, ward):
     create_store(ward / "other.duckdb", ward / "h", "mimic3")
     shutil.copy(ward / "other.duckdb", store.path)
-    assert any(OLDER in line for line in found(store))
+    assert any(OLDER in line for line in findings(store))
 
 
 @pytest.mark.slow
-def test_while_jobs_replace_the_store_it_is_whole_all_the_time(tmp_path):
+def test_verify_finds_nothing_while_jobs_replace_the_store(tmp_path):
     stays = [admission(n, n, day(0), day(5)) for n in range(1, 31)]
     notes = [note(n, n, "pain home " * n) for n in range(1, 31)]
     store = create_store(
@@ -129,14 +129,14 @@ def test_while_jobs_replace_the_store_it_is_whole_all_the_time(tmp_path):
     process = jobs.start(jobs.many, store.path, tmp_path / "h", stays, notes)
     times = 0
     while process.exitcode is None or not times:
-        assert found(store) == []
+        assert findings(store) == []
         times += 1
     assert jobs.ended(process) == 0
     assert store.one("SELECT max(run_id) FROM runs") == (20,)
     assert times > 5
 
 
-def test_a_writers_log_is_found_and_keeps_everybody_out(store):
+def test_a_write_ahead_log_is_found_and_every_job_refuses_it(store):
     script = (
         "import duckdb, os, signal, sys; con = duckdb.connect(sys.argv[1]); "
         "con.execute('DELETE FROM notes'); os.kill(os.getpid(), signal.SIGKILL)"
@@ -145,32 +145,32 @@ def test_a_writers_log_is_found_and_keeps_everybody_out(store):
     assert killed.returncode == -signal.SIGKILL
     log = store.path.with_name("w.duckdb.wal")
     assert log.exists()
-    assert any(f"{log} is a write-ahead log" in line for line in found(store))
+    assert any(f"{log} is a write-ahead log" in line for line in findings(store))
     with pytest.raises(FeatureStoreError, match="is a write-ahead log"):
         sync(Store(store.path))
     # What it would have done was never the store's: without the log it is as the last job left it.
     log.unlink()
-    assert found(store) == []
+    assert findings(store) == []
 
 
 @pytest.mark.parametrize("name", ["", ".seal", ".lock", ".staging"])
 def test_a_file_that_others_may_read_is_found(store, ward, name):
     path = ward / f"w.duckdb{name}"
     path.chmod(0o755 if path.is_dir() else 0o644)
-    assert [line.partition(" (")[0] for line in found(store)] == [f"{path} is open to others"]
+    assert [line.partition(" (")[0] for line in findings(store)] == [f"{path} is open to others"]
 
 
 @pytest.mark.parametrize(
     ("changes", "finding"),
     [
         pytest.param(["DELETE FROM runs WHERE run_id = 2"], "runs lacks the runs between 1"
-            " and 3", id="a run in the middle is removed"),
+            " and 3", id="a run in the middle is deleted"),
         pytest.param(["DELETE FROM runs WHERE run_id = 4"], "the store is not as run 3 left it",
-            id="the last run is removed"),
+            id="the last run is deleted"),
         pytest.param(["UPDATE runs SET uid = 1 WHERE run_id = 2"], "run 2 in runs was changed",
-            id="a run is said to be somebody else's"),
+            id="the user of a run is changed"),
         pytest.param(["UPDATE runs SET chain = '' WHERE run_id = 2"], "run 2 in runs was changed",
-            id="a chain hash is removed"),
+            id="a chain hash is deleted"),
         pytest.param(["UPDATE notes SET n_chars = 0"], "the store is not as run 4 left it",
             id="notes are changed"),
         pytest.param(["UPDATE scorers SET intercept = 0"], "the coefficients of readmit-v1 are not "
@@ -179,36 +179,36 @@ def test_a_file_that_others_may_read_is_found(store, ward, name):
             "'lost', status) AS status) FROM notes"],
             "1 notes are neither ready nor excluded with a reason", id="a note is unaccounted for"),
         pytest.param(["DELETE FROM embeddings WHERE note_id = '7' AND window_no = 0"],
-            "1 notes lack some of their windows", id="a window is gone"),
+            "1 notes lack some of their windows", id="a window is missing"),
         pytest.param(["INSERT INTO embeddings FROM embeddings WHERE note_id = '7' LIMIT 1"],
-            "embeddings holds 1 duplicate rows", id="a window is there twice"),
+            "embeddings holds 1 duplicate rows", id="a window is duplicated"),
         pytest.param(["CREATE OR REPLACE TABLE embeddings AS FROM embeddings",
             "UPDATE embeddings SET embedding = ['nan', '1', '1', '1']::FLOAT[4] "
             "WHERE note_id = '7'"],
             "embeddings holds 2 vectors that are not finite", id="a vector is not finite"),
         pytest.param(["CREATE OR REPLACE TABLE embeddings AS SELECT * REPLACE (embedding[1:3]::"
             "FLOAT[3] AS embedding) FROM embeddings"],
-            "embeddings is 3 wide, counter-00000000 makes 4", id="vectors of another width"),
+            "embeddings is 3 wide, counter-00000000 makes 4", id="vectors have another width"),
         pytest.param(["UPDATE admission_embeddings SET embedding = [9, 9, 9, 9]::FLOAT[4] "
             "WHERE hadm_id = 7 AND cutoff = '72h'",
             "UPDATE admission_embeddings SET vector_hash = hash(embedding)"],
-            "1 means of a sample are not those of their windows", id="a mean is another"),
+            "1 means of a sample are not those of their windows", id="a mean is changed"),
     ],
 )  # fmt: skip
-def test_what_another_hand_changed_is_found_though_manifest_and_seal_are_forged(
+def test_a_change_by_another_program_is_found_even_with_forged_checksums_and_seal(
     store, changes, finding
 ):
-    by_hand(store, *changes, forged=True)
-    assert any(line.startswith(finding) for line in found(store)), found(store)
+    change_without_a_job(store, *changes, forged=True)
+    assert any(line.startswith(finding) for line in findings(store)), findings(store)
 
 
-def test_a_change_by_another_hand_stays_in_the_trail_after_the_next_job(store):
-    by_hand(store, "UPDATE notes SET n_chars = 0 WHERE note_id = '7'")
+def test_a_change_by_another_program_stays_in_the_audit_log_after_the_next_job(store):
+    change_without_a_job(store, "UPDATE notes SET n_chars = 0 WHERE note_id = '7'")
     embed_pending(Store(store.path), WordCounter())
-    assert found(store) == ["another program changed the store between run 4 and run 5"]
+    assert findings(store) == ["another program changed the store between run 4 and run 5"]
 
 
-def test_the_trail_says_who_did_what(store):
+def test_the_audit_log_says_who_did_what(store):
     rows = store.sql("SELECT run_id, command, uid, hash_before, hash_after FROM runs").fetchall()
     assert [row[:3] for row in rows] == [
         (number, command, os.getuid())
@@ -218,51 +218,53 @@ def test_the_trail_says_who_did_what(store):
     assert [before for *_, before, _ in rows[1:]] == [after for *_, after in rows[:-1]]
 
 
-def test_what_no_job_makes_beside_a_store_is_named(store, ward):
+def test_links_and_folders_in_place_of_seal_and_shards_are_found(store, ward):
     (ward / "elsewhere").mkdir(mode=0o700)
     seal = ward / "w.duckdb.seal"
     seal.rename(ward / "elsewhere" / "seal")
     seal.symlink_to(ward / "elsewhere" / "seal")
     junk = store.staging / "counter-00000000" / "junk.shard"
     junk.mkdir(mode=0o700)
-    assert found(store) == [
+    assert findings(store) == [
         f"{seal} is not what a job makes (lrwxrwxrwx) - remove it",
         f"{junk} is not what a job makes (drwx------) - remove it",
         f"{junk} is not a shard (Is a directory) - remove it",
     ]
 
 
-def test_a_job_through_a_link_changes_the_store_that_it_leads_to(store, ward):
+def test_a_job_on_a_link_changes_the_store_that_it_points_to(store, ward):
     (ward / "link.duckdb").symlink_to(store.path)
     embed_pending(Store(ward / "link.duckdb"), WordCounter())
     assert (ward / "link.duckdb").is_symlink()
     assert Store(store.path).one("SELECT max(run_id) FROM runs") == (5,)
-    assert found(store) == []
+    assert findings(store) == []
 
 
-def test_columns_that_changed_their_names_are_found(store):
+def test_renamed_columns_are_found(store):
     names = ("dischtime TO x", "deathtime TO dischtime", "x TO deathtime")
-    by_hand(store, *(f"ALTER TABLE admissions RENAME {name}" for name in names), forged=True)
-    assert found(store) == ["the store is not as run 4 left it"]
+    change_without_a_job(
+        store, *(f"ALTER TABLE admissions RENAME {name}" for name in names), forged=True
+    )
+    assert findings(store) == ["the store is not as run 4 left it"]
 
 
-def test_a_schema_that_another_hand_made_is_found(store):
-    by_hand(store, "CREATE SCHEMA s", "CREATE TABLE s.notes AS SELECT 1", forged=True)
-    assert [line.partition(":")[0] for line in found(store)] == [
+def test_a_schema_of_another_program_is_found(store):
+    change_without_a_job(store, "CREATE SCHEMA s", "CREATE TABLE s.notes AS SELECT 1", forged=True)
+    assert [line.partition(":")[0] for line in findings(store)] == [
         "s is not a view, macro or schema of this program"
     ]
 
 
-def test_a_pipe_in_the_place_of_the_seal_hangs_nobody(store, ward):
+def test_verify_does_not_hang_on_a_pipe_in_place_of_the_seal(store, ward):
     (ward / "w.duckdb.seal").unlink()
     os.mkfifo(ward / "w.duckdb.seal", 0o600)
-    assert any("w.duckdb.seal cannot be read" in line for line in found(store))
+    assert any("w.duckdb.seal cannot be read" in line for line in findings(store))
 
 
-def test_a_view_that_another_hand_added_is_found(store):
-    by_hand(store, "CREATE VIEW riskiest AS FROM latest_scores", forged=True)
+def test_a_view_of_another_program_is_found(store):
+    change_without_a_job(store, "CREATE VIEW riskiest AS FROM latest_scores", forged=True)
     sentence = "riskiest is not a view, macro or schema of this program: another one made it"
-    assert found(store) == [sentence]
+    assert findings(store) == [sentence]
 
 
 def smuggled_from_another_store(store, shard):
@@ -296,10 +298,10 @@ def without_its_mark(store, shard):
         without_its_mark,
     ],
 )
-def test_a_shard_that_is_not_the_stores_is_found_and_never_committed(store, smuggle):
+def test_a_shard_of_another_origin_is_found_and_never_committed(store, smuggle):
     (shard,) = store.staging.rglob("*.shard")
     smuggle(store, shard)
-    assert any("or not a shard of this store - delete it" in line for line in found(store))
+    assert any("or not a shard of this store - delete it" in line for line in findings(store))
     encoder = WordCounter(next(store.staging.rglob("*.shard")).parent.name)
     with pytest.raises(FeatureStoreError, match="or not a shard of this store - delete it"):
         embed_pending(Store(store.path), encoder)
@@ -314,20 +316,20 @@ def test_random_flips_of_a_bit_are_all_found_or_refused(store, model, tmp_path, 
     missed = []
     for number in range(flips):
         file = files[number % len(files)]
-        whole = file.read_bytes()
-        at, bit = rng.randrange(len(whole)), rng.randrange(8)
-        data = bytearray(whole)
+        content = file.read_bytes()
+        at, bit = rng.randrange(len(content)), rng.randrange(8)
+        data = bytearray(content)
         data[at] ^= 1 << bit
         file.write_bytes(data)
         try:
             if file.parent == model:
                 OnnxEncoder(model, device="cpu")
                 missed.append((file.name, at, bit))
-            elif not found(store):
+            elif not findings(store):
                 missed.append((file.name, at, bit))
         except FeatureStoreError as error:
             assert "\n" not in str(error)
-        file.write_bytes(whole)
+        file.write_bytes(content)
     assert missed == []
-    assert found(store) == []
+    assert findings(store) == []
     assert json.loads((model / "encoder.json").read_text())["dim"] == 128
