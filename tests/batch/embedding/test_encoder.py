@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from batch.embedding.encoder import OnnxEncoder, batches, fixed_shape
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import ModelError
 from tests.pytorch import cls_by_pytorch
 
 
@@ -87,7 +87,7 @@ def test_cuda_that_is_requested_but_not_available_is_an_error(model):
 
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-    with pytest.raises(FeatureStoreError, match="cuda"):
+    with pytest.raises(ModelError, match="cuda"):
         OnnxEncoder(model, device="cuda")
 
 
@@ -96,7 +96,7 @@ def test_a_changed_model_is_refused_before_it_is_loaded(model, tmp_path):
 
     copy = shutil.copytree(model, tmp_path / "copy")
     (copy / "model.onnx").write_bytes(b"\x80\x04]\x94.")  # a pickle
-    with pytest.raises(FeatureStoreError, match="has changed since the export"):
+    with pytest.raises(ModelError, match="has changed since the export"):
         OnnxEncoder(copy)
 
 

@@ -23,7 +23,7 @@ from featurestore import (
     verify,
 )
 from featurestore.cli.group import main
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
@@ -121,7 +121,7 @@ def test_an_admission_that_cannot_be_scored_is_an_error_and_nothing_is_scored(
 def test_a_scorer_whose_encoder_was_dropped_is_an_error(store):
     with store.transaction("test") as transaction:
         transaction.con.execute("DELETE FROM encoders")
-    with pytest.raises(FeatureStoreError, match="was trained on counter-00000000, which"):
+    with pytest.raises(UnknownNameError, match="was trained on counter-00000000, which"):
         score(store, "means")
 
 
@@ -194,7 +194,7 @@ def test_a_changed_score_or_scorer_is_detected(store, statement):
 
 
 def test_a_run_without_scores_cannot_be_replayed(store):
-    with pytest.raises(FeatureStoreError, match=r"run 1 of .* recorded no scores - .*: none yet"):
+    with pytest.raises(UnknownNameError, match=r"run 1 of .* recorded no scores - .*: none yet"):
         replay(store, 1)
 
 
@@ -234,7 +234,7 @@ def test_the_first_score_counts_and_the_outcome_once_it_is_known(store):
 
 
 def test_outcomes_of_a_scorer_without_scores_are_an_error(store):
-    with pytest.raises(FeatureStoreError, match="means-v1 has not scored any admission - "):
+    with pytest.raises(NotEnoughDataError, match="means-v1 has not scored any admission - "):
         outcomes(store, "means")
 
 
