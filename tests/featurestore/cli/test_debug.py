@@ -16,7 +16,7 @@ from featurestore.cli.group import main
 from featurestore.cli.redaction import sentence, trace
 from featurestore.errors import FeatureStoreError
 from tests.hospital import admission, note, write_hospital
-from tests.test_private import COMMAND, ROOT
+from tests.privacy.test_private import COMMAND, ROOT
 
 CANARY = "PHI_CANARY lives alone"
 

@@ -31,7 +31,7 @@ from featurestore.cli.group import COMMANDS
 from tests import failing
 from tests.batch.embedding.test_poison import NOT_UTF8, POISON
 from tests.hospital import NOTES, admission, note, own_schema, write_hospital
-from tests.test_private import ROOT, Watch
+from tests.privacy.test_private import ROOT, Watch
 from tests.timeline import day
 
 CANARY, PASSWORD, KEY = "PHI_CANARY", "PW_CANARY", "KEY_CANARY"  # of a note, a URL, encryption

@@ -13,7 +13,7 @@ from featurestore import create_store
 from featurestore.errors import FeatureStoreError
 from tests.hospital import admission, note, write_hospital
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-P", "-c", "from featurestore.cli import main; main()"]
 # What a folder that somebody else wrote into may hold.
 BAIT = {
