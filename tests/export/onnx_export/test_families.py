@@ -1,4 +1,4 @@
-"""Every family and precision: the vectors of a model folder are those of PyTorch by itself."""
+"""Each family and precision: the vectors of a model folder equal those of PyTorch alone."""
 
 import numpy as np
 import pytest
@@ -15,19 +15,21 @@ SHAPE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 
 def write_roberta(folder):
-    """RoBERTa's own ways: byte-level pieces, a padding id of 1, positions that begin at 2."""
+    """Write a RoBERTa: byte-level tokens, padding id 1, positions from 2."""
     import torch
     from tokenizers import ByteLevelBPETokenizer, processors
     from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
-    pieces = ByteLevelBPETokenizer()
+    byte_tokenizer = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    pieces.train_from_iterator(TEXTS, vocab_size=400, special_tokens=special, show_progress=False)
-    pieces._tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    byte_tokenizer.train_from_iterator(
+        TEXTS, vocab_size=400, special_tokens=special, show_progress=False
+    )
+    byte_tokenizer._tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     names = {"bos": 0, "pad": 1, "eos": 2, "unk": 3, "mask": 4, "cls": 0, "sep": 2}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=pieces._tokenizer,
-        **{f"{name}_token": special[place] for name, place in names.items()},
+        tokenizer_object=byte_tokenizer._tokenizer,
+        **{f"{name}_token": special[token] for name, token in names.items()},
     )
     torch.manual_seed(0)
     shape = RobertaConfig(
@@ -48,7 +50,7 @@ def write_distilbert(folder):
     shape = DistilBertConfig(
         vocab_size=len(tokenizer), dim=64, n_layers=3, n_heads=4, hidden_dim=128
     )
-    DistilBertForSequenceClassification(shape).save_pretrained(folder)  # its head is left behind
+    DistilBertForSequenceClassification(shape).save_pretrained(folder)  # its head is not exported
     tokenizer.save_pretrained(folder)
 
 
@@ -71,18 +73,18 @@ def family(request, tmp_path_factory, checkpoint):
     return folder
 
 
-def compared(checkpoint, folder, precision):
-    """Cosines and largest difference to PyTorch, of texts one by one and all at once."""
+def compare_with_pytorch(checkpoint, folder, precision):
+    """Return smallest cosine and largest difference, of single texts and of all in one batch."""
     export(checkpoint, folder, name="family", max_tokens=64, precision=precision)
     encoder = OnnxEncoder(folder, device="cpu")
-    together = encoder.encode(TEXTS)
+    batch = encoder.encode(TEXTS)
     cosines, differences = [], []
     for no, text in enumerate(TEXTS):
-        theirs = cls_by_pytorch(checkpoint, text)
-        for ours in (encoder.encode([text]).vectors, together.vectors[together.text_no == no]):
-            norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-            cosines.append(((ours * theirs).sum(axis=1) / norms).min())
-            differences.append(np.abs(ours - theirs).max())
+        expected = cls_by_pytorch(checkpoint, text)
+        for vectors in (encoder.encode([text]).vectors, batch.vectors[batch.text_no == no]):
+            norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
+            cosines.append(((vectors * expected).sum(axis=1) / norms).min())
+            differences.append(np.abs(vectors - expected).max())
     return min(cosines), max(differences)
 
 
@@ -90,22 +92,22 @@ SLOW_FAMILIES = [pytest.param(name, marks=pytest.mark.slow) for name in ("robert
 
 
 @pytest.mark.parametrize("family", ["distilbert", *SLOW_FAMILIES], indirect=True)
-def test_fp32_differs_in_the_fifth_decimal_at_most(family, tmp_path):
-    cosine, difference = compared(family, tmp_path / "model", "fp32")
+def test_fp32_vectors_equal_those_of_pytorch_within_1e_5(family, tmp_path):
+    cosine, difference = compare_with_pytorch(family, tmp_path / "model", "fp32")
     assert difference < 1e-5
     assert cosine > 0.99999
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", *SLOW_FAMILIES], indirect=True)
-def test_int8_keeps_the_direction(family, tmp_path):
-    cosine, difference = compared(family, tmp_path / "model", "int8")
+def test_int8_vectors_have_a_cosine_above_0_995_to_pytorch(family, tmp_path):
+    cosine, difference = compare_with_pytorch(family, tmp_path / "model", "int8")
     assert cosine > 0.995
-    assert difference > 1e-5  # it is another graph
+    assert difference > 1e-5  # the graph is really quantized
 
 
 @pytest.mark.slow
-def test_int8_scales_by_token_where_a_few_tokens_reach_far_beyond_the_rest(checkpoint, tmp_path):
-    # In many a trained BERT [SEP] drives one number of the feed-forward to many times the others.
+def test_int8_scales_by_token_where_a_few_tokens_have_very_large_activations(checkpoint, tmp_path):
+    # In many trained BERTs, [SEP] makes one feed-forward activation many times the others.
     import onnx
     import torch
     import transformers
@@ -120,22 +122,23 @@ def test_int8_scales_by_token_where_a_few_tokens_reach_far_beyond_the_rest(check
     model.save_pretrained(tmp_path / "far")
     tokenizer.save_pretrained(tmp_path / "far")
 
-    def counted(folder):
+    def count_nodes(folder):
         kinds = [node.op_type for node in onnx.load(folder / "model.onnx").graph.node]
         return kinds.count("MatMulInteger"), kinds.count("ReduceMax")
 
     far = export(tmp_path / "far", tmp_path / "far-int8", max_tokens=64, precision="int8")
-    assert far["min_cosine_centred"] > 0.9  # with one scale for all: 0.05
+    assert far["min_cosine_centred"] > 0.9  # 0.05 with one scale per batch
     export(checkpoint, tmp_path / "near-int8", max_tokens=64, precision="int8")
-    # Six products a layer in integers, both times; one largest number a layer, where needed.
-    assert (counted(tmp_path / "far-int8"), counted(tmp_path / "near-int8")) == ((12, 2), (12, 0))
+    # Six integer products per layer in both; one maximum per layer where it scales by token.
+    assert count_nodes(tmp_path / "far-int8") == (12, 2)
+    assert count_nodes(tmp_path / "near-int8") == (12, 0)
 
 
-def test_fp16_has_one_fused_attention_a_layer_and_is_for_gpus(checkpoint, tmp_path):
+def test_fp16_has_one_fused_attention_per_layer_and_is_refused_on_a_cpu(checkpoint, tmp_path):
     import onnx
 
-    facts = export(checkpoint, tmp_path / "model", precision="fp16")
-    assert facts["min_cosine"] > 0.9999
+    parity = export(checkpoint, tmp_path / "model", precision="fp16")
+    assert parity["min_cosine"] > 0.9999
     graph = onnx.load(tmp_path / "model" / "model.onnx").graph
     fused = [node for node in graph.node if node.op_type == "Attention"]
     assert len(fused) == read_manifest(tmp_path / "model")["layers"] - 1  # the last is one row
@@ -146,8 +149,8 @@ def test_fp16_has_one_fused_attention_a_layer_and_is_for_gpus(checkpoint, tmp_pa
         OnnxEncoder(tmp_path / "model", device="cpu")
 
 
-def test_the_gpu_benchmark_reads_which_kernel_each_attention_took():
-    # As ONNX Runtime 1.31 prints it (attention_kernel_options.cc), first what is allowed.
+def test_the_gpu_benchmark_counts_the_kernel_of_each_attention_node():
+    # As ONNX Runtime 1.31 prints it (attention_kernel_options.cc), first the allowed kernels.
     from tests.benchmarks.gpu import count_kernels
 
     node = "Operator=Attention Node=node_Attention_{} DataType=fp16 SdpaKernel={}\x1b[0m\n"
@@ -158,7 +161,7 @@ def test_the_gpu_benchmark_reads_which_kernel_each_attention_took():
 
 
 @pytest.mark.slow
-def test_a_layer_that_is_not_fused_is_an_error(checkpoint, tmp_path, monkeypatch):
+def test_an_fp16_export_without_fused_attention_is_refused(checkpoint, tmp_path, monkeypatch):
     from export.onnx_export import graph
 
     monkeypatch.setattr(graph, "FusedAttentionLayer", graph.EncoderLayer)
@@ -167,7 +170,7 @@ def test_a_layer_that_is_not_fused_is_an_error(checkpoint, tmp_path, monkeypatch
     assert not (tmp_path / "model").exists()
 
 
-def test_a_model_without_a_cls_is_refused(tmp_path, checkpoint):
+def test_a_model_of_another_family_is_refused(tmp_path, checkpoint):
     from transformers import AutoTokenizer, GPT2Config, GPT2Model
 
     shape = GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2)
@@ -177,7 +180,7 @@ def test_a_model_without_a_cls_is_refused(tmp_path, checkpoint):
         export(tmp_path / "gpt", tmp_path / "model")
 
 
-def test_an_int8_model_is_not_for_a_gpu(model):
+def test_an_int8_model_is_refused_on_a_gpu(model):
     from batch.embedding.encoder import _device
 
     with pytest.raises(FeatureStoreError, match="is an int8 model, for which a GPU has no kernels"):

@@ -1,0 +1,34 @@
+"""Parity with PyTorch: vectors that differ too much are refused."""
+
+import numpy as np
+import pytest
+
+from export.onnx_export.parity import check_parity
+from featurestore.errors import FeatureStoreError
+
+
+def test_a_constant_vector_as_of_the_embedding_layer_is_refused():
+    # hidden_states[0][:, 0] in place of the last layer: one vector for every note.
+    same = np.ones((14, 8), np.float32)
+    with pytest.raises(FeatureStoreError, match="every window the same vector"):
+        check_parity(same, same)
+
+
+def test_the_mean_centred_cosine_detects_what_the_cosine_does_not():
+    # All vectors have nearly the same direction; their small deviation from it is reversed.
+    rng = np.random.default_rng(0)
+    deviation = rng.standard_normal((14, 8)).astype(np.float32) / 100
+    parity = check_parity(10 + deviation, 10 - deviation, "int8")
+    assert parity["min_cosine"] > 0.9999
+    assert parity["min_cosine_centred"] < -0.9
+
+
+def test_a_graph_that_differs_from_pytorch_is_refused():
+    vectors = np.random.default_rng(0).standard_normal((14, 8)).astype(np.float32)
+    with pytest.raises(FeatureStoreError, match=r"by 2.0e-04, more than 1e-04"):
+        check_parity(vectors, vectors + np.float32(2e-4))
+    with pytest.raises(FeatureStoreError, match="differs from PyTorch by nan"):
+        check_parity(vectors, vectors * np.float32("nan"))
+    noisy = vectors + np.float32(0.2) * vectors[::-1]
+    with pytest.raises(FeatureStoreError, match=r"int8 graph has a cosine of 0.9.* export .* fp32"):
+        check_parity(vectors, noisy, "int8")
