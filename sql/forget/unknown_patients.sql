@@ -5,10 +5,10 @@ WITH patients AS (
     SELECT unnest($subject_ids) AS subject_id
 )
 
-SELECT subject_id
-FROM patients
-ANTI JOIN admissions USING (subject_id)
-ANTI JOIN notes USING (subject_id)
-ANTI JOIN scores USING (subject_id)
-ANTI JOIN scorer_admissions USING (subject_id)
-ORDER BY subject_id;
+SELECT p.subject_id
+FROM patients AS p
+ANTI JOIN admissions AS a ON p.subject_id = a.subject_id
+ANTI JOIN notes AS n ON p.subject_id = n.subject_id
+ANTI JOIN scores AS s ON p.subject_id = s.subject_id
+ANTI JOIN scorer_admissions AS t ON p.subject_id = t.subject_id
+ORDER BY p.subject_id;

@@ -2,13 +2,13 @@
 --
 -- Grain:   one row per encoder.
 SELECT
-    encoder_id AS encoder,
-    dim,
-    precision,
-    active,
+    m.encoder_id AS encoder,
+    m.dim,
+    m.precision,
+    m.active,
     count(e.note_id) AS windows,
     count(DISTINCT e.note_id) AS notes
-FROM encoders
-LEFT JOIN embeddings AS e USING (encoder_id)
+FROM encoders AS m
+LEFT JOIN embeddings AS e ON m.encoder_id = e.encoder_id
 GROUP BY ALL
 ORDER BY encoder;

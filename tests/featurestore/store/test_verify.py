@@ -68,8 +68,8 @@ def findings(store):
 def change_without_a_job(store, *changes, forged=False):
     """Change the file without a job; `forged` also rewrites its checksums and its seal."""
     with duckdb.connect(store.path) as con:
-        for change in changes:
-            con.execute(change)
+        for statement in changes:
+            con.execute(statement)
         if forged:
             con.execute(
                 "UPDATE runs SET contents = $1 WHERE run_id = $2",
