@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 import duckdb
+import pyarrow as pa
 
 from featurestore.store.schema import TABLES, VIEWS_AND_MACROS, make_objects
 
@@ -47,6 +48,9 @@ def empty_store(*, observed_until=None):
 
 def store_with(stays, **settings):
     con = empty_store(**settings)
-    for row in stays:
-        con.execute(f"INSERT INTO admissions ({COLUMNS}) VALUES ({', '.join('?' * 10)})", row)
+    if stays:
+        columns = [pa.array(column) for column in zip(*stays, strict=True)]
+        con.register("stays", pa.table(columns, names=COLUMNS.split(", ")))
+        con.execute(f"INSERT INTO admissions ({COLUMNS}) SELECT {COLUMNS} FROM stays")
+        con.unregister("stays")
     return con

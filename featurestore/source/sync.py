@@ -16,7 +16,7 @@ from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
 
-TABLES = ("admissions", "notes")
+_TABLES = ("admissions", "notes")
 
 
 @dataclass
@@ -62,11 +62,11 @@ def diff_source(store: Store, force: bool = False, since: date | None = None) ->
     source = open_source(store)
     with open_duckdb() as con:
         forgotten = _load(con, store, source.admissions(), source.note_index(since), since)
-        rows = {table: _changed_rows(con, table) for table in TABLES}
-        deleted = {table: _deleted_keys(con, table) for table in TABLES}
+        rows = {table: _changed_rows(con, table) for table in _TABLES}
+        deleted = {table: _deleted_keys(con, table) for table in _TABLES}
         if since:  # the notes before that day were not read
             deleted["notes"] = deleted["notes"].slice(0, 0)
-        counts = {table: _count(con, table, rows[table], deleted[table]) for table in TABLES}
+        counts = {table: _count(con, table, rows[table], deleted[table]) for table in _TABLES}
         counts["notes"]["excluded"] = dict(
             con.execute(
                 "SELECT reason, count(*) FROM incoming_notes WHERE status = 'excluded' "
@@ -107,8 +107,8 @@ def _load(
 ) -> dict[str, int]:
     """Create incoming_admissions and incoming_notes, and attach the store to compare them with.
 
-    Returns how many rows of each table belong to forgotten patients and were left out; nothing
-    where the store has forgotten nobody.
+    Returns how many rows of each table are excluded because they belong to forgotten patients;
+    nothing where the store has forgotten nobody.
     """
     con.register("all_admissions", admissions)
     con.register("all_notes", notes)

@@ -5,7 +5,7 @@ import pytest
 
 from featurestore import create_store, sync, write_hospital
 from tests.sql.test_readmission_labels import random_patients
-from tests.timeline import COLUMNS, day, empty_store, stay, store_with
+from tests.timeline import day, stay, store_with
 
 
 def published_steps(admissions, horizon):
@@ -47,13 +47,7 @@ def count_returns(con, horizon):
 
 @pytest.mark.parametrize("horizon", [3, 30])
 def test_the_macro_agrees_with_the_published_steps_on_random_patients(horizon):
-    con = empty_store()
-    con.execute("BEGIN")
-    con.executemany(
-        f"INSERT INTO admissions ({COLUMNS}) VALUES ({', '.join('?' * 10)})",
-        random_patients(2_000, seed=7),
-    )
-    con.execute("COMMIT")
+    con = store_with(random_patients(2_000, seed=7))
     assert count_returns(con, horizon) > 100
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.timeline import COLUMNS, day, empty_store, stay, store_with
+from tests.timeline import day, stay, store_with
 
 RETURNED, NOT_RETURNED = (True, None), (False, None)
 
@@ -345,10 +345,7 @@ def random_patients(count, seed):
 @pytest.mark.parametrize("horizon", [3, 30])
 def test_two_thousand_random_patients_agree_with_the_rule_in_python(horizon):
     stays = random_patients(2_000, seed=horizon)
-    con = empty_store()
-    con.execute("BEGIN")
-    con.executemany(f"INSERT INTO admissions ({COLUMNS}) VALUES ({', '.join('?' * 10)})", stays)
-    con.execute("COMMIT")
+    con = store_with(stays)
     rows = con.execute(
         "SELECT hadm_id, label, reason, next_hadm_id, days_to_return "
         "FROM readmission_labels(horizon_days := ?)",
