@@ -9,7 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from featurestore.cli.group import CUTOFF, HORIZON, JSON, Failure, main, progress
+from featurestore.cli.options import CUTOFF, HORIZON, JSON
+from featurestore.cli.progress import progress
 
 POSITIVE = click.FloatRange(0, 1_000, min_open=True)
 CSV = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -24,12 +25,12 @@ def require_torch() -> None:
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError:
-        raise Failure(
+        raise click.ClickException(
             'fine-tuning and export need torch - pip install "clinical-featurestore[export]"'
         ) from None
 
 
-@main.command("finetune")
+@click.command("finetune")
 @click.argument(
     "paths", nargs=-1, metavar="[STORE] CHECKPOINT", type=click.Path(path_type=Path), required=True
 )
@@ -91,7 +92,7 @@ def finetune_command(
     click.echo(json.dumps({key: info[key] for key in keys}))
 
 
-@main.command("export")
+@click.command("export")
 @click.argument("checkpoint")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--name", help="Name of the encoder (default: the checkpoint's name).")

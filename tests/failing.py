@@ -176,7 +176,7 @@ NAMED = {error.__name__: error for error in (*ERRORS, *CHATTER)}
 
 
 def run(plan):
-    from featurestore.cli.group import main
+    from featurestore.cli import main
     from featurestore.store import failpoints
 
     nothing, own = failpoints.hit, dict(os.environ)

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from batch.cli.training import training_summary
-from featurestore.cli.group import main, progress, say
+from featurestore.cli.progress import progress, say
 
 
-@main.command("demo")
+@click.command("demo")
 @click.argument("folder", type=click.Path(path_type=Path), default="demo")
 @click.option("--patients", default=1_000, show_default=True)
 @click.option("--seed", default=0, show_default=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from featurestore.cli.group import JSON, STORE, main, progress, say
+from featurestore.cli.options import JSON, STORE
+from featurestore.cli.progress import progress, say
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 DEVICE = click.option(
@@ -13,7 +14,7 @@ DEVICE = click.option(
 )
 
 
-@main.command("embed")
+@click.command("embed")
 @STORE
 @MODEL
 @DEVICE
@@ -43,7 +44,7 @@ def embed_command(
     click.echo(", ".join(f"{count:,} {name}" for name, count in shown.items()))
 
 
-@main.command("promote")
+@click.command("promote")
 @STORE
 @click.argument("encoder_id")
 def promote_command(store: Path, encoder_id: str) -> None:
@@ -54,7 +55,7 @@ def promote_command(store: Path, encoder_id: str) -> None:
     click.echo(f"{encoder_id} is the active encoder of {store}")
 
 
-@main.command("drop-encoder")
+@click.command("drop-encoder")
 @STORE
 @click.argument("encoder_id")
 @click.option("--force", is_flag=True, help="Drop it even if scorers were trained on it.")

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from batch.cli.embedding import DEVICE, MODEL
-from featurestore.cli.group import SINCE, STORE, main, progress
+from featurestore.cli.options import SINCE, STORE
+from featurestore.cli.progress import progress
 
 
-@main.command("nightly")
+@click.command("nightly")
 @STORE
 @MODEL
 @click.argument("scorer")

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from batch.cli.training import SCORER
-from featurestore.cli.group import JSON, STORE, main
+from featurestore.cli.options import JSON, STORE
 
 
-@main.command("report")
+@click.command("report")
 @STORE
 @SCORER
 @click.option(

@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
-from featurestore.cli.group import CUTOFF, HORIZON, JSON, STORE, main, say
+from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE
+from featurestore.cli.progress import say
 from featurestore.store.scorer_metrics import format_interval
 
 SCORER = click.argument("scorer")
 interval = partial(format_interval, to="-")  # a terminal is narrower than a page
 
 
-@main.command("score")
+@click.command("score")
 @STORE
 @SCORER
 @click.option("--hadm-id", type=int, multiple=True, help="Only this admission; may be repeated.")
@@ -51,7 +52,7 @@ def score_command(
         )
 
 
-@main.command("replay")
+@click.command("replay")
 @STORE
 @click.argument("run_id", type=int)
 @JSON
@@ -87,7 +88,7 @@ def replay_summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@main.command("outcomes")
+@click.command("outcomes")
 @STORE
 @SCORER
 @click.option(
@@ -128,7 +129,7 @@ def outcomes_table(result: dict[str, Any]) -> str:
     )
 
 
-@main.command("similar")
+@click.command("similar")
 @STORE
 @click.argument("hadm_id", type=int)
 @click.option("-n", type=click.IntRange(1), default=10, show_default=True, help="How many.")
@@ -159,7 +160,7 @@ def similar_table(neighbours: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-@main.command("explain")
+@click.command("explain")
 @STORE
 @click.argument("hadm_id", type=int)
 @click.option("--scorer", help="A name or scorer_id (default: the newest).")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from featurestore.cli.group import CUTOFF, HORIZON, JSON, STORE, main
+from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE
 from featurestore.store.scorer_metrics import Interval, TrainedScorer, format_interval
 
 SCORER = click.argument("scorer")
 interval = partial(format_interval, to="-")  # a terminal is narrower than a page
 
 
-@main.command("train")
+@click.command("train")
 @STORE
 @SCORER
 @click.option("--encoder", help="An encoder_id (default: the active one).")
@@ -72,7 +72,7 @@ def metrics_table(systems: dict[str, dict[str, Interval]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-@main.command("scorers")
+@click.command("scorers")
 @STORE
 @JSON
 def scorers_command(store: Path, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from featurestore.query.sandbox import check, see
 from featurestore.store.database import is_damage
 from featurestore.store.store import Store
 
-SHOWN = 10_000  # rows
+MAX_ROWS = 10_000  # rows
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b|\(\s*(ANALYZE|FORMAT)\b[\w\s,]*\))?", re.I)
 # What DuckDB says of a query before it has read a value: the query's words, and names.
 _OF_THE_QUERY = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
@@ -26,12 +26,12 @@ _OF_A_VALUE = {
 }
 
 
-def ask(
+def run_query(
     store: Store,
     query: str,
     stream: IO[Any],
     kind: str = "table",
-    limit: int = SHOWN,
+    limit: int = MAX_ROWS,
     timeout: float = 60.0,
 ) -> bool:
     """Write the answer to a stream, at most `limit` rows of it (0: all); say whether there is more.

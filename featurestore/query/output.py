@@ -23,7 +23,9 @@ _CONTROLS = dict.fromkeys([*range(32), *range(127, 160)], " ")  # they would ste
 
 
 @contextlib.contextmanager
-def target(store: Store, output: Path | None, kind: str | None) -> Iterator[tuple[IO[Any], str]]:
+def open_output(
+    store: Store, output: Path | None, kind: str | None
+) -> Iterator[tuple[IO[Any], str]]:
     """Where an answer goes, and in which form: stdout, or a private file, whole or not there.
 
     Without a `kind` the file's name decides. Raises FeatureStoreError where there is no such

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from featurestore import Store
-from featurestore.cli.group import main
+from featurestore.cli import main
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from export.model_folder import (
     sha256,
 )
 from featurestore import Store, create_store, sync
-from featurestore.cli.group import main
+from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
 from featurestore.source.source import text_hash
 from featurestore.store.vectors import vectors_to_arrow

@@ -40,7 +40,7 @@ assert len(OnnxEncoder(sys.argv[1], device="cpu").encode(["chest pain"]).vectors
 """
 PIPELINE = """
 import json, sys
-from featurestore.cli.group import main
+from featurestore.cli import main
 for words in json.loads(sys.argv[1]):
     try:
         main(words)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from featurestore import Store, create_store, embed_pending, sync, train, verify
-from featurestore.cli.group import main
+from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
 from featurestore.store import failpoints
 from tests import jobs

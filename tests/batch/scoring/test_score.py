@@ -22,7 +22,7 @@ from featurestore import (
     train,
     verify,
 )
-from featurestore.cli.group import main
+from featurestore.cli import main
 from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital

@@ -24,7 +24,7 @@ from export.finetuning.trainer import EpochSampler, balanced_loss
 from export.finetuning.validation import window_metrics
 from export.tokenizer import WindowTokenizer
 from featurestore import create_store, sync
-from featurestore.cli.group import main
+from featurestore.cli import main
 from featurestore.errors import FeatureStoreError, StoreBusyError
 from tests.conftest import prose
 from tests.hospital import admission, note, write_hospital

@@ -66,7 +66,7 @@ def test_sync_counts_on_stdout(ward):
 def test_labels_show_the_flow_of_admissions(ward):
     assert run("labels", ward).stdout.splitlines() == [
         "admissions                                          2",
-        "  left out                                          1   50.0%",
+        "  excluded                                          1   50.0%",
         "    died in hospital                                1   50.0%",
         "  labelled                                          1   50.0%",
         "    returned within 30 days                         0    0.0%",
@@ -88,7 +88,7 @@ def test_labels_show_where_the_rules_disagree(ward):
 
 def test_labels_as_meds(ward, tmp_path):
     output = run("labels", ward, "--meds", tmp_path / "labels.parquet", "--cutoff", "24h").stdout
-    assert output == f"1 labels of stays predicted at 24h in {tmp_path / 'labels.parquet'}\n"
+    assert output == f"1 labels of admissions predicted at 24h in {tmp_path / 'labels.parquet'}\n"
     assert (tmp_path / "labels.parquet").is_file()
 
 
@@ -173,7 +173,7 @@ def test_synth_writes_a_hospital(tmp_path):
         (["embed", "WARD", "nowhere"], "nowhere is not a model folder"),
         (["train", "WARD", "x"], "holds no embeddings"),
         (["score", "WARD", "x"], "holds no scorer x: it has none"),
-        (["init", "new.duckdb", "--source", "nowhere", "--schema", "mimic3"], "is no folder"),
+        (["init", "new.duckdb", "--source", "nowhere", "--schema", "mimic3"], "is not a folder"),
         (["finetune", "WARD", "ck", "--base", "./nowhere"], "./nowhere does not exist"),
         (["export", "./nowhere", "model"], "./nowhere does not exist"),
         (["promote", "WARD", "x-1"], "holds no embeddings"),
@@ -248,11 +248,11 @@ def test_an_unforeseen_error_tells_the_place_and_no_value(ward, monkeypatch):
 
 
 def test_where_no_terminal_is_a_line_a_minute_tells_how_far_it_is(monkeypatch, capfd):
-    from featurestore.cli import group
+    from featurestore.cli import progress
 
-    monkeypatch.setattr(group, "_LINE_EVERY", 0.0)
-    with group.progress("notes") as done:
-        done(50, 200, "3.1 windows/s")
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert re.fullmatch(r"notes: 50 of 200, 0 min left 3.1 windows/s\n", said.err)
+    monkeypatch.setattr(progress, "_SECONDS_PER_LINE", 0.0)
+    with progress.progress("notes") as advance:
+        advance(50, 200, "3.1 windows/s")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"notes: 50 of 200, 0 min left 3.1 windows/s\n", printed.err)

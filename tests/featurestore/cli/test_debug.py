@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import featurestore.source.sync
 from featurestore import Store, create_store
-from featurestore.cli.group import main
+from featurestore.cli import main
 from featurestore.cli.redaction import sentence, trace
 from featurestore.errors import FeatureStoreError
 from tests.hospital import admission, note, write_hospital
@@ -163,7 +163,7 @@ CANARY = {CANARY!r}
 def instead(*_):
 {textwrap.indent(textwrap.dedent(script), "    ")}
 featurestore.source.sync.sync = instead
-from featurestore.cli.group import main
+from featurestore.cli import main
 main()
 """
     return subprocess.Popen(

@@ -172,10 +172,10 @@ def test_an_unknown_scorer_is_named(store):
 def test_the_command_exits_1_on_a_finding(store):
     from click.testing import CliRunner
 
-    from featurestore.cli.group import main
+    from featurestore.cli import main
 
     clean = CliRunner().invoke(main, ["audit", str(store.path)])
-    assert (clean.exit_code, clean.stdout) == (0, "nothing found\n")
+    assert (clean.exit_code, clean.stdout) == (0, "no findings\n")
     with store.transaction("test") as transaction:
         transaction.con.execute("UPDATE notes SET time_basis = 'date'")
     leaking = CliRunner().invoke(main, ["audit", str(store.path), "readmit"])

@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from featurestore import Store, create_store, sync
-from featurestore.cli.group import main
+from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
 from featurestore.query.catalog import catalog
-from featurestore.query.execution import ask
+from featurestore.query.execution import run_query
 from featurestore.store.schema import FOLDERS, TABLES, VIEWS_AND_MACROS
 from featurestore.store.sql_files import read_sql
 from tests.hospital import admission, note, write_hospital
@@ -58,14 +58,14 @@ def store(folder, monkeypatch):
 
 def answer(store, query, kind="json", **how):
     stream = io.StringIO()
-    ask(store, query, stream, kind, **how)
+    run_query(store, query, stream, kind, **how)
     return json.loads(stream.getvalue()) if kind == "json" else stream.getvalue()
 
 
 def refusal(store, query, **how):
     stream = io.StringIO()
     with pytest.raises(FeatureStoreError) as refused:
-        ask(store, query, stream, **how)
+        run_query(store, query, stream, **how)
     assert stream.getvalue() == ""
     told = str(refused.value)
     assert " - " in told and "\n" not in told, told
@@ -305,7 +305,7 @@ def test_an_error_far_into_a_parquet_file_tells_no_value(store, tmp_path):
         "FROM range(1_000_000)"
     )
     with (tmp_path / "x.parquet").open("wb") as stream, pytest.raises(FeatureStoreError) as told:
-        ask(store, query, stream, "parquet", limit=0)
+        run_query(store, query, stream, "parquet", limit=0)
     assert str(told.value) == "a value cannot be converted - TRY_CAST gives NULL instead"
 
 
@@ -318,7 +318,7 @@ def test_json_is_json_whatever_the_values(store):
         INTERVAL 1 DAY AS h, [1.0, NULL]::FLOAT[2] AS i, NULL AS j, 170141183460469231731::HUGEINT
         AS k, 'infinity'::DATE AS l, TRUE AS m, 1 AS a, 'é"' AS o"""
     stream = io.StringIO()
-    ask(store, query, stream, "json")
+    run_query(store, query, stream, "json")
 
     def refuse(constant):
         raise AssertionError(constant)
@@ -358,7 +358,7 @@ def test_parquet_keeps_types(store, tmp_path):
     file = tmp_path / "notes.parquet"
     query = "SELECT hadm_id, available_at, [1, 2]::FLOAT[2] AS v FROM notes ORDER BY 1"
     with file.open("wb") as stream:
-        assert ask(store, query, stream, "parquet", limit=2)
+        assert run_query(store, query, stream, "parquet", limit=2)
     table = pq.read_table(file)
     assert table.num_rows == 2
     assert [str(kind) for kind in table.schema.types] == [
@@ -367,7 +367,7 @@ def test_parquet_keeps_types(store, tmp_path):
         "fixed_size_list<element: float>[2]",
     ]
     with file.open("wb") as stream, pytest.raises(FeatureStoreError, match="that Parquet lacks"):
-        ask(store, "SELECT INTERVAL 1 DAY", stream, "parquet")
+        run_query(store, "SELECT INTERVAL 1 DAY", stream, "parquet")
 
 
 @pytest.mark.parametrize(
@@ -376,13 +376,13 @@ def test_parquet_keeps_types(store, tmp_path):
 def test_a_limit_cuts_and_says_so(store, tmp_path, limit, shown, more):
     for kind in ("table", "csv", "json"):
         stream = io.StringIO()
-        assert ask(store, "SELECT hadm_id FROM notes", stream, kind, limit) is more
+        assert run_query(store, "SELECT hadm_id FROM notes", stream, kind, limit) is more
         lines = stream.getvalue().splitlines()
         assert shown == {"table": len(lines) - 2, "csv": len(lines) - 1}.get(
             kind, stream.getvalue().count("{")
         )
     with (tmp_path / "x.parquet").open("wb") as stream:
-        assert ask(store, "SELECT hadm_id FROM notes", stream, "parquet", limit) is more
+        assert run_query(store, "SELECT hadm_id FROM notes", stream, "parquet", limit) is more
     assert pq.read_table(tmp_path / "x.parquet").num_rows == shown
 
 
@@ -408,7 +408,7 @@ def test_a_file_without_end_is_stopped_too(store, tmp_path):
     query = "FROM range(10_000_000) a, range(10_000_000) b"
     stopped = pytest.raises(FeatureStoreError, match="the query was stopped after")
     with (tmp_path / "x.parquet").open("wb") as stream, stopped:
-        ask(store, query, stream, "parquet", limit=0, timeout=0.3)
+        run_query(store, query, stream, "parquet", limit=0, timeout=0.3)
 
 
 # What there is to ask
@@ -478,10 +478,10 @@ def run(*arguments, code=0):
 def test_the_command_says_on_stderr_that_there_is_more(store):
     result = run(store.path, "SELECT hadm_id FROM notes ORDER BY 1", "--limit", 1)
     assert result.stdout == "hadm_id\n-------\n      1\n"
-    assert result.stderr == "1 rows are shown, there are more - --limit 0 shows all\n"
+    assert result.stderr == "only the first 1 rows are shown - --limit 0 shows all\n"
     result = run(store.path, "FROM range(10_001)", "--format", "csv")
     assert len(result.stdout.splitlines()) == 10_001
-    assert result.stderr == "10,000 rows are shown, there are more - --limit 0 shows all\n"
+    assert result.stderr == "only the first 10,000 rows are shown - --limit 0 shows all\n"
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.json", "x.parquet", "x.txt"])

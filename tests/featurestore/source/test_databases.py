@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from featurestore import Store, create_store, embed_pending, info, sync, write_hospital
-from featurestore.cli.group import main
+from featurestore.cli import main
 from featurestore.errors import SourceError
 from featurestore.source.engines import without_password
 from featurestore.source.source import Source

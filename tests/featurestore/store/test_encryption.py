@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from batch.embedding.staging import stage
 from featurestore import Store, create_store, embed_pending, nightly, score, sync, train, verify
-from featurestore.cli.group import main
+from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
-from featurestore.query.execution import ask
+from featurestore.query.execution import run_query
 from featurestore.store import database, failpoints, transaction
 from featurestore.store.forget import forget
 from tests.conftest import WordCounter
@@ -311,7 +311,7 @@ def test_a_run_resumes_from_encrypted_shards_and_refuses_a_damaged_one(hospital,
 def test_an_encrypted_store_gives_queries_no_network(hospital, tmp_path, query):
     store = make_store(hospital, tmp_path / "w.duckdb")
     with pytest.raises(FeatureStoreError), (tmp_path / "answer").open("w") as stream:
-        ask(store, query, stream)
+        run_query(store, query, stream)
     # The connection itself, too, of whoever uses the library.
     if "read_" in query or "ATTACH" in query:
         with pytest.raises(duckdb.PermissionException):

@@ -26,7 +26,7 @@ from featurestore import (
     train,
     verify,
 )
-from featurestore.cli.group import main
+from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
 from featurestore.store import failpoints
 from featurestore.store.forget import forget

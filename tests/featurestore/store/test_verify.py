@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from batch.embedding.shards import Shards
 from batch.embedding.staging import stage
 from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync, train, verify
-from featurestore.cli.group import main
+from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
 from featurestore.store.audit_log import file_hash, last_run
 from featurestore.store.checksums import checksums

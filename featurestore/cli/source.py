@@ -1,0 +1,88 @@
+"""The commands of the source: synth, init, sync."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from featurestore.cli.options import JSON, SINCE, STORE
+from featurestore.cli.progress import progress, say
+from featurestore.cli.tables import sync_table
+
+
+@click.command("synth")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--patients", default=400, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same files.")
+@click.option("--schema", type=click.Choice(["mimic3", "mimic4"]), default="mimic3")
+def synth_command(folder: Path, patients: int, seed: int, schema: str) -> None:
+    """Write a synthetic hospital as MIMIC CSV files."""
+    from featurestore import write_hospital
+    from featurestore.synthetic.mimic4 import write_mimic4_hospital
+
+    write = write_hospital if schema == "mimic3" else write_mimic4_hospital
+    try:
+        with progress("patients") as advance:
+            counts = write(folder, patients, seed, progress=lambda n: advance(n, patients))
+    except (ValueError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(", ".join(f"{count:,} {name}" for name, count in counts.items()) + f" in {folder}")
+
+
+@click.command("init")
+@STORE
+@click.option(
+    "--source",
+    required=True,
+    envvar="FEATURESTORE_SOURCE",
+    help="A folder, a DuckDB file or a SQLAlchemy URL. Pass a URL with a password in the "
+    "environment variable FEATURESTORE_SOURCE.",
+)
+@click.option("--schema", required=True, help="mimic3, mimic4, or a folder with two SELECTs.")
+@click.option("--live", is_flag=True, help="A running hospital, not a research extract.")
+@click.option("--group", help="Let this group of users read the store.")
+@click.option(
+    "--encrypt",
+    is_flag=True,
+    help="Encrypt the store with the key in FEATURESTORE_KEY or in the file FEATURESTORE_KEY_FILE.",
+)
+def init_command(
+    store: Path, source: str, schema: str, live: bool, group: str | None, encrypt: bool
+) -> None:
+    """Create an empty store that reads from a hospital."""
+    from featurestore import create_store
+    from featurestore.source.engines import without_password
+
+    origin = click.get_current_context().get_parameter_source("source")
+    has_password = "://" in source and source != without_password(source)
+    if origin is ParameterSource.COMMANDLINE and has_password:
+        raise click.ClickException(
+            "every user of this machine can read a password on the command line - set "
+            "FEATURESTORE_SOURCE to the URL and omit --source"
+        )
+    create_store(store, source, schema, live, group, encrypt)
+    click.echo(f'{store} is ready - next: "featurestore sync {store}"')
+
+
+@click.command("sync")
+@STORE
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Proceed even if more than half of the stored rows have disappeared from the source.",
+)
+@SINCE
+@JSON
+def sync_command(store: Path, force: bool, since: datetime | None, as_json: bool) -> None:
+    """Update admissions and the index of notes."""
+    from featurestore import Store, sync
+
+    counts = sync(Store(store), force, since.date() if since else None)
+    if as_json:
+        click.echo(json.dumps(counts))
+        return
+    click.echo(sync_table(counts))
+    if place := counts["notes"].get("not_utf8"):
+        say(f"{place} is not UTF-8: its invalid bytes were read as replacement characters")

@@ -1,0 +1,84 @@
+"""Plain-text tables of results, for people."""
+
+import json
+from typing import Any
+
+
+def sync_table(counts: dict[str, Any]) -> str:
+    """Return the changes of each table, and how many notes are ready or excluded."""
+    lines = []
+    for table, table_counts in counts.items():
+        kinds = ("new", "changed", "withdrawn", "forgotten")
+        changes = ", ".join(
+            f"{table_counts[kind]:,} {kind}" for kind in kinds if kind in table_counts
+        )
+        lines.append(f"{table:<11}{table_counts['total']:>9,}   {changes}")
+    excluded = counts["notes"]["excluded"]
+    lines.append(f"  ready    {counts['notes']['total'] - sum(excluded.values()):>9,}")
+    lines += [f"  excluded {count:>9,}   {reason}" for reason, count in excluded.items()]
+    return "\n".join(lines)
+
+
+def flow_table(counts: dict[str, Any]) -> str:
+    """Return the flow of admissions, with percentages of all or of the labelled admissions."""
+
+    def line(name: str, count: int, total: int) -> str:
+        return f"{name:<44}{count:>9,}" + (f"{count / total:>8.1%}" if total else "")
+
+    admissions, labelled = counts["admissions"], counts["labelled"]
+    returned = f"    returned within {counts['horizon_days']} days"
+    lines = [
+        line("admissions", admissions, 0),
+        line("  excluded", admissions - labelled, admissions),
+        *(line(f"    {reason}", n, admissions) for reason, n in counts["excluded"].items()),
+        line("  labelled", labelled, admissions),
+        line(returned, counts["returned"], labelled),
+        line("    did not return", counts["not_returned"], labelled),
+    ]
+    if counts["planned_returns"]:
+        lines.append(line("      planned return", counts["planned_returns"], labelled))
+    if counts["died_within_horizon"]:
+        lines.append(line("      died after discharge", counts["died_within_horizon"], labelled))
+    return "\n".join(lines)
+
+
+def rules_table(differences: list[dict[str, Any]]) -> str:
+    """Return where the two label rules disagree, a line each."""
+    lines = [f"{'readmission':<36}{'clinicalbert':<20}{'admissions':>12}"]
+    lines += [
+        f"{row['readmission']:<36}{row['clinicalbert']:<20}{row['admissions']:>12,}"
+        for row in differences
+    ]
+    return "\n".join(lines)
+
+
+def info_table(contents: dict[str, Any]) -> str:
+    """Return what a store contains: a line per value, and a line per row of a list."""
+    lines = []
+    for name, value in contents.items():
+        if not isinstance(value, list):
+            lines.append(f"{name:<12}{value}")
+            continue
+        lines.append(f"{name}{'' if value else ': none yet'}")
+        for row in value:
+            counts = json.loads(row.get("counts", "{}"))
+            cells = {key: cell for key, cell in row.items() if key != "counts"}
+            cells |= {key: n for key, n in counts.items() if isinstance(n, int | str) and n != 0}
+            lines.append("  " + "  ".join(f"{key} {cell}" for key, cell in cells.items()))
+    return "\n".join(lines)
+
+
+def receipt_table(receipt: dict[str, Any]) -> str:
+    """Return the receipt of an erasure."""
+    plural = "s" if receipt["patients"] > 1 else ""
+    lines = [f"{receipt['patients']} patient{plural} forgotten: run {receipt['run_id']}"]
+    deleted = receipt["rows"] | {"staged shards": receipt["shards"]}
+    lines += [f"  {table:<22}{rows:>9,}" for table, rows in deleted.items() if rows]
+    for scorer in receipt["scorers"]:
+        splits = ", ".join(f"{scorer[s]:,} {s}" for s in ("train", "valid", "test") if scorer[s])
+        fitted = scorer["train"] or scorer["valid"]
+        verb, advice = ("fitted", " - train it again") if fitted else ("tested", "")
+        lines.append(f"{scorer['scorer_id']} was {verb} on them ({splits}){advice}")
+    lines.append("not reached:")
+    lines += [f"- {place}" for place in receipt["not_reached"]]
+    return "\n".join(lines)
