@@ -61,15 +61,16 @@ def parse(arguments):
 
 def remove_output(context):
     """Remove what a command makes anew: a page may show two ways to make the same thing."""
-    made_by = {"init": "store", "finetune": "places", "export": "model", "synth": "folder"}
-    if parameter := made_by.get(context.info_name):
-        output = context.params[parameter]
-        output = output[-1] if isinstance(output, tuple) else output
-        for path in output.parent.glob(f"{output.name}*"):
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.suffix != ".key":
-                path.unlink()
+    if context.info_name not in ("init", "finetune", "export", "synth"):
+        return
+    arguments = [p for p in context.command.params if isinstance(p, click.Argument)]
+    output = context.params[arguments[-1].name]  # it is always the last argument
+    output = output[-1] if isinstance(output, tuple) else output
+    for path in output.parent.glob(f"{output.name}*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.suffix != ".key":
+            path.unlink()
 
 
 def placeholder(word):
