@@ -87,7 +87,7 @@ def _candidate(
         "valid_auroc": candidate.valid_auroc,
         "test_auroc": bootstrap.estimate(auroc, log_odds),
         "test_slope": bootstrap.estimate(calibration_slope, probability(log_odds)),
-        "naive": candidate.aggregate == "mean" and candidate.fitted_on == CROSS_VALIDATED,
+        "default": candidate.aggregate == "mean" and candidate.fitted_on == CROSS_VALIDATED,
         "selected": selected,
     }
 

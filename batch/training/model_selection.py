@@ -129,7 +129,7 @@ def calibrate(fit: Fit, cohort: Cohort) -> tuple[float, float, str]:
         members = cohort.split == split
         if enough_outcomes(cohort.y[members]):
             return *platt(fit.out_of_fold[members], cohort.y[members]), patients
-    return 1.0, 0.0, "nobody: there are too few"
+    return 1.0, 0.0, "no patients: there are too few"
 
 
 def enough_outcomes(y: Mask) -> bool:

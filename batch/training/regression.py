@@ -39,7 +39,7 @@ def standardize(X: npt.NDArray[np.float32], weight: Floats) -> StandardizedColum
     from sklearn.utils import gen_batches
 
     scaler = StandardScaler()
-    for rows in gen_batches(len(X), _BATCH_ROWS):  # in float64, which X as a whole may not fit
+    for rows in gen_batches(len(X), _BATCH_ROWS):  # the float64 copies are of a batch only
         scaler.partial_fit(X[rows], sample_weight=weight[rows])
     scale = np.sqrt(scaler.var_)
     scale[scale <= 1e-6 * max(scale.max(), 1e-30)] = 1
@@ -74,7 +74,7 @@ def fit_path(
     from threadpoolctl import threadpool_limits
 
     def path(rows: npt.NDArray[np.bool_]) -> Floats:
-        # On a float32 matrix Newton's method is three times as fast as L-BFGS, and closer.
+        # Faster on float32 columns than L-BFGS, and closer to the optimum where C is large.
         model = _regression(tol=1e-4)
         Z_rows, fitted = Z[rows], []
         for c in grid:
@@ -89,7 +89,7 @@ def fit_path(
         ThreadPoolExecutor(os.cpu_count()) as threads,
         warnings.catch_warnings(),
     ):
-        # Where columns depend on each other, scikit-learn turns to L-BFGS by itself.
+        # For linearly dependent columns scikit-learn falls back to L-BFGS, with a warning.
         warnings.simplefilter("ignore", LinAlgWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         all_rows, *without_fold = threads.map(path, subsets)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.errors import UnknownNameError
+from featurestore.store.scorer_metrics import ScorerMetrics
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
@@ -95,7 +96,7 @@ def _scorer_findings(store: Store, scorer_id: str, cutoff: str, horizon_days: in
         yield f"{n_changed:,} of its labels differ from what the rule gives now - train it again"
 
 
-def _auroc_findings(cutoff: str, metrics: dict[str, Any]) -> Iterator[str]:
+def _auroc_findings(cutoff: str, metrics: ScorerMetrics) -> Iterator[str]:
     auroc = metrics["test"]["scorer"]["auroc"]
     if auroc is not None and auroc[0] > PLAUSIBLE_AUROC[cutoff]:
         yield (

@@ -23,7 +23,7 @@ class CandidateMetrics(TypedDict):
     valid_auroc: float | None
     test_auroc: Interval
     test_slope: Interval  # before calibration
-    naive: bool
+    default: bool  # on mean vectors of training patients, C by cross-validation
     selected: bool
 
 

@@ -120,7 +120,7 @@ def numbers(rows, one_outcome=False):
         "valid_auroc": 0.6812,
         "test_auroc": interval(0.6923),
         "test_slope": interval(0.4423),
-        "naive": True,
+        "default": True,
         "selected": False,
     }
     return {
@@ -129,7 +129,7 @@ def numbers(rows, one_outcome=False):
         "c": 0.001,
         "aggregate": "mean",
         "fitted_on": "training patients, C by cross-validation",
-        "candidates": [fit, fit | {"naive": False, "selected": True, "c": 0.01}],
+        "candidates": [fit, fit | {"default": False, "selected": True, "c": 0.01}],
         "calibration": {
             "slope": 0.77,
             "intercept": -0.11,

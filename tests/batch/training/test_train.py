@@ -128,11 +128,11 @@ def test_scores_of_windows_follow_clinicalberts_rule(embedded, tmp_path):
     expected = {}
     for hadm_id, p in windows.items():
         n = len(p)
-        together = (max(p) + np.mean(p) * n / 2) / (1 + n / 2)
-        expected[hadm_id] = 1 / (1 + (together / (1 - together)) ** -slope * np.exp(-shift))
+        combined = (max(p) + np.mean(p) * n / 2) / (1 + n / 2)
+        expected[hadm_id] = 1 / (1 + (combined / (1 - combined)) ** -slope * np.exp(-shift))
     scores = store.sql("SELECT hadm_id, probability FROM score_admissions('windows-v1')")
     assert dict(scores.fetchall()) == pytest.approx(expected, abs=1e-6)
-    # Calibrated on validation patients: as many are expected there as came.
+    # Calibrated on validation patients, whose probabilities sum to the number of returns.
     rows = store.sql(
         "SELECT sum(probability), count(*) FILTER (label) FROM scorer_admissions "
         "WHERE scorer_id = 'windows-v1' AND split = 'valid'"
