@@ -146,9 +146,9 @@ def test_an_admission_has_the_same_weight_however_many_windows_it_has():
     X = rng.standard_normal((300, 3)).astype(np.float32)
     y = X[:, 0] + rng.standard_normal(300) > 0
     cohort = Cohort(y, np.repeat(["train", "valid", "test"], 100), np.arange(300))
-    twice = np.sort(np.concatenate([np.arange(300), np.arange(0, 300, 2)]))
+    repeated = np.sort(np.concatenate([np.arange(300), np.arange(0, 300, 2)]))
     (once,) = fit_candidates(Vectors("clinicalbert", X, np.arange(300)), cohort, False)
-    (copied,) = fit_candidates(Vectors("clinicalbert", X[twice], twice), cohort, False)
+    (copied,) = fit_candidates(Vectors("clinicalbert", X[repeated], repeated), cohort, False)
     assert copied.coef == pytest.approx(once.coef, rel=1e-5)
     assert copied.log_odds == pytest.approx(once.log_odds, abs=1e-5)
 
@@ -434,12 +434,12 @@ def test_notes_one_second_after_the_prediction_time_do_not_change_the_scorer(
     early = [note(n, n, words[n - 1], subject_id=n) for n in range(1, 81)]
 
     def trained_with(name, *answer_times):
-        answers = [
+        answer_notes = [
             note(f"answer-{n}", n, "pain pain pain", at, subject_id=n)
             for at in answer_times
             for n in range(1, 81, 2)
         ]
-        folder = write_hospital(tmp_path / name, stays, early + answers)
+        folder = write_hospital(tmp_path / name, stays, early + answer_notes)
         store = create_store(tmp_path / f"{name}.duckdb", folder, "mimic3")
         sync(store)
         embed_pending(store, counter_class())
@@ -473,7 +473,7 @@ def test_vectors_that_identify_patients_predict_nothing_on_other_patients():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("statement", "message"),
     [
         pytest.param(
             "UPDATE admission_embeddings SET embedding = [1, 2, 3, 4]::FLOAT[4]",
@@ -494,11 +494,11 @@ def test_vectors_that_identify_patients_predict_nothing_on_other_patients():
     ],
 )
 def test_too_little_data_is_an_error_of_one_line_that_leaves_the_store_unchanged(
-    embedded, tmp_path, monkeypatch, change, message
+    embedded, tmp_path, monkeypatch, statement, message
 ):
     store = copy_of(embedded, tmp_path)
     with store.transaction("test") as draft:
-        draft.con.execute(change)
+        draft.con.execute(statement)
     monkeypatch.setattr(sys.modules["batch.training.train"], "update_embeddings", lambda _: None)
     version = store.path.stat().st_mtime_ns
     with pytest.raises(FeatureStoreError, match=message) as error:
