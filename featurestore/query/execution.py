@@ -1,4 +1,4 @@
-"""Questions to a store in SQL: what a query may reach, how long it may take, what it tells."""
+"""Run a query on a store: checked first, cancelled after a time, errors without values."""
 
 import contextlib
 import re
@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import duckdb
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import QueryError
 from featurestore.query.output import write_parquet, write_rows
 from featurestore.query.sandbox import check, see
 from featurestore.store.database import is_damage
@@ -16,9 +16,9 @@ from featurestore.store.store import Store
 
 MAX_ROWS = 10_000  # rows
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b|\(\s*(ANALYZE|FORMAT)\b[\w\s,]*\))?", re.I)
-# What DuckDB says of a query before it has read a value: the query's words, and names.
-_OF_THE_QUERY = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
-_OF_A_VALUE = {
+# Raised before any value is read: their messages hold only words of the query and names.
+_QUERY_ERRORS = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
+_VALUE_ERRORS = {
     "Conversion": "a value{} cannot be converted - TRY_CAST gives NULL instead",
     "Out of Range": "a number{} is out of range - CAST to DOUBLE or HUGEINT first",
     "Invalid Input": "a value{} cannot be taken - leave its row out with WHERE",
@@ -34,24 +34,24 @@ def run_query(
     limit: int = MAX_ROWS,
     timeout: float = 60.0,
 ) -> bool:
-    """Write the answer to a stream, at most `limit` rows of it (0: all); say whether there is more.
+    """Write at most `limit` rows of the result to a stream (0: all); return whether there are more.
 
-    `kind` is table, csv, json, or parquet, which wants a binary stream. A query reads the store:
-    no file, network, extension, setting or Python variable. Raises FeatureStoreError, which holds
-    the query's own words and the names of tables and columns, and no value.
+    `kind` is table, csv, json, or parquet, which needs a binary stream. A query can read the store,
+    but no file, network, extension, setting or Python variable. Raises QueryError, whose message
+    may hold words of the query and names of tables and columns, but no value.
     """
     with _running(store, query, timeout) as answer:
-        asked = answer.limit(limit + 1) if limit else answer
+        result = answer.limit(limit + 1) if limit else answer
         if kind == "parquet":
-            return write_parquet(stream, asked, limit)
-        columns, rows = asked.columns, asked.fetchall()
+            return write_parquet(stream, result, limit)
+        columns, rows = result.columns, result.fetchall()
     write_rows(stream, kind, columns, rows[:limit] if limit else rows)
     return 0 < limit < len(rows)
 
 
 @contextlib.contextmanager
 def _running(store: Store, query: str, timeout: float) -> Iterator[duckdb.DuckDBPyRelation]:
-    """The answer to a query that was checked, as long as there is time to read it."""
+    """Check a query and yield its result, which can be read until the timeout."""
     con = store.connect()
     plan = _EXPLAIN.match(query)
     reads = query[plan.end() :] if plan else query
@@ -59,16 +59,16 @@ def _running(store: Store, query: str, timeout: float) -> Iterator[duckdb.DuckDB
         try:
             check(store, con, reads)
             answer = con.sql(reads)  # binds, and reads nothing yet
-        except _OF_THE_QUERY as error:
-            raise FeatureStoreError(f"{_words(error)} - {see(store)}") from None
+        except _QUERY_ERRORS as error:
+            raise QueryError(f"{_words(error)} - {see(store)}") from None
         except duckdb.Error as error:
-            raise FeatureStoreError(_without_values(error, query)) from None
+            raise QueryError(_without_values(error, query)) from None
         try:
             yield con.sql(query) if plan else answer
         except (duckdb.Error, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's; one without a number is DuckDB's, by way of Arrow
-            raise FeatureStoreError(_without_values(error, query)) from None
+                raise  # of the disk; Arrow wraps an error of DuckDB in one without a number
+            raise QueryError(_without_values(error, query)) from None
 
 
 @contextlib.contextmanager
@@ -79,17 +79,17 @@ def _stopped_after(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[N
         wait = seconds
         while not done.wait(wait):
             late.set()
-            con.interrupt()  # again and again: between two steps there is nothing to interrupt
+            con.interrupt()  # repeatedly: between two steps there is nothing to interrupt
             wait = 0.1
 
     clock = threading.Thread(target=stop, daemon=True)
     clock.start()
     try:
         yield
-    except FeatureStoreError:
+    except QueryError:
         if not late.is_set():
             raise
-        raise FeatureStoreError(
+        raise QueryError(
             f"the query was stopped after {seconds:g} s - ask for less, or give it more time "
             "with --timeout"
         ) from None
@@ -99,17 +99,17 @@ def _stopped_after(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[N
 
 
 def _words(error: duckdb.Error) -> str:
-    """What DuckDB says, without the kind of error before it and the query after it."""
-    told = re.split(r"\n+LINE \d+:", str(error))[0].partition("Error: ")[2]
-    return " ".join(told.split())[:500]
+    """Return the message of DuckDB without the kind of error and the quoted query."""
+    message = re.split(r"\n+LINE \d+:", str(error))[0].partition("Error: ")[2]
+    return " ".join(message.split())[:500]
 
 
 def _without_values(error: Exception, query: str) -> str:
-    """What went wrong, and in which column where the query names it: DuckDB quotes the value."""
+    """Return a message without the quoted value, and with the column if the query names it."""
     if is_damage(error):
         return "the store is damaged - restore it from a backup"
     kind = str(error).partition(" Error: ")[0]
     column = re.search(r"when casting from source column (\w+)\s*(\n\nLINE|$)", str(error))
     named = column and re.search(rf"\b{column.group(1)}\b", query)
-    sentence = _OF_A_VALUE.get(kind, "the query{} cannot be answered - ask for less at a time")
+    sentence = _VALUE_ERRORS.get(kind, "the query{} cannot be answered - ask for less at a time")
     return sentence.format(f" of {column.group(1)}" if column and named else "")

@@ -1,4 +1,4 @@
-"""Answers in the forms that people and programs read: a table, CSV, JSON, Parquet."""
+"""Output formats of a query: table, CSV, JSON, Parquet."""
 
 import contextlib
 import csv
@@ -19,17 +19,19 @@ from featurestore.store.store import Store
 FORMATS = ("table", "csv", "json", "parquet")
 _WIDE = 40  # characters of a table's cell
 _BATCH = 10_000  # rows of Parquet in memory
-_CONTROLS = dict.fromkeys([*range(32), *range(127, 160)], " ")  # they would steer a terminal
+_CONTROLS = dict.fromkeys(
+    [*range(32), *range(127, 160)], " "
+)  # control characters would steer a terminal
 
 
 @contextlib.contextmanager
 def open_output(
     store: Store, output: Path | None, kind: str | None
 ) -> Iterator[tuple[IO[Any], str]]:
-    """Where an answer goes, and in which form: stdout, or a private file, whole or not there.
+    """Open stdout or a private file, which appears only when complete; yield it and the format.
 
-    Without a `kind` the file's name decides. Raises FeatureStoreError where there is no such
-    folder, or the file is the store's own.
+    Without a `kind` the extension of the file decides. Raises FeatureStoreError if the folder does
+    not exist, or the file is one of the store.
     """
     if output is None:
         yield sys.stdout, kind or "table"
@@ -55,7 +57,7 @@ def write_rows(
         writer.writerow(columns)
         writer.writerows(map(_flat, rows))
     elif kind == "json":
-        names = _apart(columns)
+        names = _unique(columns)
         objects = [dict(zip(names, map(plain, row), strict=True)) for row in rows]
         stream.write(json.dumps(objects, allow_nan=False) + "\n")
     elif list(columns) == ["explain_key", "explain_value"]:
@@ -65,7 +67,7 @@ def write_rows(
 
 
 def write_parquet(stream: IO[bytes], answer: duckdb.DuckDBPyRelation, limit: int) -> bool:
-    """Write at most `limit` rows (0: all) as they come, and say whether there were more."""
+    """Write at most `limit` rows (0: all) in batches; return whether there are more."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
@@ -84,7 +86,7 @@ def write_parquet(stream: IO[bytes], answer: duckdb.DuckDBPyRelation, limit: int
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: NaN and infinity are null, dates text, bytes hexadecimal."""
+    """Return a value for JSON: NaN and infinity as null, dates as text, bytes in hexadecimal."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -100,33 +102,33 @@ def plain(value: Any) -> Any:
 
 
 def _flat(row: Sequence[Any]) -> list[Any]:
-    """A row with its arrays and structs as JSON, its bytes hexadecimal."""
+    """Return a row with arrays and structs as JSON, and bytes in hexadecimal."""
     flat = []
     for value in row:
         nested = isinstance(value, dict | list | tuple)
-        told = plain(value) if nested or isinstance(value, bytes) else value
-        flat.append(json.dumps(told) if nested else told)
+        cell = plain(value) if nested or isinstance(value, bytes) else value
+        flat.append(json.dumps(cell) if nested else cell)
     return flat
 
 
-def _apart(columns: Sequence[str]) -> list[str]:
-    """Names of which none stands twice, as an object needs them: the second `n` is `n_2`."""
-    apart: list[str] = []
+def _unique(columns: Sequence[str]) -> list[str]:
+    """Return unique names, as keys of an object: the second `n` becomes `n_2`."""
+    unique: list[str] = []
     for name in columns:
         number = 2
         new = name
-        while new in apart:
+        while new in unique:
             new, number = f"{name}_{number}", number + 1
-        apart.append(new)
-    return apart
+        unique.append(new)
+    return unique
 
 
 def _table(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:
-    """Rows under their columns, numbers to the right; a long cell is cut."""
+    """Return an aligned table, numbers to the right, long cells truncated."""
 
     def text(value: Any) -> str:
-        told = "NULL" if value is None else str(value).translate(_CONTROLS)
-        return told if len(told) <= _WIDE else told[: _WIDE - 1] + "…"
+        cell = "NULL" if value is None else str(value).translate(_CONTROLS)
+        return cell if len(cell) <= _WIDE else cell[: _WIDE - 1] + "…"
 
     cells = [list(map(text, row)) for row in (columns, *map(_flat, rows))]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -1,4 +1,4 @@
-"""What a query may reach: the tables, views and macros of a store, and nothing else."""
+"""The sandbox of a query: it can read the tables, views and macros of a store, nothing else."""
 
 import json
 import re
@@ -7,64 +7,66 @@ from typing import Any
 
 import duckdb
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import QueryError
 from featurestore.query.catalog import names
 from featurestore.store.store import Store
 
 _READS = "SELECT, FROM, WITH, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN"
 _TABLE_FUNCTIONS = {"range", "generate_series", "unnest"}
-# They tell of settings and variables, write to the log, or take bytes for something else.
-_BEYOND = re.compile(
+# Functions that read settings or variables, write to the log, or reinterpret bytes.
+_FORBIDDEN = re.compile(
     "current_setting|getenv|getvariable|write_log|nextval|currval|combine|finalize|__internal.*"
 )
-_SYSTEM = re.compile("pg_|duckdb_|pragma_|sqlite_")  # views that tell of settings and paths
+_SYSTEM = re.compile("pg_|duckdb_|pragma_|sqlite_")  # system views show settings and paths
 _NO_CTES: dict[str, Any] = {"map": []}
 
 
 def check(store: Store, con: duckdb.DuckDBPyConnection, query: str) -> None:
-    """Refuse whatever is not one SELECT over this store's tables, views and macros.
+    """Raise QueryError unless the query is one SELECT over objects of the store.
 
-    The connection itself lets no file be read and no setting be changed; this keeps a query from
-    what is left, such as settings, variables, a log, or tables of its own in memory.
+    The connection already blocks files and changes of settings. This check blocks the rest:
+    reading settings and variables, writing to the log, creating tables in memory.
     """
     (answer,) = con.execute("SELECT json_serialize_sql($1)", [query]).fetchall()[0]
     parsed = json.loads(answer)
     if parsed["error"] and parsed["error_type"] == "parser":
-        raise FeatureStoreError(f"{parsed['error_message']} - {see(store)}")
+        raise QueryError(f"{parsed['error_message']} - {see(store)}")
     if parsed["error"] or len(parsed["statements"]) != 1:
-        raise FeatureStoreError(f"a query is one {_READS} - nothing else can be asked of a store")
+        raise QueryError(f"a query is one {_READS} - nothing else can be asked of a store")
     tables, macros = names(con)
     nodes = list(_nodes(parsed))
     ctes = {cte["key"].lower() for node in nodes for cte in node.get("cte_map", _NO_CTES)["map"]}
-    tables |= {name for name in ctes if not _SYSTEM.match(name)}  # outside its scope it is another
+    tables |= {
+        name for name in ctes if not _SYSTEM.match(name)
+    }  # outside its scope the name is another table
     called = {str(node["function_name"]).lower() for node in nodes if "function_name" in node}
     as_tables = {
         str(node["function"].get("function_name")).lower()
         for node in nodes
         if node.get("type") == "TABLE_FUNCTION"
     }
-    beyond = {function for function in called if _BEYOND.fullmatch(function)}
-    for function in sorted(beyond | as_tables - macros - _TABLE_FUNCTIONS):
-        raise FeatureStoreError(f"{function}() is beyond a query - {see(store)}")
+    forbidden = {function for function in called if _FORBIDDEN.fullmatch(function)}
+    for function in sorted(forbidden | as_tables - macros - _TABLE_FUNCTIONS):
+        raise QueryError(f"{function}() is beyond a query - {see(store)}")
     for node in nodes:
         if node.get("type") == "BASE_TABLE":
             table, schema = node["table_name"], node["schema_name"].lower()
-            here = schema in ("", "main", "store") and table.lower() in tables
-            if not here and schema != "information_schema":
-                raise FeatureStoreError(f"the store has no table or view {table} - {see(store)}")
+            in_store = schema in ("", "main", "store") and table.lower() in tables
+            if not in_store and schema != "information_schema":
+                raise QueryError(f"the store has no table or view {table} - {see(store)}")
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
+    pending = [tree]
+    while pending:
+        node = pending.pop()
         if isinstance(node, dict):
             yield node
-            waiting += node.values()
+            pending += node.values()
         elif isinstance(node, list):
-            waiting += node
+            pending += node
 
 
 def see(store: Store) -> str:
-    """Where to look for what can be asked."""
+    """Return the hint that ends an error message."""
     return f'"featurestore sql {store.path} --schema" shows what there is'
