@@ -5,7 +5,7 @@ SELECT a.hadm_id
 FROM admissions AS a
 INNER JOIN admissions AS earlier
     ON a.subject_id = earlier.subject_id
-    AND earlier.admittime < a.admittime
+    AND a.admittime > earlier.admittime
     AND earlier.admittime >= a.admittime - INTERVAL 12 MONTH
 GROUP BY a.hadm_id
 HAVING count(*) >= 2

@@ -9,5 +9,5 @@ FROM admission_embeddings AS m
 INNER JOIN readmission_labels(horizon_days := $horizon) AS l USING (hadm_id)
 WHERE (m.encoder_id, m.cutoff) = ($encoder, $cutoff)
 GROUP BY ALL
-ORDER BY admissions DESC, reason
+ORDER BY admissions DESC, reason ASC
 LIMIT 1

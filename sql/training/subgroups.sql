@@ -15,6 +15,6 @@ SELECT
     split_part(a.ethnicity, ' - ', 1) AS ethnicity,
     a.insurance,
     a.admission_type AS "admission type"
-FROM training_admissions AS t
+FROM training_admissions
 INNER JOIN admissions AS a USING (hadm_id)
 ORDER BY a.hadm_id
