@@ -32,7 +32,7 @@ def write_prose():
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """A random BERT of 2 layers x 128, with word pieces learned from prose."""
+    """A random BERT of 2 layers x 128, with tokens learned from prose."""
     from batch.demo import write_small_bert
 
     folder = tmp_path_factory.mktemp("checkpoints") / "small"
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model(checkpoint, tmp_path_factory):
-    """The checkpoint, exported with windows of 64 word pieces."""
+    """The checkpoint, exported with windows of 64 tokens."""
     from export.onnx_export.exporter import export
 
     folder = tmp_path_factory.mktemp("models") / "small"
