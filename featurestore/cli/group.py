@@ -93,9 +93,9 @@ def _failure(
         message += ' ("featurestore --debug" shows where)'
     failure = click.ClickException(message)
     if isinstance(error, StoreBusyError):
-        failure.exit_code = _EXIT_BUSY
+        failure.exit_code = _EXIT_BUSY  # type: ignore[misc]
     if isinstance(error, KeyboardInterrupt):
-        failure.exit_code = _EXIT_SIGNAL + signal_number
+        failure.exit_code = _EXIT_SIGNAL + signal_number  # type: ignore[misc]
     return failure
 
 

@@ -1,8 +1,8 @@
-"""What stops a job, and the one place where it becomes a message: no value ever stands in one.
+"""Turn exceptions into messages that contain no data value.
 
-The message of any other exception than ours, a warning's and a log record's may quote a note. Of
-them only the kind and the place are told: file, line and function, never a line of source, which
-may hold a literal, and no variables.
+Messages of library exceptions, warnings and log records may quote a note. Only their kind and
+place are shown: file, line and function, but no line of source, which may hold a literal, and no
+variable.
 """
 
 import contextlib
@@ -67,8 +67,8 @@ def hide_values(debug: bool) -> None:
         with contextlib.suppress(Exception):  # stderr may be gone by then
             if debug and error is not None:
                 print(trace(error), file=sys.stderr)
-            said = sentence(error) if error is not None else "an error of no kind"
-            print(f"Error: {said}", file=sys.stderr)
+            message = sentence(error) if error is not None else "unknown error"
+            print(f"Error: {message}", file=sys.stderr)
 
     def show_warning(
         message: Any, category: type, filename: str, lineno: int, file: Any = None, line: Any = None
@@ -97,7 +97,7 @@ def hide_values(debug: bool) -> None:
 def _mute_native_code() -> None:
     """Send what native code writes to stderr nowhere; Python's goes where it went.
 
-    A Rust library that panics quotes the text that it broke over, long before we are told.
+    A Rust library that panics quotes the text that caused it before Python can catch the error.
     """
     try:
         if sys.stderr.fileno() != 2:
