@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from batch.embedding.encoder import Windows
 from featurestore.store import failpoints
 from featurestore.store.files import private_file, private_folder
-from featurestore.store.shard_seal import SUFFIX, ShardSeal
+from featurestore.store.integrity.shard_seal import SUFFIX, ShardSeal
 from featurestore.store.vectors import vectors_to_arrow
 
 _BATCH_BYTES = 64_000_000

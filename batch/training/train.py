@@ -16,7 +16,7 @@ from batch.training.data import TrainingData, Vectors, training_data
 from batch.training.evaluation import evaluate
 from batch.training.model_selection import AGGREGATES, CalibratedFit, fit
 from featurestore.errors import FeatureStoreError
-from featurestore.store.checksums import COEF_HASH
+from featurestore.store.integrity.checksums import COEF_HASH
 from featurestore.store.scorer_metrics import ScorerMetrics, TrainedScorer
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction

@@ -102,7 +102,7 @@ def store_windows(
     A note whose text changed or was deleted in the source since the last sync is excluded.
     """
     rows = store.sql(
-        read_sql("finetuning/labelled_notes"),
+        read_sql("training/labelled_notes"),
         split=split,
         cutoff=cutoff,
         horizon_days=horizon_days,

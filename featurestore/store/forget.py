@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from featurestore.errors import FeatureStoreError, StoreDamagedError, UnknownNameError
 from featurestore.store import failpoints
 from featurestore.store.files import private_file
-from featurestore.store.shard_seal import SUFFIX, ShardSeal
+from featurestore.store.integrity.shard_seal import SUFFIX, ShardSeal
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
@@ -25,7 +25,7 @@ from featurestore.store.transaction import Transaction
 # below 11 either.
 _FEWEST_NOTES = 11
 
-# The rows of the patients by table; the temporary tables are those of sql/forget/patient_rows.sql.
+# The rows of the patients, by table; sql/store/forget/patient_rows.sql makes the temporary tables.
 _PATIENT_ROWS = {
     "admissions": "hadm_id IN (FROM patient_stays)",
     "notes": "note_id IN (FROM patient_notes)",
@@ -56,11 +56,11 @@ def forget(
         with store.transaction("forget", started_at, rewrite=True) as transaction:
             con = transaction.con
             con.register("patients", pa.table({"subject_id": pa.array(patients, pa.int64())}))
-            con.execute(read_sql("forget/patient_rows"))
-            scorers = con.execute(read_sql("forget/affected_scorers")).fetchall()
+            con.execute(read_sql("store/forget/patient_rows"))
+            scorers = con.execute(read_sql("store/forget/affected_scorers")).fetchall()
             encoders = [
                 encoder
-                for (encoder,) in con.execute(read_sql("forget/affected_encoders")).fetchall()
+                for (encoder,) in con.execute(read_sql("store/forget/affected_encoders")).fetchall()
             ]
             rows = {table: _delete(con, table, where) for table, where in _PATIENT_ROWS.items()}
             not_reached = _not_reached(con, encoders)
@@ -106,7 +106,7 @@ def _receipt_file(output: str | Path | None) -> AbstractContextManager[IO[Any] |
 
 
 def _check_known(store: Store, patients: Sequence[int]) -> None:
-    unknown = store.sql(read_sql("forget/unknown_patients"), subject_ids=patients).fetchall()
+    unknown = store.sql(read_sql("store/forget/unknown_patients"), subject_ids=patients).fetchall()
     if unknown:
         raise UnknownNameError(
             f"{len(unknown)} of {len(patients)} patients are not in {store.path} (the first: "

@@ -23,7 +23,7 @@ def info(store: Store) -> dict[str, Any]:
         "admissions": store.one("SELECT count(*) FROM admissions")[0],
         "notes": f"{ready:,} ready, {excluded:,} excluded",
         **{
-            name: store.rows(read_sql(f"info/{name}"))
+            name: store.rows(read_sql(f"store/info/{name}"))
             for name in ("encoders", "scorers", "nights", "runs")
         },
     }

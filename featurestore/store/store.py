@@ -12,9 +12,9 @@ from typing import Any
 import duckdb
 
 from featurestore.errors import FeatureStoreError, StoreDamagedError, StoreNotFoundError
-from featurestore.store.audit_log import check_seal, last_run
 from featurestore.store.database import attach, encryption_key, is_damage, open_duckdb
-from featurestore.store.shard_seal import ShardSeal
+from featurestore.store.integrity.audit_log import check_seal, last_run
+from featurestore.store.integrity.shard_seal import ShardSeal
 from featurestore.store.transaction import (
     Transaction,
     check_no_log,

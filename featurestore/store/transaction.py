@@ -20,7 +20,9 @@ import duckdb
 from featurestore import __version__
 from featurestore.errors import FeatureStoreError, StoreBusyError, StoreDamagedError
 from featurestore.store import failpoints
-from featurestore.store.audit_log import (
+from featurestore.store.database import attach, open_duckdb
+from featurestore.store.files import copy, create_private, fsync, private_folder, try_lock
+from featurestore.store.integrity.audit_log import (
     last_run,
     matches_run,
     read_seal,
@@ -28,7 +30,7 @@ from featurestore.store.audit_log import (
     seal_line,
     write_seal,
 )
-from featurestore.store.checksums import (
+from featurestore.store.integrity.checksums import (
     check_keys,
     checksum_mismatches,
     checksums,
@@ -36,8 +38,6 @@ from featurestore.store.checksums import (
     duplicate_keys,
     recorded_checksums,
 )
-from featurestore.store.database import attach, open_duckdb
-from featurestore.store.files import copy, create_private, fsync, private_folder, try_lock
 from featurestore.store.schema import TABLES, VIEWS_AND_MACROS, make_objects
 
 _COMMIT_MEMORY = "600MB"

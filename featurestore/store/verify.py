@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
-from featurestore.store.audit_log import (
+from featurestore.store.integrity.audit_log import (
     broken_chain,
     check_seal,
     file_hash,
@@ -19,9 +19,9 @@ from featurestore.store.audit_log import (
     read_seal,
     seal_path,
 )
-from featurestore.store.checksums import COEF_HASH, checksum_mismatches, duplicate_keys
+from featurestore.store.integrity.checksums import COEF_HASH, checksum_mismatches, duplicate_keys
+from featurestore.store.integrity.shard_seal import SUFFIX
 from featurestore.store.schema import CUTOFFS, VIEWS_AND_MACROS
-from featurestore.store.shard_seal import SUFFIX
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import lock_path
@@ -122,7 +122,7 @@ def _compare_seal(store: Store) -> Iterator[str]:
 def _foreign_objects(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Find views, macros and schemas that are not this program's; each job replaces its own."""
     known = {"known": list(VIEWS_AND_MACROS)}
-    for (name,) in con.execute(read_sql("verify/foreign_objects"), known).fetchall():
+    for (name,) in con.execute(read_sql("store/verify/foreign_objects"), known).fetchall():
         yield f"{name} is not a view, macro or schema of this program: another one made it"
 
 
@@ -147,10 +147,10 @@ def _invalid_vectors(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
 
 def _invalid_notes(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Find notes that are not accounted for, or that lack windows."""
-    (unaccounted,) = con.execute(read_sql("verify/unaccounted_notes")).fetchall()[0]
+    (unaccounted,) = con.execute(read_sql("store/verify/unaccounted_notes")).fetchall()[0]
     if unaccounted:
         yield f"{unaccounted:,} notes are neither ready nor excluded with a reason"
-    (incomplete,) = con.execute(read_sql("verify/incomplete_notes")).fetchall()[0]
+    (incomplete,) = con.execute(read_sql("store/verify/incomplete_notes")).fetchall()[0]
     if incomplete:
         yield f"{incomplete:,} notes lack some of their windows"
 
@@ -165,10 +165,10 @@ def _wrong_means(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Find means of a sample that are not those of their windows."""
     wrong = 0
     for cutoff in CUTOFFS:
-        query = read_sql("verify/mean_sample")
+        query = read_sql("store/verify/mean_sample")
         sample = con.execute(query, {"cutoff": cutoff}).to_arrow_table()
         con.register("sample", sample)
-        query = read_sql("verify/sample_windows")
+        query = read_sql("store/verify/sample_windows")
         windows = con.execute(query, {"cutoff": cutoff}).to_arrow_table()
         con.unregister("sample")
         if len(windows):

@@ -19,7 +19,7 @@ import numpy as np
 
 from featurestore import create_store, embed_pending, nightly, sync, verify, write_hospital
 from featurestore.store import failpoints
-from featurestore.store.checksums import COEF_HASH
+from featurestore.store.integrity.checksums import COEF_HASH
 from tests.benchmarks.common import hospital, row, timed
 
 MEMORY = """

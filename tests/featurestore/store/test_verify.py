@@ -18,8 +18,8 @@ from batch.embedding.staging import stage
 from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync, train, verify
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
-from featurestore.store.audit_log import file_hash, last_run
-from featurestore.store.checksums import checksums
+from featurestore.store.integrity.audit_log import file_hash, last_run
+from featurestore.store.integrity.checksums import checksums
 from tests import jobs
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital

@@ -17,8 +17,8 @@ from typing import Any
 import duckdb
 
 from featurestore.errors import StoreDamagedError
-from featurestore.store.checksums import checksums, checksums_hash, recorded_checksums
 from featurestore.store.files import private_file
+from featurestore.store.integrity.checksums import checksums, checksums_hash, recorded_checksums
 
 _BLOCK = 1 << 24  # bytes
 # What the chain hash covers. `contents` is covered by hash_after, its own hash.
