@@ -1,4 +1,4 @@
-"""The synthetic hospital as a MIMIC-IV and MIMIC-IV-Note download lies on disk."""
+"""Write a synthetic hospital in the files of MIMIC-IV and MIMIC-IV-Note."""
 
 import csv
 import gzip
@@ -46,65 +46,68 @@ def write_mimic4_hospital(
     notes_per_stay: float = 6.0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
-    """Write the same invented patients as `write_hospital`, in MIMIC-IV's shape; return counts.
+    """Write the patients of `write_hospital` as MIMIC-IV's CSV files; return the counts.
 
-    MIMIC-IV holds no newborns, and of the notes only discharge summaries and radiology reports,
-    none flagged as an error and no report without a time. FileExistsError where the folder holds
-    hosp or note; ValueError as `write_hospital`.
+    MIMIC-IV has no newborns. Its notes are discharge summaries and radiology reports; notes that
+    are flagged as errors and reports without a time are omitted.
+
+    Raises ValueError as `write_hospital` does, and FileExistsError if the folder contains hosp or
+    note.
     """
     folder = Path(folder)
     for name in ("hosp", "note"):
         if (folder / name).exists():
             raise FileExistsError(f"{folder / name} already exists - name an empty folder")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".mimic4.", dir=folder) as workshop:
-        there = Path(workshop)
-        write_hospital(there / "mimic3", patients, seed, signal, notes_per_stay, progress)
+    with tempfile.TemporaryDirectory(prefix=".mimic4.", dir=folder) as draft_name:
+        draft = Path(draft_name)
+        write_hospital(draft / "mimic3", patients, seed, signal, notes_per_stay, progress)
         for name in ("hosp", "note"):
-            (there / name).mkdir(mode=0o700)
+            (draft / name).mkdir(mode=0o700)
         with ExitStack() as files:
-            tables = {name: _table(there / name, files) for name in COLUMNS}
-            counts = _convert(there / "mimic3", tables)
+            tables = {name: _open_table(draft, name, files) for name in COLUMNS}
+            counts = _convert(draft / "mimic3", tables)
         for name in ("hosp", "note"):
-            (there / name).rename(folder / name)
+            (draft / name).rename(folder / name)
     return counts
 
 
-def _convert(three: Path, tables: dict[str, "csv.DictWriter[str]"]) -> dict[str, int]:
+def _convert(mimic3: Path, tables: dict[str, "csv.DictWriter[str]"]) -> dict[str, int]:
     counts: Counter[str] = Counter(patients=0, admissions=0, notes=0)
     first_year: dict[str, int] = {}
-    for stay in _rows(three / "ADMISSIONS.csv"):
+    for stay in _read(mimic3 / "ADMISSIONS.csv"):
         if stay["ADMISSION_TYPE"] in ADMISSION_TYPES:
             first_year.setdefault(stay["SUBJECT_ID"], int(stay["ADMITTIME"][:4]))
             tables["hosp/admissions.csv.gz"].writerow(_admission(stay))
             counts["admissions"] += 1
-    for patient in _rows(three / "PATIENTS.csv"):
+    for patient in _read(mimic3 / "PATIENTS.csv"):
         if patient["SUBJECT_ID"] in first_year:
             tables["hosp/patients.csv.gz"].writerow(
                 _patient(patient, first_year[patient["SUBJECT_ID"]])
             )
             counts["patients"] += 1
-    written: Counter[tuple[str, str]] = Counter()
-    for note in _rows(three / "NOTEEVENTS.csv"):
-        kind = NOTE_TYPES.get(note["CATEGORY"].strip())
-        timed = kind == "DS" or note["CHARTTIME"]
-        if kind and timed and note["ISERROR"] != "1" and note["SUBJECT_ID"] in first_year:
-            written[note["SUBJECT_ID"], kind] += 1
-            name = "discharge" if kind == "DS" else "radiology"
-            row = _note(note, kind, written[note["SUBJECT_ID"], kind])
+    note_numbers: Counter[tuple[str, str]] = Counter()
+    for note in _read(mimic3 / "NOTEEVENTS.csv"):
+        note_type = NOTE_TYPES.get(note["CATEGORY"].strip())
+        has_time = note_type == "DS" or note["CHARTTIME"]
+        subject_id = note["SUBJECT_ID"]
+        if note_type and has_time and note["ISERROR"] != "1" and subject_id in first_year:
+            note_numbers[subject_id, note_type] += 1
+            name = "discharge" if note_type == "DS" else "radiology"
+            row = _note(note, note_type, note_numbers[subject_id, note_type])
             tables[f"note/{name}.csv.gz"].writerow(row)
             counts["notes"] += 1
     return dict(counts)
 
 
 def _admission(stay: Row) -> Row:
-    same = (
+    same_columns = (
         *("subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "admission_location"),
         *("insurance", "language", "marital_status", "edregtime", "edouttime"),
         "hospital_expire_flag",
     )
     destination = stay["DISCHARGE_LOCATION"]
-    return {name: stay[name.upper()] for name in same} | {
+    return {name: stay[name.upper()] for name in same_columns} | {
         "admission_type": ADMISSION_TYPES[stay["ADMISSION_TYPE"]],
         "discharge_location": DESTINATIONS.get(destination, destination),
         "race": stay["ETHNICITY"],
@@ -123,31 +126,31 @@ def _patient(patient: Row, anchor_year: int) -> Row:
     }
 
 
-def _note(note: Row, kind: str, number: int) -> Row:
+def _note(note: Row, note_type: str, number: int) -> Row:
     return {
-        "note_id": f"{note['SUBJECT_ID']}-{kind}-{number}",
+        "note_id": f"{note['SUBJECT_ID']}-{note_type}-{number}",
         "subject_id": note["SUBJECT_ID"],
         "hadm_id": note["HADM_ID"],
-        "note_type": kind,
+        "note_type": note_type,
         "note_seq": number,
-        # A discharge summary has a date only, which MIMIC-IV tells as its midnight.
+        # A discharge summary has only a date. MIMIC-IV writes it as midnight of that day.
         "charttime": note["CHARTTIME"] or f"{note['CHARTDATE'][:10]} 00:00:00",
         "storetime": note["STORETIME"],
         "text": note["TEXT"],
     }
 
 
-def _rows(file: Path) -> Iterator[Row]:
+def _read(file: Path) -> Iterator[Row]:
     with file.open(newline="", encoding="utf-8") as stream:
         yield from csv.DictReader(stream)
 
 
-def _table(file: Path, files: ExitStack) -> "csv.DictWriter[str]":
-    raw = files.enter_context(os.fdopen(create_private(file), "wb"))
-    # Without a time of its own, so that the same patients are the same bytes.
-    packed = files.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0))
-    text = files.enter_context(io.TextIOWrapper(packed, encoding="utf-8", newline=""))
-    of_file = f"{file.parent.name}/{file.name}"
-    writer = csv.DictWriter(text, COLUMNS[of_file].split(), restval="")
+def _open_table(folder: Path, name: str, files: ExitStack) -> "csv.DictWriter[str]":
+    raw = files.enter_context(os.fdopen(create_private(folder / name), "wb"))
+    # With a constant time and no file name in the header, the same patients give the same bytes.
+    compressed = gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0)
+    files.enter_context(compressed)
+    stream = io.TextIOWrapper(compressed, encoding="utf-8", newline="")
+    writer = csv.DictWriter(files.enter_context(stream), COLUMNS[name].split(), restval="")
     writer.writeheader()
     return writer

@@ -1,12 +1,14 @@
-"""The words of the synthetic hospital: what its notes can say, all of it invented."""
+"""The invented sentences, headings, words and number ranges of the notes."""
 
 from collections.abc import Mapping
 
 
 def sentences(table: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the alternatives of each key, which `|` separates, with single spaces."""
     return {name: " ".join(parts.split()).split(" | ") for name, parts in table.items()}
 
 
+# Sentences which say that the patient has a trait.
 STATED = sentences(
     {
         "lives alone": """{He} lives alone in a walk-up apartment. | Lives by {himself}, nobody
@@ -30,6 +32,7 @@ STATED = sentences(
     }
 )
 
+# Sentences which say that the patient does not have a trait.
 DENIED = sentences(
     {
         "lives alone": """{He} lives with {his} daughter, who helps every day. | Lives with
@@ -50,6 +53,7 @@ DENIED = sentences(
     }
 )
 
+# Complaints by diagnosis.
 COMPLAINTS = {
     "PNEUMONIA": "fever and a productive cough",
     "SEPSIS": "rigors, confusion and low blood pressure",
@@ -76,8 +80,9 @@ SURGERY = {
 
 BIRTH = {"NEWBORN": "routine newborn care"}
 
-DONOR = ("ORGAN DONOR ACCOUNT", "organ donation")
+ORGAN_DONATION = ("ORGAN DONOR ACCOUNT", "organ donation")
 
+# Sentences that do not depend on the traits, by topic.
 FILLERS = sentences(
     {
         "history": """{age} year old {person} who comes in with {complaint}. | Seen in the
@@ -216,7 +221,7 @@ HEADINGS = sentences(
     }
 )
 
-# Low and high of the numbers in sentences, with as many decimals as are written.
+# Name, minimum and maximum of each number; a number has as many decimals as its minimum.
 NUMBERS = """few 2 8 | many 10 30 | hr 56 124 | sbp 92 178 | dbp 44 98 | rr 12 28 | spo2 90 100
     temp 96.4 102.6 | kg 48.0 118.0 | ml 100 1500 | wbc 3.4 19.0 | hgb 7.2 15.0 | plt 88 420
     sodium 128 147 | k 3.1 5.4 | bicarb 19 31 | glucose 78 290 | lactate 0.8 4.2 | inr 0.9 3.2
@@ -243,7 +248,8 @@ WORDS = sentences(
     }
 )
 
-MARKED = {
+# MIMIC-III's placeholders for identifying text; {} is a number.
+DEIDENTIFIED = {
     "hospital": "[**Hospital {}**]",
     "name": "[**First Name8 (NamePattern2) **] [**Last Name (NamePattern1) {}**]",
     "phone": "[**Telephone/Fax (1) {}**]",

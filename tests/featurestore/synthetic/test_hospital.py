@@ -1,4 +1,4 @@
-"""The synthetic hospital: what its files hold, who comes back, and what notes never tell."""
+"""The synthetic hospital: its files, its returns, and the relation of notes to returns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from featurestore.synthetic.hospital import write_hospital
 
 Rows = list[dict[str, str]]
 
-# SHA-256 of what Python 3.11 writes for 20 patients.
+# The start of the SHA-256 of each file that Python 3.11 writes for 20 patients.
 DIGESTS = {
     "ADMISSIONS.csv": "40e62bc71966",
     "NOTEEVENTS.csv": "02d767407560",
@@ -40,8 +40,8 @@ def read(path: Path) -> Rows:
         return list(csv.DictReader(file))
 
 
-def hospital(folder: Path, size: int, **kind: float) -> Hospital:
-    write_hospital(folder, patients=size, **kind)
+def make_hospital(folder: Path, size: int, **settings: float) -> Hospital:
+    write_hospital(folder, patients=size, **settings)
     patients, stays, notes = (
         read(folder / f"{name}.csv") for name in ("PATIENTS", "ADMISSIONS", "NOTEEVENTS")
     )
@@ -50,22 +50,25 @@ def hospital(folder: Path, size: int, **kind: float) -> Hospital:
 
 
 def days_home(stay: dict[str, str], following: dict[str, str]) -> int:
-    left, came = (
-        row[column][:10] for row, column in ((stay, "DISCHTIME"), (following, "ADMITTIME"))
-    )
-    return (datetime.fromisoformat(came) - datetime.fromisoformat(left)).days
+    discharged = datetime.fromisoformat(stay["DISCHTIME"][:10])
+    admitted = datetime.fromisoformat(following["ADMITTIME"][:10])
+    return (admitted - discharged).days
 
 
 def returns(stays: Rows) -> dict[str, bool]:
-    """Did an unplanned return follow, by HADM_ID, where the patient left alive and stayed away?"""
+    """Return by HADM_ID whether an unplanned return followed within 30 days.
+
+    Excludes newborns, deaths, and stays whose next admission is on or before the discharge day.
+    """
     labels = {}
     for stay, following in zip(stays, [*stays[1:], None], strict=True):
-        again = following if following and following["SUBJECT_ID"] == stay["SUBJECT_ID"] else None
-        home = days_home(stay, again) if again else 999
-        if stay["ADMISSION_TYPE"] == "NEWBORN" or stay["HOSPITAL_EXPIRE_FLAG"] == "1" or home < 1:
+        same_patient = following and following["SUBJECT_ID"] == stay["SUBJECT_ID"]
+        next_stay = following if same_patient else None
+        days = days_home(stay, next_stay) if next_stay else 999
+        if stay["ADMISSION_TYPE"] == "NEWBORN" or stay["HOSPITAL_EXPIRE_FLAG"] == "1" or days < 1:
             continue
-        unplanned = again is not None and again["ADMISSION_TYPE"] in ("EMERGENCY", "URGENT")
-        labels[stay["HADM_ID"]] = home <= 30 and unplanned
+        unplanned = next_stay is not None and next_stay["ADMISSION_TYPE"] in ("EMERGENCY", "URGENT")
+        labels[stay["HADM_ID"]] = days <= 30 and unplanned
     return labels
 
 
@@ -74,25 +77,27 @@ def first_stays(stays: Rows) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def usual(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
-    return hospital(tmp_path_factory.mktemp("usual") / "hospital", 400)
+def small(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
+    return make_hospital(tmp_path_factory.mktemp("small") / "hospital", 400)
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
-    return hospital(tmp_path_factory.mktemp("large"), 3000, notes_per_stay=0)
+    return make_hospital(tmp_path_factory.mktemp("large"), 3000, notes_per_stay=0)
 
 
 @pytest.fixture(scope="module")
 def large_without_signal(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
-    return hospital(tmp_path_factory.mktemp("large"), 3000, notes_per_stay=0, signal=0.0)
+    return make_hospital(tmp_path_factory.mktemp("large"), 3000, notes_per_stay=0, signal=0.0)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_same_seed_writes_the_same_hospital_and_another_seed_another(tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_files_and_another_seed_different_ones(
+    tmp_path: Path,
+) -> None:
     for name, seed in (("one", 7), ("same", 7), ("other", 8)):
         write_hospital(tmp_path / name, patients=30, seed=seed)
     one, same, other = (contents(tmp_path / name) for name in ("one", "same", "other"))
@@ -100,14 +105,14 @@ def test_the_same_seed_writes_the_same_hospital_and_another_seed_another(tmp_pat
     assert all(one[name] != other[name] for name in one)
 
 
-def test_a_patient_is_the_same_however_many_follow(tmp_path: Path) -> None:
+def test_a_patient_does_not_depend_on_the_number_of_patients(tmp_path: Path) -> None:
     write_hospital(tmp_path / "ten", patients=10)
     write_hospital(tmp_path / "twenty", patients=20)
     ten, twenty = contents(tmp_path / "ten"), contents(tmp_path / "twenty")
     assert all(twenty[name].startswith(ten[name]) for name in ten)
 
 
-def test_the_hospital_is_this_one_on_every_machine_and_python(tmp_path: Path) -> None:
+def test_every_machine_and_python_version_writes_the_same_hospital(tmp_path: Path) -> None:
     write_hospital(tmp_path / "hospital", patients=20)
     digests = {
         name: sha256(data).hexdigest()[:12]
@@ -130,47 +135,49 @@ def test_the_columns_are_those_of_mimic_iii(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_counted_is_what_was_written_and_progress_was_told(tmp_path: Path) -> None:
-    told: list[int] = []
-    counts = write_hospital(tmp_path, patients=5, progress=told.append)
+def test_the_counts_are_those_of_the_files_and_progress_is_reported(tmp_path: Path) -> None:
+    reported: list[int] = []
+    counts = write_hospital(tmp_path, patients=5, progress=reported.append)
     files = {"patients": "PATIENTS", "admissions": "ADMISSIONS", "notes": "NOTEEVENTS"}
-    assert counts == {what: len(read(tmp_path / f"{name}.csv")) for what, name in files.items()}
-    assert told == [1, 2, 3, 4, 5]
+    assert counts == {key: len(read(tmp_path / f"{name}.csv")) for key, name in files.items()}
+    assert reported == [1, 2, 3, 4, 5]
 
 
-def neighbours(usual: Hospital) -> list[tuple[dict[str, str], dict[str, str]]]:
-    pairs = zip(usual.stays, usual.stays[1:], strict=False)
+def consecutive_stays(hospital: Hospital) -> list[tuple[dict[str, str], dict[str, str]]]:
+    pairs = zip(hospital.stays, hospital.stays[1:], strict=False)
     return [(stay, after) for stay, after in pairs if stay["SUBJECT_ID"] == after["SUBJECT_ID"]]
 
 
-def notes_where(usual: Hospital, **wanted: str) -> Rows:
-    return [note for note in usual.notes if all(note[name] == wanted[name] for name in wanted)]
+def notes_where(hospital: Hospital, **values: str) -> Rows:
+    return [note for note in hospital.notes if all(note[name] == values[name] for name in values)]
 
 
-def stays_where(usual: Hospital, **wanted: str) -> Rows:
-    return [stay for stay in usual.stays if all(stay[name] == wanted[name] for name in wanted)]
+def stays_where(hospital: Hospital, **values: str) -> Rows:
+    return [stay for stay in hospital.stays if all(stay[name] == values[name] for name in values)]
 
 
-def charted_before_admission(usual: Hospital) -> int:
-    admitted = {stay["HADM_ID"]: stay["ADMITTIME"] for stay in usual.stays}
-    inpatient = [note for note in usual.notes if note["HADM_ID"] and note["CHARTTIME"]]
+def charted_before_admission(hospital: Hospital) -> int:
+    admitted = {stay["HADM_ID"]: stay["ADMITTIME"] for stay in hospital.stays}
+    inpatient = [note for note in hospital.notes if note["HADM_ID"] and note["CHARTTIME"]]
     return sum(note["CHARTTIME"] < admitted[note["HADM_ID"]] for note in inpatient)
 
 
-def copied_forward(usual: Hospital) -> int:
-    said = [
-        (note["HADM_ID"], note["TEXT"]) for note in usual.notes if note["HADM_ID"] and note["TEXT"]
+def copied_forward(hospital: Hospital) -> int:
+    texts = [
+        (note["HADM_ID"], note["TEXT"])
+        for note in hospital.notes
+        if note["HADM_ID"] and note["TEXT"]
     ]
-    return len(said) - len(set(said))
+    return len(texts) - len(set(texts))
 
 
-def aged_300(usual: Hospital) -> int:
-    admitted = {stay["SUBJECT_ID"]: int(stay["ADMITTIME"][:4]) for stay in usual.stays}
-    ages = [admitted[row["SUBJECT_ID"]] - int(row["DOB"][:4]) for row in usual.patients]
+def aged_300(hospital: Hospital) -> int:
+    admitted = {stay["SUBJECT_ID"]: int(stay["ADMITTIME"][:4]) for stay in hospital.stays}
+    ages = [admitted[row["SUBJECT_ID"]] - int(row["DOB"][:4]) for row in hospital.patients]
     return sum(age >= 299 for age in ages)
 
 
-ODDITIES: dict[str, tuple[Callable[[Hospital], int], int, int]] = {
+CASES: dict[str, tuple[Callable[[Hospital], int], int, int]] = {
     "a nursing note without a store time": (
         lambda h: sum(
             bool(n["CHARTTIME"]) for n in notes_where(h, CATEGORY="Nursing", STORETIME="")
@@ -178,7 +185,7 @@ ODDITIES: dict[str, tuple[Callable[[Hospital], int], int, int]] = {
         10,
         150,
     ),
-    "a physician note of which only the day is known": (
+    "a physician note with a date but no time": (
         lambda h: len(notes_where(h, CATEGORY="Physician ", CHARTTIME="", STORETIME="")),
         3,
         80,
@@ -189,9 +196,13 @@ ODDITIES: dict[str, tuple[Callable[[Hospital], int], int, int]] = {
     "an outpatient note without admission": (lambda h: len(notes_where(h, HADM_ID="")), 100, 400),
     "a copied-forward note": (copied_forward, 20, 300),
     "a note charted before admission": (charted_before_admission, 5, 100),
-    "a hidden date": (lambda h: sum("[**2" in n["TEXT"] for n in h.notes), 500, 9999),
-    "a hidden hospital": (lambda h: sum("[**Hospital " in n["TEXT"] for n in h.notes), 200, 9999),
-    "a hidden name": (
+    "a de-identified date": (lambda h: sum("[**2" in n["TEXT"] for n in h.notes), 500, 9999),
+    "a de-identified hospital": (
+        lambda h: sum("[**Hospital " in n["TEXT"] for n in h.notes),
+        200,
+        9999,
+    ),
+    "a de-identified name": (
         lambda h: sum("[**First Name8 (NamePattern2) **]" in n["TEXT"] for n in h.notes),
         500,
         9999,
@@ -199,7 +210,7 @@ ODDITIES: dict[str, tuple[Callable[[Hospital], int], int, int]] = {
     "a stay that overlaps the one before": (
         lambda h: sum(
             before["ADMITTIME"] < after["ADMITTIME"] < before["DISCHTIME"]
-            for before, after in neighbours(h)
+            for before, after in consecutive_stays(h)
             if before["HOSPITAL_EXPIRE_FLAG"] == "0"
         ),
         2,
@@ -208,7 +219,7 @@ ODDITIES: dict[str, tuple[Callable[[Hospital], int], int, int]] = {
     "a stay that begins on the day of discharge": (
         lambda h: sum(
             before["DISCHTIME"] < after["ADMITTIME"] and days_home(before, after) == 0
-            for before, after in neighbours(h)
+            for before, after in consecutive_stays(h)
             if before["HOSPITAL_EXPIRE_FLAG"] == "0"
         ),
         2,
@@ -217,13 +228,13 @@ ODDITIES: dict[str, tuple[Callable[[Hospital], int], int, int]] = {
     "a planned return within 30 days": (
         lambda h: sum(
             1 <= days_home(before, after) <= 30 and after["ADMISSION_TYPE"] == "ELECTIVE"
-            for before, after in neighbours(h)
+            for before, after in consecutive_stays(h)
         ),
         5,
         60,
     ),
     "a return after more than 30 days": (
-        lambda h: sum(days_home(before, after) > 30 for before, after in neighbours(h)),
+        lambda h: sum(days_home(before, after) > 30 for before, after in consecutive_stays(h)),
         20,
         150,
     ),
@@ -258,7 +269,7 @@ ODDITIES: dict[str, tuple[Callable[[Hospital], int], int, int]] = {
     "an organ donor admitted after death": (
         lambda h: sum(
             bool(before["DEATHTIME"]) and before["DEATHTIME"] < after["ADMITTIME"]
-            for before, after in neighbours(h)
+            for before, after in consecutive_stays(h)
         ),
         1,
         20,
@@ -266,31 +277,31 @@ ODDITIES: dict[str, tuple[Callable[[Hospital], int], int, int]] = {
 }
 
 
-@pytest.mark.parametrize("oddity", ODDITIES)
-def test_the_hospital_has(oddity: str, usual: Hospital) -> None:
-    count, least, most = ODDITIES[oddity]
-    assert least <= count(usual) <= most
+@pytest.mark.parametrize("case", CASES)
+def test_the_hospital_has(case: str, small: Hospital) -> None:
+    count, minimum, maximum = CASES[case]
+    assert minimum <= count(small) <= maximum
 
 
-def test_discharge_summaries_and_ecgs_have_a_day_but_no_hour(usual: Hospital) -> None:
+def test_discharge_summaries_and_ecgs_have_a_date_but_no_time(small: Hospital) -> None:
     for category in ("Discharge summary", "ECG"):
-        notes = notes_where(usual, CATEGORY=category)
+        notes = notes_where(small, CATEGORY=category)
         assert len(notes) > 100
         assert {(note["CHARTTIME"], note["STORETIME"]) for note in notes} == {("", "")}
         assert all(note["CHARTDATE"] for note in notes)
 
 
-def test_radiology_is_charted_but_never_stored(usual: Hospital) -> None:
-    notes = notes_where(usual, CATEGORY="Radiology")
+def test_radiology_reports_have_a_chart_time_but_no_store_time(small: Hospital) -> None:
+    notes = notes_where(small, CATEGORY="Radiology")
     assert len(notes) > 100
     assert {note["STORETIME"] for note in notes} == {""}
     assert mean(bool(note["CHARTTIME"]) for note in notes) > 0.9
 
 
-def test_a_note_is_stored_minutes_to_hours_after_it_is_charted(usual: Hospital) -> None:
+def test_a_note_is_stored_minutes_to_hours_after_it_is_charted(small: Hospital) -> None:
     delays = [
         datetime.fromisoformat(note["STORETIME"]) - datetime.fromisoformat(note["CHARTTIME"])
-        for note in usual.notes
+        for note in small.notes
         if note["STORETIME"]
     ]
     assert timedelta() <= min(delays)
@@ -299,21 +310,21 @@ def test_a_note_is_stored_minutes_to_hours_after_it_is_charted(usual: Hospital) 
     assert timedelta(hours=6) < max(delays) <= timedelta(hours=36)
 
 
-def test_nobody_comes_back_from_the_dead_but_an_organ_donor(large: Hospital) -> None:
+def test_only_organ_donors_are_admitted_after_death(large: Hospital) -> None:
     died = {row["SUBJECT_ID"]: row["DOD"] for row in large.patients if row["DOD"]}
     late = [s for s in large.stays if s["ADMITTIME"][:10] > died.get(s["SUBJECT_ID"], "9")[:10]]
-    following = [after for before, after in neighbours(large) if before["DEATHTIME"]]
+    following = [after for before, after in consecutive_stays(large) if before["DEATHTIME"]]
     assert {stay["DIAGNOSIS"] for stay in [*late, *following]} == {"ORGAN DONOR ACCOUNT"}
 
 
 def test_nearly_every_stay_has_a_physician_and_a_nursing_note_on_its_first_day(
-    usual: Hospital,
+    small: Hospital,
 ) -> None:
-    admitted = {stay["HADM_ID"]: datetime.fromisoformat(stay["ADMITTIME"]) for stay in usual.stays}
+    admitted = {stay["HADM_ID"]: datetime.fromisoformat(stay["ADMITTIME"]) for stay in small.stays}
     for category in ("Physician ", "Nursing"):
         early = {
             note["HADM_ID"]
-            for note in notes_where(usual, CATEGORY=category)
+            for note in notes_where(small, CATEGORY=category)
             if note["HADM_ID"]
             and note["CHARTTIME"]
             and datetime.fromisoformat(note["CHARTTIME"])
@@ -322,10 +333,10 @@ def test_nearly_every_stay_has_a_physician_and_a_nursing_note_on_its_first_day(
         assert len(early) > 0.93 * len(admitted)
 
 
-def test_notes_are_as_many_and_as_long_as_a_hospitals(usual: Hospital) -> None:
-    assert 5.5 < len(usual.notes) / len(usual.stays) < 6.5
+def test_the_number_and_length_of_notes_are_realistic(small: Hospital) -> None:
+    assert 5.5 < len(small.notes) / len(small.stays) < 6.5
     words = {
-        category: [len(note["TEXT"].split()) for note in notes_where(usual, CATEGORY=category)]
+        category: [len(note["TEXT"].split()) for note in notes_where(small, CATEGORY=category)]
         for category in ("Nursing", "Physician ", "Discharge summary", "Radiology", "ECG")
     }
     for category in ("Nursing", "Physician ", "Discharge summary"):
@@ -344,7 +355,7 @@ def test_most_stays_are_long_enough_to_be_predicted_after_72_hours(large: Hospit
     assert 1.5 < len(large.stays) / len(large.patients) < 1.9
 
 
-def test_the_ideal_reader_ranks_returns_as_well_as_planted(large: Hospital) -> None:
+def test_the_planted_risk_predicts_the_returns(large: Hospital) -> None:
     labels = returns(large.stays)
     assert 0.18 < mean(labels.values()) < 0.26
     risks = [large.risk[hadm_id] for hadm_id in labels]
@@ -352,58 +363,60 @@ def test_the_ideal_reader_ranks_returns_as_well_as_planted(large: Hospital) -> N
     assert 0.76 < roc_auc_score(list(labels.values()), risks) < 0.84
 
 
-def test_without_signal_traits_say_nothing_of_returns(
+def test_without_signal_traits_do_not_predict_returns(
     large: Hospital, large_without_signal: Hospital
 ) -> None:
-    # A first stay's traits are the same in both hospitals; only what follows it differs.
+    # The first stay of a patient has the same traits in both hospitals. Only later stays differ.
     labels = returns(large_without_signal.stays)
     firsts = sorted(first_stays(large.stays) & labels.keys())
-    trait_reader = [large.risk[hadm_id] for hadm_id in firsts]
-    came_back = [labels[hadm_id] for hadm_id in firsts]
-    assert mean(came_back) > 0.15
-    assert abs(roc_auc_score(came_back, trait_reader) - 0.5) < 0.04
+    trait_risks = [large.risk[hadm_id] for hadm_id in firsts]
+    returned = [labels[hadm_id] for hadm_id in firsts]
+    assert mean(returned) > 0.15
+    assert abs(roc_auc_score(returned, trait_risks) - 0.5) < 0.04
     assert len(set(large_without_signal.risk.values()) - {0.0}) == 1
 
 
-def test_no_word_of_a_stay_depends_on_whether_the_patient_comes_back(tmp_path: Path) -> None:
-    told, fates = [], []
+def test_the_notes_of_a_stay_do_not_depend_on_a_later_return(tmp_path: Path) -> None:
+    texts, labels = [], []
     for signal in (0.0, 1.0):
-        one = hospital(tmp_path / f"{signal}", 150, signal=signal)
+        one = make_hospital(tmp_path / f"{signal}", 150, signal=signal)
         firsts = first_stays(one.stays)
-        told.append([(n["HADM_ID"], n["TEXT"]) for n in one.notes if n["HADM_ID"] in firsts])
-        fates.append(
-            {hadm_id: fate for hadm_id, fate in returns(one.stays).items() if hadm_id in firsts}
+        texts.append([(n["HADM_ID"], n["TEXT"]) for n in one.notes if n["HADM_ID"] in firsts])
+        labels.append(
+            {hadm_id: label for hadm_id, label in returns(one.stays).items() if hadm_id in firsts}
         )
-    assert told[0] == told[1]
-    shared = fates[0].keys() & fates[1].keys()
-    assert sum(fates[0][hadm_id] != fates[1][hadm_id] for hadm_id in shared) > 10
+    assert texts[0] == texts[1]
+    shared = labels[0].keys() & labels[1].keys()
+    assert sum(labels[0][hadm_id] != labels[1][hadm_id] for hadm_id in shared) > 10
 
 
 @pytest.mark.parametrize(
-    ("yes", "no", "direction"),
+    ("statement", "denial", "direction"),
     [
-        pytest.param("vodka", "Abstains", 1, id="who drinks has the higher risk"),
-        pytest.param("Known CHF", "No history of heart failure", 1, id="so has heart failure"),
+        pytest.param("vodka", "Abstains", 1, id="active drinking raises the risk"),
         pytest.param(
-            "Visiting nurse", "no follow-up arranged", -1, id="a visiting nurse lowers it"
+            "Known CHF", "No history of heart failure", 1, id="heart failure raises the risk"
+        ),
+        pytest.param(
+            "Visiting nurse", "no follow-up arranged", -1, id="arranged follow-up lowers the risk"
         ),
     ],
 )
-def test_notes_say_what_the_risk_follows(
-    yes: str, no: str, direction: int, usual: Hospital
+def test_notes_mention_the_traits_that_change_the_risk(
+    statement: str, denial: str, direction: int, small: Hospital
 ) -> None:
     stated, denied = (
-        {n["HADM_ID"] for n in usual.notes if n["HADM_ID"] and words in n["TEXT"]}
-        for words in (yes, no)
+        {n["HADM_ID"] for n in small.notes if n["HADM_ID"] and words in n["TEXT"]}
+        for words in (statement, denial)
     )
     assert len(stated) > 40 < len(denied)
     assert not stated & denied
-    gap = mean(usual.risk[h] for h in stated) - mean(usual.risk[h] for h in denied)
+    gap = mean(small.risk[h] for h in stated) - mean(small.risk[h] for h in denied)
     assert gap * direction > 0.05
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o277])
-def test_files_are_private_whatever_the_umask(umask: int, tmp_path: Path) -> None:
+def test_files_are_private_with_any_umask(umask: int, tmp_path: Path) -> None:
     before = os.umask(umask)
     try:
         write_hospital(tmp_path, patients=1)
@@ -412,7 +425,7 @@ def test_files_are_private_whatever_the_umask(umask: int, tmp_path: Path) -> Non
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
 
 
-def test_a_new_folder_is_private_and_an_older_one_is_left_as_it_was(tmp_path: Path) -> None:
+def test_a_new_folder_is_private_and_an_existing_one_keeps_its_mode(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     write_hospital(tmp_path, patients=1)
     write_hospital(tmp_path / "new", patients=1)
@@ -422,30 +435,30 @@ def test_a_new_folder_is_private_and_an_older_one_is_left_as_it_was(tmp_path: Pa
     ]
 
 
-def test_a_hospital_is_never_written_over_another_file(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "NOTEEVENTS.csv").write_text("precious")
     with pytest.raises(FileExistsError, match=r"NOTEEVENTS.csv already exists - name an empty"):
         write_hospital(tmp_path, patients=1)
     assert contents(tmp_path) == {"NOTEEVENTS.csv": b"precious"}
 
 
-def test_a_hospital_needs_a_patient(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="0 patients make no hospital - ask for 1 or more"):
+def test_counts_out_of_range_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="patients must be at least 1, got 0"):
         write_hospital(tmp_path / "none", patients=0)
-    with pytest.raises(ValueError, match=r"-1 notes per stay cannot be - ask for 0 or more"):
+    with pytest.raises(ValueError, match="notes_per_stay must be at least 0, got -1"):
         write_hospital(tmp_path / "none", notes_per_stay=-1)
     assert not (tmp_path / "none").exists()
 
 
-def test_a_stopped_run_leaves_no_half_file(tmp_path: Path) -> None:
-    seen: list[set[str]] = []
+def test_an_interrupted_run_leaves_no_file(tmp_path: Path) -> None:
+    suffixes: list[set[str]] = []
 
     def stop(done: int) -> None:
-        seen.append({path.suffix for path in tmp_path.iterdir()})
+        suffixes.append({path.suffix for path in tmp_path.iterdir()})
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_hospital(tmp_path, progress=stop)
-    assert seen == [{".part"}] * 3
+    assert suffixes == [{".part"}] * 3
     assert contents(tmp_path) == {}
