@@ -106,6 +106,7 @@ def stay_notes(patient: Patient, stay: Stay, seed: int, notes_per_stay: float) -
 
 
 def _schedule(stay: Stay, notes_per_stay: float, rng: Rng) -> list[ScheduledNote]:
+    """Return the notes to write in order of time: the usual three, further ones, outpatient."""
     hours = _hours_between(stay.admitted, stay.discharged)
     usual_rate = 0.98 * min(1.0, notes_per_stay / 3)
     physician_hour = -rng.uniform(0.5, 6) if rng.chance(0.05) else rng.uniform(0.5, 10)
@@ -159,7 +160,7 @@ def _write_text(patient: Patient, stay: Stay, category: str, moment: datetime, r
     sections: dict[str, list[str]] = {topic: [] for topic in topics.split()}
     mentions = _trait_sentences(stay.traits, sections, rng)
     words = min(max(rng.lognormal(median_words, sigma), median_words / 4), 4000.0)
-    words -= 11 * len(mentions)
+    words -= 11 * len(mentions)  # room for the mentions, inserted below
     fillers: list[tuple[str, str]] = []
     while words > 0:
         fillers = fillers or rng.shuffled(FILLERS_OF_KIND[kind])
