@@ -13,7 +13,7 @@ from batch.embedding.drift import check_drift
 from batch.embedding.encoder import Encoder
 from batch.embedding.staging import Progress, stage
 from batch.scoring.score import add_scores, scores_due
-from batch.scoring.scorers import find_scorer
+from batch.scoring.scorer_registry import find_scorer
 from featurestore.errors import ModelError, UnusualNightError
 from featurestore.source.sync import apply_diff, diff_source
 from featurestore.store.store import Store

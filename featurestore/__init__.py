@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from batch.embedding.encoder import Encoder as Encoder
     from batch.embedding.encoder import OnnxEncoder as OnnxEncoder
     from batch.embedding.encoder import Windows as Windows
-    from batch.embedding.encoders import drop_encoder as drop_encoder
-    from batch.embedding.encoders import promote as promote
+    from batch.embedding.encoder_registry import drop_encoder as drop_encoder
+    from batch.embedding.encoder_registry import promote as promote
     from batch.nightly_job import nightly as nightly
     from batch.report.page import report as report
     from batch.scoring.explain import explain as explain
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "batch.embedding.embed": ("embed_pending",),
     "batch.embedding.encoder": ("Encoder", "OnnxEncoder", "Windows"),
-    "batch.embedding.encoders": ("drop_encoder", "promote"),
+    "batch.embedding.encoder_registry": ("drop_encoder", "promote"),
     "batch.nightly_job": ("nightly",),
     "batch.report.page": ("report",),
     "batch.scoring.explain": ("explain",),

@@ -30,7 +30,7 @@ LAYERS = (
         "export.checkpoint",
         "export.model_folder",
         "export.output_folder",
-        "export.session",
+        "export.onnx_session",
         "export.tokenizer",
     ),
     ("export.onnx_export", "export.finetuning"),

@@ -77,7 +77,7 @@ def metrics_table(systems: dict[str, dict[str, Interval]]) -> str:
 @JSON
 def scorers_command(store: Path, as_json: bool) -> None:
     """List the scorers."""
-    from batch.scoring.scorers import list_scorers
+    from batch.scoring.scorer_registry import list_scorers
     from featurestore import Store
 
     scorers = list_scorers(Store(store))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.model_folder import CLASSIFIER_HEAD, MODEL, TOKENIZER, read_manifest
-from export.session import open_session
+from export.onnx_session import open_session
 from export.tokenizer import Ids, WindowTokenizer, clean, padded
 from featurestore.errors import ModelError
 

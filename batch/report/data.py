@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.scoring.scorers import find_scorer
+from batch.scoring.scorer_registry import find_scorer
 from featurestore.cohort.flow import admission_flow
 from featurestore.cohort.leakage import pretrained_on_source
 from featurestore.store.scorer_metrics import ScorerMetrics

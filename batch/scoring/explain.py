@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from batch.scoring.scorers import (
+from batch.scoring.scorer_registry import (
     check_admission,
     encoder_and_cutoff,
     find_scorer,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from batch.scoring.scorers import find_scorer
+from batch.scoring.scorer_registry import find_scorer
 from batch.training.bootstrap import PatientBootstrap
 from batch.training.metrics import auroc, calibration_intercept, calibration_slope
 from featurestore.errors import NotEnoughDataError

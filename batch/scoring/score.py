@@ -8,7 +8,7 @@ from typing import Any
 
 from batch.embedding.embed import update_embeddings
 from batch.embedding.pending import pending_notes
-from batch.scoring.scorers import check_admission, encoder_and_cutoff, find_scorer
+from batch.scoring.scorer_registry import check_admission, encoder_and_cutoff, find_scorer
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
 from featurestore.store.sql_files import read_sql

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from batch.embedding.encoders import find_encoder
-from batch.scoring.scorers import check_admission
+from batch.embedding.encoder_registry import find_encoder
+from batch.scoring.scorer_registry import check_admission
 from featurestore.store.schema import check_label_options
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store

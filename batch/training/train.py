@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from batch.embedding.embed import update_embeddings
-from batch.embedding.encoders import find_encoder
+from batch.embedding.encoder_registry import find_encoder
 from batch.training.baselines import BASELINES, fit_baselines
 from batch.training.calibration import Floats
 from batch.training.data import TrainingData, Vectors, training_data

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.session import open_session
+from export.onnx_session import open_session
 from export.tokenizer import Ids, WindowTokenizer, padded
 from featurestore.errors import ModelError
 from featurestore.synthetic.hospital import invented_notes

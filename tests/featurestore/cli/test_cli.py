@@ -143,7 +143,7 @@ def test_the_way_from_embed_to_scores(ward, model, tmp_path, write_prose):
     assert re.search(r"^scorer +1\.000 \(1\.000-1\.000\) +1\.000 \(1\.000-1\.000\)", output, re.M)
     assert re.search(r"^bag of words +1\.000", output, re.M)
     assert re.search(r"^prevalence +0\.500", output, re.M)
-    assert re.search(r"^- only \d+ test stays returned: below 100", output, re.M)
+    assert re.search(r"^- only \d+ test stays returned: with fewer than 100", output, re.M)
     assert "readmit-v1" in run("scorers", ward).stdout
     output = run("score", ward, "readmit", "-o", tmp_path / "scores.csv").stdout
     assert output.startswith("80 admissions scored by readmit-v1: run 5 of ")

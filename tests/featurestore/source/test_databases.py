@@ -202,7 +202,7 @@ def test_a_password_is_read_from_the_environment_and_stored_nowhere(url, tmp_pat
     arguments = ["init", str(tmp_path / "w.duckdb"), "--schema", "mimic3"]
     refused = CliRunner().invoke(main, [*arguments, "--source", url])
     assert refused.exit_code == 1
-    assert "put the URL into the environment as FEATURESTORE_SOURCE" in refused.output
+    assert "set FEATURESTORE_SOURCE to the URL and omit --source" in refused.output
     monkeypatch.setenv("FEATURESTORE_SOURCE", url)
     unreachable = CliRunner().invoke(main, arguments)
     assert unreachable.exit_code == 1
