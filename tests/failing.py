@@ -1,8 +1,8 @@
-"""A process that runs commands one after the other, some of which are made to fail.
+"""Run commands in one process and let some of them fail.
 
-`python -m tests.failing PLAN.json`: a list of {"arguments": [...]}, each perhaps with an "error"
-and the step "at" which it comes, and with an "environment".
-Every error holds the canary, as the errors of libraries hold values.
+`python -m tests.failing PLAN.json` reads a list of jobs, each with "arguments" and optionally with
+an "error", the step "at" which it is raised, and an "environment". Every error contains the canary,
+as errors of libraries contain data values.
 """
 
 import csv
@@ -17,64 +17,64 @@ from pathlib import Path
 CANARY = "PHI_CANARY_of_an_error lives alone"
 
 
-def bad_conversion():
+def conversion_error():
     import duckdb
 
     duckdb.sql(f"SELECT CAST('{CANARY}' AS INTEGER)").fetchall()
 
 
-def bad_conversion_by_sqlalchemy():
+def conversion_error_of_sqlalchemy():
     import sqlalchemy as sa
 
     with sa.create_engine("duckdb:///:memory:").connect() as con:
         con.execute(sa.text("SELECT CAST(:text AS INTEGER)"), {"text": CANARY}).fetchall()
 
 
-def bad_letters():
+def unicode_error():
     (CANARY.encode() + b"\xff").decode()
 
 
-def no_such_key():
+def missing_key():
     dict[str, str]()[CANARY]
 
 
-def no_such_key_in_our_own_words():
+def missing_key_as_project_error():
     from featurestore.errors import FeatureStoreError
 
     try:
-        no_such_key()
+        missing_key()
     except KeyError as error:
         raise FeatureStoreError("a key is missing - report this") from error
 
 
-def bad_cast_by_arrow():
+def cast_error_of_arrow():
     import pyarrow as pa
 
     pa.array([CANARY]).cast(pa.int64())
 
 
-def bad_csv_by_arrow():
+def csv_error_of_arrow():
     import pyarrow as pa
     from pyarrow import csv as pa_csv
 
     pa_csv.read_csv(pa.py_buffer(f"a,b\n{CANARY}\n".encode()))
 
 
-def onnx_runtime_fails():
+def onnx_runtime_error():
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
     raise Fail(f"Non-zero status code returned while running node {CANARY}")
 
 
-def text_taken_for_a_file():
+def text_as_file_name():
     Path(CANARY).read_text()
 
 
-def text_in_the_systems_words():
+def system_error_with_text():
     raise OSError(28, CANARY, CANARY)
 
 
-def error_of_no_number():
+def system_error_without_number():
     raise OSError(CANARY)
 
 
@@ -82,37 +82,37 @@ def out_of_memory():
     raise MemoryError(CANARY)
 
 
-def endless(text=CANARY):
-    return endless(text) + CANARY
+def endless_recursion(text=CANARY):
+    return endless_recursion(text) + CANARY
 
 
 def system_error():
     raise SystemError(CANARY)
 
 
-def exits_with_words():
+def exit_with_message():
     sys.exit(CANARY)
 
 
-def bad_json():
+def json_error():
     json.loads(CANARY)
 
 
-def bad_csv():
+def csv_error():
     list(csv.reader([f'"{CANARY}'], strict=True))
 
 
-def fails_with_notes():
+def error_with_notes():
     error = AssertionError(CANARY)
     error.add_note(CANARY)
     raise error
 
 
-def many_fail():
+def error_group():
     raise BaseExceptionGroup(CANARY, [KeyError(CANARY), SystemExit(CANARY)])
 
 
-def whose_words_fail():
+def error_without_message():
     class OddError(Exception):
         def __str__(self):
             raise ValueError(CANARY)
@@ -122,7 +122,7 @@ def whose_words_fail():
     raise OddError(CANARY)
 
 
-def rust_panics():
+def rust_panic():
     from tokenizers import NormalizedString
 
     NormalizedString(CANARY).for_each(lambda letter: dict[str, str]()[CANARY])
@@ -132,64 +132,64 @@ def stopped():
     raise KeyboardInterrupt(CANARY)
 
 
-def warns():
+def warn():
     warnings.warn(CANARY, stacklevel=1)
 
 
-def logs():
+def log():
     try:
-        no_such_key()
+        missing_key()
     except KeyError:
         for name in ("sqlalchemy.engine", "transformers", "onnxruntime", "root"):
             logging.getLogger(name).exception("%s", CANARY)
-            logging.getLogger(name).critical("%d", CANARY)  # which cannot be written
+            logging.getLogger(name).critical("%d", CANARY)  # cannot be formatted
 
 
-def fails_in_a_thread():
-    thread = threading.Thread(target=no_such_key)
+def error_in_thread():
+    thread = threading.Thread(target=missing_key)
     thread.start()
     thread.join()
 
 
-def fails_in_a_finalizer():
+def error_in_finalizer():
     class Lost:
         def __del__(self):
-            no_such_key()
+            missing_key()
 
     Lost()
 
 
-def chatters_natively():
+def native_output():
     os.write(2, CANARY.encode())
 
 
-# Those that stop a job, and those that a job outlives.
+# ERRORS stop a job; a job continues after NOISE.
 ERRORS = (
-    *(bad_conversion, bad_conversion_by_sqlalchemy, bad_letters, no_such_key, bad_cast_by_arrow),
-    *(no_such_key_in_our_own_words, bad_csv_by_arrow, onnx_runtime_fails, text_taken_for_a_file),
-    *(text_in_the_systems_words, error_of_no_number, out_of_memory, endless, system_error),
-    *(exits_with_words, bad_json, bad_csv, fails_with_notes, many_fail, whose_words_fail),
-    *(rust_panics, stopped),
+    *(conversion_error, conversion_error_of_sqlalchemy, unicode_error, missing_key),
+    *(cast_error_of_arrow, missing_key_as_project_error, csv_error_of_arrow, onnx_runtime_error),
+    *(text_as_file_name, system_error_with_text, system_error_without_number, out_of_memory),
+    *(endless_recursion, system_error, exit_with_message, json_error, csv_error),
+    *(error_with_notes, error_group, error_without_message, rust_panic, stopped),
 )
-CHATTER = (warns, logs, fails_in_a_thread, fails_in_a_finalizer, chatters_natively)
-NAMED = {error.__name__: error for error in (*ERRORS, *CHATTER)}
+NOISE = (warn, log, error_in_thread, error_in_finalizer, native_output)
+NAMED = {error.__name__: error for error in (*ERRORS, *NOISE)}
 
 
 def run(plan):
     from featurestore.cli import main
     from featurestore.store import failpoints
 
-    nothing, own = failpoints.hit, dict(os.environ)
+    hit, environment = failpoints.hit, dict(os.environ)
     for job in plan:
-        failpoints.hit = nothing
+        failpoints.hit = hit
         os.environ.clear()
-        os.environ.update(own)
+        os.environ.update(environment)
         if "error" in job:
-            put(job["at"], NAMED[job["error"]])
+            raise_at(job["at"], NAMED[job["error"]])
         os.environ.update(job.get("environment", {}))
-        said = f"{json.dumps(job)}\n"
+        mark = f"{json.dumps(job)}\n"
         for stream in (sys.stdout, sys.stderr):
-            stream.write(said)
+            stream.write(mark)
             stream.flush()
         try:
             main(job["arguments"])
@@ -197,23 +197,23 @@ def run(plan):
             sys.stdout.write(f"exit {end.code}\n")
 
 
-def put(at, error):
-    """Let an error come at a step, or where texts are tokenized or encoded."""
+def raise_at(step, error):
+    """Raise an error at a failpoint, or in a method of the encoder at its first call."""
     from featurestore.store import failpoints
 
-    if at in failpoints.FAILPOINTS:
-        failpoints.hit = lambda name: error() if name == at else None
+    if step in failpoints.FAILPOINTS:
+        failpoints.hit = lambda name: error() if name == step else None
         return
     from featurestore import OnnxEncoder
 
-    method = getattr(OnnxEncoder, at)
+    method = getattr(OnnxEncoder, step)
 
-    def instead(self, texts):
-        setattr(OnnxEncoder, at, method)
+    def fail_once(self, texts):
+        setattr(OnnxEncoder, step, method)
         error()
         return method(self, texts)
 
-    setattr(OnnxEncoder, at, instead)
+    setattr(OnnxEncoder, step, fail_once)
 
 
 if __name__ == "__main__":

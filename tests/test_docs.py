@@ -60,7 +60,7 @@ def parse(arguments):
 
 
 def remove_output(context):
-    """Remove what a command makes anew: a page may show two ways to make the same thing."""
+    """Remove the output of a command: a page may show two ways to create the same file."""
     if context.info_name not in ("init", "finetune", "export", "synth"):
         return
     arguments = [p for p in context.command.params if isinstance(p, click.Argument)]

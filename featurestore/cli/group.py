@@ -12,7 +12,7 @@ import click
 
 from featurestore import __version__
 from featurestore.cli.progress import say
-from featurestore.cli.redaction import hide_values, sentence, trace
+from featurestore.cli.redaction import describe, hide_values, trace
 from featurestore.errors import StoreBusyError
 
 # The module and the help of each command, so that --help imports none of these modules.
@@ -88,7 +88,7 @@ def _failure(
     """Return the one-line message and the exit status for an error."""
     if isinstance(error, click.ClickException):
         return error
-    message = sentence(error, arguments or ())
+    message = describe(error, arguments or ())
     if message.endswith("please report this") and not debug:
         message += ' ("featurestore --debug" shows where)'
     failure = click.ClickException(message)

@@ -23,26 +23,29 @@ from typing import Any
 from featurestore.errors import FeatureStoreError
 
 
-def sentence(error: BaseException, arguments: Sequence[str] = ()) -> str:
-    """An exception as one line for the user, in which no value is quoted.
+def describe(error: BaseException, arguments: Sequence[str] = ()) -> str:
+    """Return an exception as one line for the user, without data values.
 
-    `arguments` are those of the command: a file that they do not name, and that is not there, is
-    not named either.
+    A file is named only if it exists or is one of the command's `arguments`, because a library may
+    report a text as a file name.
     """
     if isinstance(error, FeatureStoreError):
         return str(error)
     if isinstance(error, KeyboardInterrupt):
-        return "stopped - the store is as it was; run this again to go on"
+        return "stopped - the store is unchanged; run the command again to continue"
     if isinstance(error, OSError) and error.errno:
-        where = f"{error.filename}: " if _is_a_file(error.filename, arguments) else ""
-        return f"{where}{os.strerror(error.errno)} - see to it, then run this again"
+        where = f"{error.filename}: " if _is_file_name(error.filename, arguments) else ""
+        return f"{where}{os.strerror(error.errno)} - fix this, then run the command again"
     if _is_damage(error):
-        return 'the store is damaged: "featurestore verify STORE" says more - restore a backup'
+        return (
+            "the store is damaged - restore it from a backup "
+            '("featurestore verify STORE" lists the damage)'
+        )
     return f"{_kind_and_place(error)} - please report this"
 
 
 def trace(error: BaseException) -> str:
-    """The chained traceback of an exception, the first cause first, without a value."""
+    """Return the chained traceback of an exception, first cause first, without data values."""
     blocks: list[str] = []
     seen: set[int] = set()
     following: BaseException | None = error
@@ -51,23 +54,23 @@ def trace(error: BaseException) -> str:
         blocks.append("\n".join([*_frames(following), _kind(following)]))
         if isinstance(following, BaseExceptionGroup):
             blocks += [trace(part) for part in reversed(following.exceptions)]
-        # What was hidden from the user by `from None` is what whoever debugs wants to see.
+        # Errors that `from None` hides from the user are shown too: they help debugging.
         following = following.__cause__ or following.__context__
     return "\nwhich led to:\n".join(reversed(blocks))
 
 
 def hide_values(debug: bool) -> None:
-    """Let nothing that Python or a library writes to stderr quote a value, from now on.
+    """Remove data values from everything that Python and libraries write to stderr, from now on.
 
-    With `debug` the kind and place of warnings, of log records from WARNING on and of errors in
-    threads and in finalizers are told, and the frames of a crash.
+    With `debug`, show the kind and place of warnings, of log records from level WARNING, of errors
+    in threads and finalizers, and the frames of a crash.
     """
 
-    def tell(error: BaseException | None) -> None:
-        with contextlib.suppress(Exception):  # stderr may be gone by then
+    def print_error(error: BaseException | None) -> None:
+        with contextlib.suppress(Exception):  # stderr may be closed already
             if debug and error is not None:
                 print(trace(error), file=sys.stderr)
-            message = sentence(error) if error is not None else "unknown error"
+            message = describe(error) if error is not None else "unknown error"
             print(f"Error: {message}", file=sys.stderr)
 
     def show_warning(
@@ -76,17 +79,17 @@ def hide_values(debug: bool) -> None:
         if debug:
             print(f"{category.__name__} in {filename}, line {lineno}", file=sys.stderr)
 
-    def record(
+    def redacted_record(
         name: str, level: int, file: str, line: int, *_: Any, **__: Any
     ) -> logging.LogRecord:
-        hidden = f"{name} has something to say in {file}, line {line}"
-        return logging.LogRecord(name, level, file, line, hidden, None, None)
+        message = f"{name} logged a message in {file}, line {line}"
+        return logging.LogRecord(name, level, file, line, message, None, None)
 
-    sys.excepthook = lambda _, error, __: tell(error)
-    threading.excepthook = lambda thread: tell(thread.exc_value)
-    sys.unraisablehook = lambda lost: tell(lost.exc_value)
+    sys.excepthook = lambda _, error, __: print_error(error)
+    threading.excepthook = lambda thread: print_error(thread.exc_value)
+    sys.unraisablehook = lambda unraisable: print_error(unraisable.exc_value)
     warnings.showwarning = show_warning
-    logging.setLogRecordFactory(record)
+    logging.setLogRecordFactory(redacted_record)
     logging.disable(logging.NOTSET if debug else logging.CRITICAL)
     _mute_native_code()
     if debug:
@@ -95,32 +98,29 @@ def hide_values(debug: bool) -> None:
 
 
 def _mute_native_code() -> None:
-    """Send what native code writes to stderr nowhere; Python's goes where it went.
+    """Discard what native code writes to stderr; Python still writes to the original stderr.
 
-    A Rust library that panics quotes the text that caused it before Python can catch the error.
+    A Rust library that panics prints the text that caused the panic before Python can catch it.
     """
     try:
         if sys.stderr.fileno() != 2:
             return
-    except (AttributeError, OSError):  # none, or no file
+    except (AttributeError, OSError):  # there is no stderr, or it is not a file
         return
-    kept = os.dup(2)
+    stderr_copy = os.dup(2)
     sys.stderr = os.fdopen(
-        kept, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace"
+        stderr_copy, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace"
     )
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
+    os.close(devnull)
 
 
 def _kind(error: BaseException) -> str:
     kind = type(error)
-    named = kind.__qualname__ if kind.__module__ == "builtins" else _full_name(kind)
-    return f"{named}: {error}" if isinstance(error, FeatureStoreError) else named
-
-
-def _full_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+    is_builtin = kind.__module__ == "builtins"
+    name = kind.__qualname__ if is_builtin else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{name}: {error}" if isinstance(error, FeatureStoreError) else name
 
 
 def _frames(error: BaseException) -> Iterator[str]:
@@ -130,12 +130,12 @@ def _frames(error: BaseException) -> Iterator[str]:
     )
     for line, same in itertools.groupby(lines):
         yield line
-        if again := len(list(same)) - 1:
-            yield f"    and {again} times more"
+        if repeats := len(list(same)) - 1:
+            yield f"    repeated {repeats} more times"
 
 
 def _is_damage(error: BaseException) -> bool:
-    """Whether DuckDB met a block that is not as it was written."""
+    """Return whether DuckDB reports a damaged block."""
     if not type(error).__module__.endswith("duckdb"):
         return False
     from featurestore.store.database import is_damage  # DuckDB is loaded by now
@@ -149,15 +149,15 @@ def _kind_and_place(error: BaseException) -> str:
     return f"{type(error).__name__}{place}"
 
 
-def _is_a_file(name: object, arguments: Sequence[str]) -> bool:
-    """Whether this is a file's name: a library that takes a text for one puts it into its error."""
+def _is_file_name(name: object, arguments: Sequence[str]) -> bool:
+    """Return whether this is an existing file, or belongs to a file named in the arguments."""
     if not isinstance(name, str | bytes | os.PathLike):
         return False
     if os.path.lexists(name):
         return True
     path = Path(os.fsdecode(name))
     return any(
-        path.parent == given.parent
-        and re.fullmatch(rf"\.?{re.escape(given.name)}(\.\w+)*", path.name)
-        for given in map(Path, arguments)
+        path.parent == argument.parent
+        and re.fullmatch(rf"\.?{re.escape(argument.name)}(\.\w+)*", path.name)
+        for argument in map(Path, arguments)
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def sync_table(counts: dict[str, Any]) -> str:
-    """Return the changes of each table, and how many notes are ready or excluded."""
+    """Format the changes of each table and the numbers of ready and excluded notes."""
     lines = []
     for table, table_counts in counts.items():
         kinds = ("new", "changed", "withdrawn", "forgotten")
@@ -20,30 +20,30 @@ def sync_table(counts: dict[str, Any]) -> str:
 
 
 def flow_table(counts: dict[str, Any]) -> str:
-    """Return the flow of admissions, with percentages of all or of the labelled admissions."""
+    """Format the flow of admissions, with percentages of all or of the labelled admissions."""
 
     def line(name: str, count: int, total: int) -> str:
         return f"{name:<44}{count:>9,}" + (f"{count / total:>8.1%}" if total else "")
 
-    admissions, labelled = counts["admissions"], counts["labelled"]
+    admissions, n_labelled = counts["admissions"], counts["labelled"]
     returned = f"    returned within {counts['horizon_days']} days"
     lines = [
         line("admissions", admissions, 0),
-        line("  excluded", admissions - labelled, admissions),
+        line("  excluded", admissions - n_labelled, admissions),
         *(line(f"    {reason}", n, admissions) for reason, n in counts["excluded"].items()),
-        line("  labelled", labelled, admissions),
-        line(returned, counts["returned"], labelled),
-        line("    did not return", counts["not_returned"], labelled),
+        line("  labelled", n_labelled, admissions),
+        line(returned, counts["returned"], n_labelled),
+        line("    did not return", counts["not_returned"], n_labelled),
     ]
     if counts["planned_returns"]:
-        lines.append(line("      planned return", counts["planned_returns"], labelled))
+        lines.append(line("      planned return", counts["planned_returns"], n_labelled))
     if counts["died_within_horizon"]:
-        lines.append(line("      died after discharge", counts["died_within_horizon"], labelled))
+        lines.append(line("      died after discharge", counts["died_within_horizon"], n_labelled))
     return "\n".join(lines)
 
 
 def rules_table(differences: list[dict[str, Any]]) -> str:
-    """Return where the two label rules disagree, a line each."""
+    """Format the combinations of labels on which the two rules disagree, one per line."""
     lines = [f"{'readmission':<36}{'clinicalbert':<20}{'admissions':>12}"]
     lines += [
         f"{row['readmission']:<36}{row['clinicalbert']:<20}{row['admissions']:>12,}"
@@ -53,7 +53,7 @@ def rules_table(differences: list[dict[str, Any]]) -> str:
 
 
 def info_table(contents: dict[str, Any]) -> str:
-    """Return what a store contains: a line per value, and a line per row of a list."""
+    """Format the contents of a store: one line per value, and one per row of a list."""
     lines = []
     for name, value in contents.items():
         if not isinstance(value, list):
@@ -69,7 +69,7 @@ def info_table(contents: dict[str, Any]) -> str:
 
 
 def receipt_table(receipt: dict[str, Any]) -> str:
-    """Return the receipt of an erasure."""
+    """Format the receipt of an erasure."""
     plural = "s" if receipt["patients"] > 1 else ""
     lines = [f"{receipt['patients']} patient{plural} forgotten: run {receipt['run_id']}"]
     deleted = receipt["rows"] | {"staged shards": receipt["shards"]}

@@ -1,4 +1,4 @@
-"""The sandbox of a query: it can read the tables, views and macros of a store, nothing else."""
+"""The sandbox: a query can read the tables, views and macros of a store and nothing else."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from featurestore.errors import QueryError
 from featurestore.query.catalog import names
 from featurestore.store.store import Store
 
-_READS = "SELECT, FROM, WITH, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN"
+_STATEMENTS = "SELECT, FROM, WITH, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN"
 _TABLE_FUNCTIONS = {"range", "generate_series", "unnest"}
 # Functions that read settings or variables, write to the log, or reinterpret bytes.
 _FORBIDDEN = re.compile(
@@ -24,36 +24,38 @@ _NO_CTES: dict[str, Any] = {"map": []}
 def check(store: Store, con: duckdb.DuckDBPyConnection, query: str) -> None:
     """Raise QueryError unless the query is one SELECT over objects of the store.
 
-    The connection already blocks files and changes of settings. This check blocks the rest:
-    reading settings and variables, writing to the log, creating tables in memory.
+    The connection already blocks files and changes of settings. This check blocks the rest: reading
+    settings and variables, writing to the log, creating tables in memory.
     """
-    (answer,) = con.execute("SELECT json_serialize_sql($1)", [query]).fetchall()[0]
-    parsed = json.loads(answer)
+    (serialized,) = con.execute("SELECT json_serialize_sql($1)", [query]).fetchall()[0]
+    parsed = json.loads(serialized)
     if parsed["error"] and parsed["error_type"] == "parser":
-        raise QueryError(f"{parsed['error_message']} - {see(store)}")
+        raise QueryError(f"{parsed['error_message']} - {schema_hint(store)}")
     if parsed["error"] or len(parsed["statements"]) != 1:
-        raise QueryError(f"a query is one {_READS} - nothing else can be asked of a store")
+        raise QueryError(
+            f"a query must be one {_STATEMENTS} statement - give one statement at a time; a query "
+            "cannot change the store"
+        )
     tables, macros = names(con)
     nodes = list(_nodes(parsed))
     ctes = {cte["key"].lower() for node in nodes for cte in node.get("cte_map", _NO_CTES)["map"]}
-    tables |= {
-        name for name in ctes if not _SYSTEM.match(name)
-    }  # outside its scope the name is another table
-    called = {str(node["function_name"]).lower() for node in nodes if "function_name" in node}
-    as_tables = {
+    # A CTE may not share the name of a system view: outside its scope the name means that view.
+    tables |= {name for name in ctes if not _SYSTEM.match(name)}
+    functions = {str(node["function_name"]).lower() for node in nodes if "function_name" in node}
+    table_functions = {
         str(node["function"].get("function_name")).lower()
         for node in nodes
         if node.get("type") == "TABLE_FUNCTION"
     }
-    forbidden = {function for function in called if _FORBIDDEN.fullmatch(function)}
-    for function in sorted(forbidden | as_tables - macros - _TABLE_FUNCTIONS):
-        raise QueryError(f"{function}() is beyond a query - {see(store)}")
+    forbidden = {function for function in functions if _FORBIDDEN.fullmatch(function)}
+    for function in sorted(forbidden | table_functions - macros - _TABLE_FUNCTIONS):
+        raise QueryError(f"{function}() is not allowed in a query - {schema_hint(store)}")
     for node in nodes:
         if node.get("type") == "BASE_TABLE":
             table, schema = node["table_name"], node["schema_name"].lower()
             in_store = schema in ("", "main", "store") and table.lower() in tables
             if not in_store and schema != "information_schema":
-                raise QueryError(f"the store has no table or view {table} - {see(store)}")
+                raise QueryError(f"the store has no table or view {table} - {schema_hint(store)}")
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -67,6 +69,6 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             pending += node
 
 
-def see(store: Store) -> str:
+def schema_hint(store: Store) -> str:
     """Return the hint that ends an error message."""
-    return f'"featurestore sql {store.path} --schema" shows what there is'
+    return f'"featurestore sql {store.path} --schema" lists what can be queried'

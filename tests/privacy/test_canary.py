@@ -1,6 +1,6 @@
-"""A canary in every note, a password and every error: no command lets it out, whatever happens.
+"""Canaries in notes, passwords, keys and errors: no command reveals one, whatever happens.
 
-Each command of the program must be in the plan below: a new one fails this file until it is.
+Each command must be in the plan below: a new one fails this test until it is added.
 """
 
 import csv
@@ -34,31 +34,31 @@ from tests.hospital import NOTES, admission, note, own_schema, write_hospital
 from tests.privacy.test_private import ROOT, Watch
 from tests.timeline import day
 
-CANARY, PASSWORD, KEY = "PHI_CANARY", "PW_CANARY", "KEY_CANARY"  # of a note, a URL, encryption
+CANARY, PASSWORD, KEY = "PHI_CANARY", "PW_CANARY", "KEY_CANARY"  # of notes, URLs, encryption
 
 
 def spaced(word):
-    """A word in one, two or four bytes a letter."""
+    """Return a pattern of a word in an encoding of one, two or four bytes per letter."""
     return rb"\0{0,3}".join(re.escape(letter).encode() for letter in word)
 
 
-# In one word too, which a tokenizer would not take apart.
-LOOKS = re.compile(b"(?i)" + b"|".join(map(spaced, (CANARY, "PHICANARY", PASSWORD, KEY))))
+# Also as one word, which a tokenizer does not split.
+CANARY_PATTERN = re.compile(b"(?i)" + b"|".join(map(spaced, (CANARY, "PHICANARY", PASSWORD, KEY))))
 
 
 def canaries(data):
-    """The canaries in some bytes: as they are, as UTF-16, compressed."""
-    found = LOOKS.findall(data)
+    """Return the canaries in bytes: plain, as UTF-16 or compressed."""
+    matches = CANARY_PATTERN.findall(data)
     if data[:2] == b"\x1f\x8b":
-        found += canaries(gzip.decompress(data))
-    elif data[:4] == b"PK\3\4":  # npz, and what torch writes
-        with zipfile.ZipFile(io.BytesIO(data)) as packed:
-            found += [c for name in packed.namelist() for c in canaries(packed.read(name))]
+        matches += canaries(gzip.decompress(data))
+    elif data[:4] == b"PK\3\4":  # the format of npz and torch
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            matches += [c for name in archive.namelist() for c in canaries(archive.read(name))]
     elif data[:4] == b"PAR1":
-        whole = data[: data.rindex(b"PAR1") + 4]  # a shard has a mark behind it
-        rows = pq.read_table(pa.py_buffer(whole)).to_pylist()
-        found += canaries("\n".join(map(str, rows)).encode())
-    return found
+        parquet = data[: data.rindex(b"PAR1") + 4]  # a seal follows in a shard
+        rows = pq.read_table(pa.py_buffer(parquet)).to_pylist()
+        matches += canaries("\n".join(map(str, rows)).encode())
+    return matches
 
 
 def as_text(con, table):
@@ -68,13 +68,13 @@ def as_text(con, table):
 
 
 def in_files(*places):
-    """The files below some folders that hold a canary."""
+    """Return the files below some folders that contain a canary."""
     files = [file for place in places for file in place.rglob("*") if file.is_file()]
     return [str(file) for file in files if canaries(file.read_bytes())]
 
 
 def in_tables(store):
-    """The tables of a store that hold a canary, read as text: DuckDB compresses what it writes."""
+    """Return the tables of a store that contain a canary; the file itself is compressed."""
     with duckdb.connect(store, read_only=True) as con:
         tables = [
             name for (name,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()
@@ -83,7 +83,7 @@ def in_tables(store):
 
 
 class ProcessList(Watch):
-    """Reads what everybody can read of every process."""
+    """Search the names and arguments of all processes, which every user can read."""
 
     pause = 0.02
 
@@ -91,58 +91,58 @@ class ProcessList(Watch):
         super().__init__()
         self.secrets, self.seen = [secret.encode() for secret in secrets], []
 
-    def look_once(self):
+    def check(self):
         for process in Path("/proc").glob("[0-9]*"):
-            for what in ("cmdline", "comm"):
+            for name in ("cmdline", "comm"):
                 try:
-                    read = (process / what).read_bytes()
+                    content = (process / name).read_bytes()
                 except OSError:
                     continue
-                self.seen += [read for secret in self.secrets if secret in read]
+                self.seen += [content for secret in self.secrets if secret in content]
 
 
 @pytest.fixture
 def program(tmp_path):
-    """Runs a plan in a process; gives of each job its status, stdout and stderr."""
+    """Return a function that runs jobs and returns status, stdout and stderr of each."""
     places = {name: tmp_path / name for name in ("home", "temporary", "work")}
     for place in places.values():
         place.mkdir(mode=0o700)
 
     def run(plan, secrets=(CANARY,), **environment):
         (tmp_path / "plan.json").write_text(json.dumps(plan, default=str))
-        kept = {
+        inherited = {
             name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ
         }
         threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        where = {"PYTHONPATH": str(ROOT), "HOME": str(places["home"])}
-        where["TMPDIR"] = str(places["temporary"])
+        paths = {"PYTHONPATH": str(ROOT), "HOME": str(places["home"])}
+        paths["TMPDIR"] = str(places["temporary"])
         with ProcessList(*secrets) as processes:
-            done = subprocess.run(
+            result = subprocess.run(
                 [sys.executable, "-P", "-m", "tests.failing", str(tmp_path / "plan.json")],
                 cwd=places["work"],
-                env=kept | threads | where | environment,
+                env=inherited | threads | paths | environment,
                 capture_output=True,
                 timeout=300,
             )
         assert processes.seen == []
-        return told(plan, done)
+        return split_output(plan, result)
 
     run.places = list(places.values())  # type: ignore[attr-defined]
     run.work = places["work"]  # type: ignore[attr-defined]
     return run
 
 
-def told(plan, done):
-    """What was said of each job: its status, stdout and stderr."""
+def split_output(plan, result):
+    """Return the exit status, stdout and stderr of each job."""
     marks = [(json.dumps(job, default=str) + "\n").encode() for job in plan]
     parts = []
-    for stream in (done.stdout, done.stderr):
-        assert all(stream.count(mark) >= 1 for mark in marks), done.stderr.decode()[-3_000:]
-        said = []
+    for stream in (result.stdout, result.stderr):
+        assert all(stream.count(mark) >= 1 for mark in marks), result.stderr.decode()[-3_000:]
+        outputs = []
         for mark in marks:
             _, stream = stream.split(mark, 1)
-            said.append(stream.split(b'{"arguments"', 1)[0])
-        parts.append(said)
+            outputs.append(stream.split(b'{"arguments"', 1)[0])
+        parts.append(outputs)
     return [
         (int(re.search(rb"^exit (\d+)$", out, re.M)[1]), out, err)
         for out, err in zip(*parts, strict=True)
@@ -150,16 +150,16 @@ def told(plan, done):
 
 
 def ward(folder):
-    """A hospital with a canary in every note; whoever has chest pain comes back."""
+    """Write a hospital with a canary in each note; patients with chest pain are readmitted."""
     stays, notes = [], []
     for patient in range(1, 101):
-        back = patient % 2
+        is_readmitted = patient % 2
         stays.append(admission(patient, patient, day(0), day(10)))
-        if back:
+        if is_readmitted:
             stays.append(admission(1000 + patient, patient, day(20), day(21)))
-        said = "chest pain and cough" if back else "stable and clear"
+        text = "chest pain and cough" if is_readmitted else "stable and clear"
         secret = f"PHI_CANARY_{patient:03d} phicanary{patient:03d}"
-        notes.append(note(patient, patient, f"{secret} patient is {said} [**2150-1-1**]"))
+        notes.append(note(patient, patient, f"{secret} patient is {text} [**2150-1-1**]"))
     for number, text in enumerate(POISON.values(), 2_000):
         text = f"{CANARY}_{number} {text[:5_000]} {CANARY}_end"
         notes.append(note(number, 1 + number % 100, text))
@@ -175,33 +175,33 @@ def ward(folder):
     return hospital
 
 
-# What makes libraries say all that they can.
-TALKATIVE = {
+# Settings that make libraries log as much as possible.
+VERBOSE = {
     **{"TRANSFORMERS_VERBOSITY": "debug", "HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug"},
     **{"RUST_LOG": "trace", "TOKENIZERS_LOG": "trace", "RUST_BACKTRACE": "full"},
     **{"PYTHONWARNINGS": "always", "PYTHONFAULTHANDLER": "1", "ORT_LOG_LEVEL": "VERBOSE"},
 }
 
 
-QUICK = set("init sync labels embed sql info promote drop-encoder forget verify".split())
+FAST = set("init sync labels embed sql info promote drop-encoder forget verify".split())
 
 
 @pytest.mark.parametrize(
     "commands",
     [
-        pytest.param(QUICK, id="quick ones"),
-        pytest.param(set(COMMANDS), id="all", marks=pytest.mark.slow),
+        pytest.param(FAST, id="fast commands"),
+        pytest.param(set(COMMANDS), id="all commands", marks=pytest.mark.slow),
     ],
 )
-def test_no_command_lets_a_note_out(commands, program, checkpoint, model, tmp_path):
+def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_path):
     hospital = ward(tmp_path / "hospital")
     with (tmp_path / "labelled.csv").open("w", newline="") as stream:
         rows = [["ID", "TEXT", "Label"], [1, f"{CANARY} a", 1], [f"{CANARY} 2", f"{CANARY} b", 0]]
         csv.writer(stream).writerows(rows)
-    labelled = ["--train-csv", tmp_path / "labelled.csv", "--val-csv", tmp_path / "labelled.csv"]
+    csv_options = ["--train-csv", tmp_path / "labelled.csv", "--val-csv", tmp_path / "labelled.csv"]
     store, small = "ward.duckdb", ["--epochs", "0.2", "--batch-size", "16", "--max-tokens", "32"]
     counted = "SELECT encoder_id, count(*) FROM embeddings GROUP BY ALL"
-    # Of each command how it goes well, and how it fails: arguments with the exit status.
+    # Successful and failing calls of each command: arguments with the exit status (None: any).
     plan: dict[str, Any] = {
         "synth": [("synth h --patients 3", 0), ("synth h --patients 3", 1)],
         "init": [
@@ -218,7 +218,7 @@ def test_no_command_lets_a_note_out(commands, program, checkpoint, model, tmp_pa
         "finetune": [
             (["finetune", store, "checkpoint", "--base", checkpoint, *small], 0),
             (["finetune", store, "checkpoint", "--base", checkpoint, *small], 1),
-            (["finetune", "other", "--base", checkpoint, *labelled], 1),
+            (["finetune", "other", "--base", checkpoint, *csv_options], 1),
         ],
         "export": [("export checkpoint tuned", 0), ("export checkpoint tuned", 1)],
         "embed": [
@@ -256,19 +256,18 @@ def test_no_command_lets_a_note_out(commands, program, checkpoint, model, tmp_pa
         "drop-encoder": [("drop-encoder ward.duckdb nobody", 1)],
         "forget": [(f"forget {store} 3 -o receipt.json", 0), (f"forget {store} 3 999999", None)],
         "verify": [(f"verify {store}", 0)],
-        # It reads no hospital but its own: what it would learn from another stands below.
+        # It reads only its own hospital; the test below checks what it would learn from another.
         "demo": [("demo h", 1)],
     }
-    assert set(plan) == set(COMMANDS), "a command is not watched"
-    asked = [
+    assert set(plan) == set(COMMANDS), "a command is missing in the plan"
+    calls = [
         (words.split() if isinstance(words, str) else words, status)
         for command, runs in plan.items()
         for words, status in runs
         if command in commands and ("export" in commands or "tuned" not in words)
     ]
-    # An encrypted store's key belongs here too: FEATURESTORE_KEY, with KEY in it.
-    answers = program([{"arguments": ["--debug", *words]} for words, _ in asked], **TALKATIVE)
-    for (words, status), (ended, out, err) in zip(asked, answers, strict=True):
+    results = program([{"arguments": ["--debug", *words]} for words, _ in calls], **VERBOSE)
+    for (words, status), (ended, out, err) in zip(calls, results, strict=True):
         assert status in (ended, None), (words, out.decode()[-500:], err.decode()[-3_000:])
         assert canaries(out + err) == [], words
         errors = re.findall(rb"^Error: ", err, re.M)
@@ -277,20 +276,20 @@ def test_no_command_lets_a_note_out(commands, program, checkpoint, model, tmp_pa
     assert in_tables(program.work / store) == []
 
 
-def test_word_pieces_are_learned_from_invented_notes_alone(tmp_path):
-    """A word of the texts becomes a token: nothing but the demo, on its own hospital, does that."""
-    pieces = train_tokenizer(["phicanary lives alone"] * 9, vocabulary=400, lowercase=True)
-    pieces.save_pretrained(tmp_path)
+def test_only_the_demo_trains_a_tokenizer(tmp_path):
+    """A tokenizer contains words of its texts: only the demo trains one, on synthetic notes."""
+    tokenizer = train_tokenizer(["phicanary lives alone"] * 9, vocabulary=400, lowercase=True)
+    tokenizer.save_pretrained(tmp_path)
     assert in_files(tmp_path) == [str(tmp_path / "tokenizer.json")]
-    code = [
+    modules = [
         file for wing in ("featurestore", "batch", "export") for file in (ROOT / wing).rglob("*.py")
     ]
-    learning = re.compile(r"write_small_bert|train_tokenizer|train_from_iterator|train_new_from")
-    assert [file.name for file in code if learning.search(file.read_text())] == ["demo.py"]
+    training = re.compile(r"write_small_bert|train_tokenizer|train_from_iterator|train_new_from")
+    assert [file.name for file in modules if training.search(file.read_text())] == ["demo.py"]
 
 
 @pytest.mark.parametrize("form", ["plain", "utf-16", "gz", "npz", "pt", "parquet"])
-def test_a_canary_in_a_file_would_be_seen(form, tmp_path):
+def test_the_search_finds_a_canary_in_a_file(form, tmp_path):
     file, secret = tmp_path / form, "lives alone PHICANARY " * 3
     if form == "gz":
         file.write_bytes(gzip.compress(secret.encode()))
@@ -307,36 +306,36 @@ def test_a_canary_in_a_file_would_be_seen(form, tmp_path):
     assert in_files(tmp_path) == [str(file)]
 
 
-def test_a_canary_in_a_store_would_be_seen(tmp_path):
+def test_the_search_finds_a_canary_in_a_store(tmp_path):
     with duckdb.connect(tmp_path / "w.duckdb") as con:
         con.execute("CREATE TABLE a AS SELECT 1 AS one")
         con.execute(f"CREATE TABLE b AS SELECT ['x', '{CANARY}' || range] AS t FROM range(10000)")
     assert in_tables(tmp_path / "w.duckdb") == ["b"]
 
 
-def test_a_canary_in_the_process_list_would_be_seen():
+def test_the_search_finds_a_canary_in_the_process_list():
     with ProcessList(CANARY) as processes:
         subprocess.run([sys.executable, "-c", "import time; time.sleep(0.3)", CANARY], check=True)
     assert processes.seen
 
 
-# Values over which a database or a reader breaks, and quotes them.
-BAD = {
+# Invalid values that the errors of databases and readers quote.
+INVALID = {
     **{
         f"{column} of a stay": ("ADMISSIONS", column, f"{CANARY} 2150-01-01")
         for column in ("HADM_ID", "SUBJECT_ID", "ADMITTIME", "DISCHTIME", "DEATHTIME")
     },
     "DOB of a patient": ("PATIENTS", "DOB", CANARY),
     "a number too large": ("ADMISSIONS", "HADM_ID", "9" * 30 + CANARY),
-    "words of a message": ("ADMISSIONS", "ADMITTIME", f'column "{CANARY}" does not exist'),
-    "a quote that is not closed": ("NOTEEVENTS", "TEXT", f'"{CANARY}'),
-    "a column too many": ("NOTEEVENTS", "TEXT", f"{CANARY},{CANARY}"),
-    "no UTF-8": ("ADMISSIONS", "DISCHTIME", f"{CANARY} \udcff"),
+    "text like an error message": ("ADMISSIONS", "ADMITTIME", f'column "{CANARY}" does not exist'),
+    "an unclosed quote": ("NOTEEVENTS", "TEXT", f'"{CANARY}'),
+    "too many columns": ("NOTEEVENTS", "TEXT", f"{CANARY},{CANARY}"),
+    "invalid UTF-8": ("ADMISSIONS", "DISCHTIME", f"{CANARY} \udcff"),
 }
 
 
-def spoilt(folder, table, column, value):
-    """A hospital of two stays with one value as it stands in the file."""
+def hospital_with_value(folder, table, column, value):
+    """Write a hospital of two stays in which one value is replaced."""
     notes = [note(1, 7, f"{CANARY} chest pain"), note(2, 8, f"{CANARY} home")]
     write_hospital(folder, [admission(7), admission(8)], notes)
     file = folder / f"{table}.csv"
@@ -353,10 +352,10 @@ def quoted(value):
 
 
 @pytest.mark.slow
-def test_no_value_over_which_a_reader_breaks_is_quoted(program, tmp_path):
+def test_errors_about_invalid_values_do_not_quote_them(program, tmp_path):
     plan: list[Any] = []
-    for number, place in enumerate(BAD.values()):
-        hospital = spoilt(tmp_path / f"hospital-{number}", *place)
+    for number, place in enumerate(INVALID.values()):
+        hospital = hospital_with_value(tmp_path / f"hospital-{number}", *place)
         for schema in ("mimic3", casting(tmp_path / f"schema-{number}")):
             store = f"{number}-{Path(schema).name}.duckdb"
             plan += [
@@ -364,18 +363,20 @@ def test_no_value_over_which_a_reader_breaks_is_quoted(program, tmp_path):
                 ["sync", store],
             ]
     plan = [{"arguments": ["--debug", *words]} for words in plan]
-    answers = program(plan)
-    for job, (ended, out, err) in zip(plan, answers, strict=True):
+    results = program(plan)
+    for job, (ended, out, err) in zip(plan, results, strict=True):
         assert canaries(out + err) == [], (job, err.decode())
         assert b"please report this" not in err, (job, err.decode())
         assert len(re.findall(rb"^Error: ", err, re.M)) == ended
     assert in_files(*program.places) == []
-    ended = {job["arguments"][2]: status for job, (status, *_) in zip(plan, answers, strict=True)}
-    assert sum(ended.values()) >= len(BAD)
+    statuses = {
+        job["arguments"][2]: status for job, (status, *_) in zip(plan, results, strict=True)
+    }
+    assert sum(statuses.values()) >= len(INVALID)
 
 
 def casting(folder, tables_in="", note="text"):
-    """MIMIC-III's schema as somebody may write it, with casts that the source has to do."""
+    """Write a schema like that of MIMIC-III, with casts that run in the source database."""
     own = own_schema(
         folder, "a.admittime", "CAST(a.admittime AS TIMESTAMP) AS admittime", tables_in
     )
@@ -391,27 +392,28 @@ def casting(folder, tables_in="", note="text"):
 
 @pytest.fixture
 def embedding(model, tmp_path):
-    """Gives the words that embed a fresh copy of a small store."""
+    """Return a function that copies a small store and returns the arguments to embed it."""
     notes = [note(1, 7, "chest pain " * 40), note(2, 8, "home")]
     folder = write_hospital(tmp_path / "small", [admission(7), admission(8)], notes)
     store = create_store(tmp_path / "small.duckdb", folder, "mimic3")
     sync(store)
 
-    def words(name):
+    def arguments(name):
         copied = shutil.copy(store.path, tmp_path / "work" / f"{name}.duckdb")
         return ["embed", str(copied), str(model), "--device", "cpu"]
 
-    return words
+    return arguments
 
 
-# Where reading, tokenizing, the model, staging and the commit are; they are in three threads.
+# Methods and failpoints of reading, tokenizing, the model, staging and the commit, which run in
+# three threads.
 PLACES = ("read", "tokenize", "encode", "shard", "copy", "checkpoint", "fsync", "rename", "clean")
 
 
 @pytest.mark.parametrize(
     "debug", [[], pytest.param(["--debug"], marks=pytest.mark.slow)], ids=["", "debug"]
 )
-def test_an_error_that_holds_a_note_comes_to_one_line_wherever_it_is(program, embedding, debug):
+def test_an_error_that_contains_a_note_is_one_line_without_it(program, embedding, debug):
     places = itertools.cycle(PLACES)
     plan = [
         {"arguments": [*debug, *embedding(f"{error.__name__}-{place}")]}
@@ -425,16 +427,16 @@ def test_an_error_that_holds_a_note_comes_to_one_line_wherever_it_is(program, em
         assert ended == (130 if job["error"] == "stopped" else 1), (job, err.decode())
         line = err.splitlines()[-1].decode()
         assert line.startswith("Error: ") and " - " in line, job
-        assert debug or len(err.splitlines()) == 2, job  # the other one names the encoder
+        assert debug or len(err.splitlines()) == 2, job  # the other line names the encoder
         assert out.count(b"\n") == 1, job
     assert in_files(*program.places) == []
 
 
 @pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["", "debug"])
-def test_what_a_job_outlives_quotes_no_note_either(program, embedding, debug):
+def test_warnings_logs_and_errors_in_threads_contain_no_note(program, embedding, debug):
     plan = [
         {"arguments": [*debug, *embedding(error.__name__)], "error": error.__name__, "at": place}
-        for error, place in zip(failing.CHATTER, PLACES, strict=False)
+        for error, place in zip(failing.NOISE, PLACES, strict=False)
     ]
     for job, (ended, out, err) in zip(plan, program(plan), strict=True):
         assert (ended, canaries(out + err)) == (0, []), (job, err.decode())
@@ -450,34 +452,36 @@ URLS = {
         "could not be reached",
     ),
     "no such host": (f"postgresql://me:{PASSWORD}@nowhere.invalid/mimic", "could not be reached"),
-    "of a client's key": (
+    "password of a client key": (
         f"{PROTOCOL}://me@127.0.0.1:1/mimic?sslpassword={PASSWORD}",
         "could not be reached",
     ),
-    "with an @ as it is": (f"{PROTOCOL}://me:a@{PASSWORD}@127.0.0.1:1/mimic", "is not a URL"),
-    "with a slash as it is": (f"{PROTOCOL}://me:a/{PASSWORD}@127.0.0.1:1/mimic", "not be reached"),
-    "with no host": (f"{PROTOCOL}://me:{PASSWORD}", "is not a URL"),
-    "as libpq writes it": (f"{PROTOCOL}:///host=127.0.0.1 password={PASSWORD}", "is not a URL"),
-    "of another database": (f"mssql://me:{PASSWORD}@host/mimic", "is not supported"),
-    "of no database": (f"nonsense://me:{PASSWORD}@host/mimic", "is not supported"),
-    "of no URL": (f"://me:{PASSWORD}@host/mimic", "is not a URL"),
+    "with an unquoted @": (f"{PROTOCOL}://me:a@{PASSWORD}@127.0.0.1:1/mimic", "is not a URL"),
+    "with an unquoted slash": (f"{PROTOCOL}://me:a/{PASSWORD}@127.0.0.1:1/mimic", "not be reached"),
+    "without a host": (f"{PROTOCOL}://me:{PASSWORD}", "is not a URL"),
+    "in the syntax of libpq": (f"{PROTOCOL}:///host=127.0.0.1 password={PASSWORD}", "is not a URL"),
+    "of an unsupported database": (f"mssql://me:{PASSWORD}@host/mimic", "is not supported"),
+    "of an unknown database": (f"nonsense://me:{PASSWORD}@host/mimic", "is not supported"),
+    "without a scheme": (f"://me:{PASSWORD}@host/mimic", "is not a URL"),
 }
 
 
-def test_a_password_that_does_not_help_is_told_nowhere(program):
+def test_a_refused_password_is_never_revealed(program):
     plan = [
         {"arguments": ["--debug", "init", f"{number}.duckdb", "--schema", "mimic3"]}
         | {"environment": {"FEATURESTORE_SOURCE": url}}
         for number, (url, _) in enumerate(URLS.values())
     ]
-    for job, said, (ended, out, err) in zip(plan, URLS.values(), program(plan), strict=True):
+    for job, (_, message), (ended, out, err) in zip(
+        plan, URLS.values(), program(plan), strict=True
+    ):
         assert canaries(out + err) == [], (job, err.decode())
-        assert (ended, said[1] in err.splitlines()[-1].decode()) == (1, True), (job, err.decode())
+        assert (ended, message in err.splitlines()[-1].decode()) == (1, True), (job, err.decode())
     assert in_files(*program.places) == []
 
 
-@pytest.mark.parametrize("way", ["userinfo", "parameter"])
-def test_a_password_that_opens_a_database_is_told_nowhere(program, server, model, tmp_path, way):
+@pytest.mark.parametrize("place", ["userinfo", "parameter"])
+def test_an_accepted_password_is_never_revealed(program, server, model, tmp_path, place):
     import psycopg
 
     folder = ward(tmp_path / "hospital")
@@ -493,9 +497,9 @@ def test_a_password_that_opens_a_database_is_told_nowhere(program, server, model
     schema = own_schema(tmp_path / "own", "", "", tables_in="canary.")
     password = quote(f"{PASSWORD}@/:%?# \N{SNOWMAN}", safe="")
     url = server.get_uri().replace("postgresql://", f"{PROTOCOL}://")
-    whole = url.replace("postgres:@", f"postgres:{password}@")
-    if way == "parameter":
-        whole = url.replace("postgres:@", "postgres@") + f"&password={password}"
+    full_url = url.replace("postgres:@", f"postgres:{password}@")
+    if place == "parameter":
+        full_url = url.replace("postgres:@", "postgres@") + f"&password={password}"
     casts = casting(
         tmp_path / "casts", tables_in="canary.", note="CAST(CAST(text AS INT) AS TEXT) AS text"
     )
@@ -508,16 +512,16 @@ def test_a_password_that_opens_a_database_is_told_nowhere(program, server, model
         (["init", "casts.duckdb", "--schema", casts], 0),
         (["sync", "casts.duckdb"], 1),
     ]
-    environment = {"FEATURESTORE_SOURCE": whole}
+    environment = {"FEATURESTORE_SOURCE": full_url}
     jobs = [{"arguments": ["--debug", *map(str, words)]} for words, _ in plan]
-    answers = program(jobs, (PASSWORD, password, CANARY), **environment)
-    for (words, status), (ended, out, err) in zip(plan, answers, strict=True):
+    results = program(jobs, (PASSWORD, password, CANARY), **environment)
+    for (words, status), (ended, out, err) in zip(plan, results, strict=True):
         assert (ended, canaries(out + err)) == (status, []), (words, err.decode())
     assert in_files(*program.places) == []
     assert in_tables(program.work / "w.duckdb") == []
 
 
-def test_the_key_is_told_nowhere(program, model, tmp_path):
+def test_the_encryption_key_is_never_revealed(program, model, tmp_path):
     ward(tmp_path / "hospital")
     key, other = f"{KEY} of the store ' \" {{}} %s", f"{KEY} of another store"
     snow = f"{KEY} of the store \N{SNOWMAN}"

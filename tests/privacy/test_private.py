@@ -1,4 +1,4 @@
-"""Whatever a command writes is its user's alone, wherever it runs and whatever lies there."""
+"""Every file that a command writes is private, also in a folder with hostile files."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ from tests.hospital import admission, note, write_hospital
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-P", "-c", "from featurestore.cli import main; main()"]
-# What a folder that somebody else wrote into may hold.
+# Files that somebody else may have put into the working folder.
 BAIT = {
     **{f"{name}.py": "open('taken', 'w')" for name in ("duckdb", "click", "tokenizers", "numpy")},
     **{f"{name}.py": "open('taken', 'w')" for name in ("csv", "sitecustomize", "usercustomize")},
@@ -31,45 +31,45 @@ BAIT = {
 
 
 class Watch:
-    """Looks, again and again until the block ends, and a last time after it."""
+    """Check something repeatedly while a block runs, and once after it."""
 
-    pause: float  # seconds between two looks
+    pause: float  # seconds between two checks
 
     def __init__(self):
-        self._over = threading.Event()
-        self._eye = threading.Thread(target=self._look)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._check_repeatedly)
 
     def __enter__(self):
-        self._eye.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_):
-        self._over.set()
-        self._eye.join()
-        self.look_once()
+        self._done.set()
+        self._thread.join()
+        self.check()
 
-    def look_once(self):
+    def check(self):
         raise NotImplementedError
 
-    def _look(self):
-        while not self._over.wait(self.pause):
-            self.look_once()
+    def _check_repeatedly(self):
+        while not self._done.wait(self.pause):
+            self.check()
 
 
 class OpenToOthers(Watch):
-    """Looks who may use the files under some folders."""
+    """Record files under some folders that others may read, write or execute."""
 
     pause = 0.005
 
     def __init__(self, *folders):
         super().__init__()
         self.folders = folders
-        self.theirs = set(self._paths())
+        self.existing_paths = set(self._paths())
         self.seen, self.open_to_others = set(), set()
 
-    def look_once(self):
+    def check(self):
         for path in self._paths():
-            if path not in self.theirs:
+            if path not in self.existing_paths:
                 try:
                     mode = path.lstat().st_mode
                 except FileNotFoundError:
@@ -86,18 +86,20 @@ class OpenToOthers(Watch):
 
 @pytest.fixture
 def command(tmp_path):
-    """Runs a command as the installed script does, with umask 000, in a folder."""
+    """Return a function that runs a command with umask 000 in a folder."""
     home, temporary = tmp_path / "home", tmp_path / "temporary"
     home.mkdir(mode=0o700)
     temporary.mkdir(mode=0o700)
     (home / ".duckdbrc").write_text(BAIT[".duckdbrc"])
-    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    inherited = {
+        name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ
+    }
     # On small matrices threads cost ten times what they save.
     threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    environment = kept | threads | {"PYTHONPATH": ROOT, "HOME": home, "TMPDIR": temporary}
+    environment = inherited | threads | {"PYTHONPATH": ROOT, "HOME": home, "TMPDIR": temporary}
 
     def run(*arguments, cwd):
-        done = subprocess.run(
+        result = subprocess.run(
             [*COMMAND, *map(str, arguments)],
             cwd=cwd,
             env=environment,
@@ -105,8 +107,8 @@ def command(tmp_path):
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
-        return done
+        assert result.returncode == 0, (arguments, result.stdout, result.stderr)
+        return result
 
     return run
 
@@ -119,8 +121,8 @@ def test_every_file_of_every_command_is_private_from_its_first_byte(command, mod
         (hostile / name).parent.mkdir(parents=True, exist_ok=True)
         (hostile / name).write_text(content)
     (hostile / "theirs").write_text("theirs")
-    for asked in ("scores.csv", "report.html", "answer.parquet"):
-        (hostile / f".{asked}.partial").symlink_to(hostile / "theirs")
+    for name in ("scores.csv", "report.html", "answer.parquet"):
+        (hostile / f".{name}.partial").symlink_to(hostile / "theirs")
     (hostile / "ward.duckdb.staging").mkdir()
     (hostile / "ward.duckdb.staging").chmod(0o777)
     bait = {path: path.read_bytes() for path in hostile.rglob("*") if path.is_file()}
@@ -144,9 +146,9 @@ def test_every_file_of_every_command_is_private_from_its_first_byte(command, mod
     assert watch.open_to_others == set()
     assert any(path.parent.name == "ward.duckdb.staging" for path in watch.seen)
 
-    # Links that stood in the way are gone, what they led to is as it was.
+    # Links in place of partial files are gone; the files that they point to are unchanged.
     assert {path for path in bait if not path.name.endswith(".partial")} <= set(hostile.rglob("*"))
-    assert all(path.read_bytes() == was for path, was in bait.items() if path.exists())
+    assert all(path.read_bytes() == content for path, content in bait.items() if path.exists())
     assert {path.name for path in hostile.iterdir()} == {
         *(Path(name).parts[0] for name in BAIT),
         *("theirs", "hospital", "hospital4", "ward.duckdb", "ward.duckdb.lock", "ward.duckdb.seal"),
@@ -164,7 +166,7 @@ def store(tmp_path):
     return create_store(tmp_path / "ward.duckdb", folder, "mimic3")
 
 
-def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
+def test_a_symlink_in_place_of_the_lock_is_not_followed(store, tmp_path):
     (tmp_path / "theirs").write_text("theirs")
     lock = tmp_path / "ward.duckdb.lock"
     lock.unlink()
@@ -174,7 +176,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(store, tmp_path):
     assert (tmp_path / "theirs").read_text() == "theirs"
 
 
-def test_a_link_in_the_place_of_the_staging_folder_is_not_followed(store, tmp_path):
+def test_a_symlink_in_place_of_the_staging_folder_is_not_followed(store, tmp_path):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "next.duckdb").write_text("theirs")
     store.staging.symlink_to(tmp_path / "theirs")
@@ -186,15 +188,15 @@ def test_a_link_in_the_place_of_the_staging_folder_is_not_followed(store, tmp_pa
     assert (tmp_path / "theirs" / "next.duckdb").read_text() == "theirs"
 
 
-def test_a_job_of_the_library_is_private_whatever_the_umask(store, tmp_path):
+def test_the_python_api_writes_private_files_whatever_the_umask(store, tmp_path):
     os.umask(0)
     with OpenToOthers(tmp_path) as watch:
         create_store(tmp_path / "new.duckdb", tmp_path / "hospital", "mimic3")
         for _ in range(3):
             with store.transaction("test") as transaction:
                 transaction.counts["answer"] = 42
-                watch.look_once()
-    # DuckDB makes its log by the umask; it lies in the staging folder, which is the user's alone.
+                watch.check()
+    # DuckDB creates its log with the umask, but inside the staging folder, which is private.
     inside = f"{store.staging}/", f"{tmp_path}/new.duckdb.staging/"
     assert [path for path, _ in watch.open_to_others if not path.startswith(inside)] == []
     assert store.staging in watch.seen

@@ -1,4 +1,4 @@
-"""The commands as a user types them: what they print, where, and how they end."""
+"""The commands as a user types them: output, error messages and exit statuses."""
 
 import json
 import re
@@ -46,16 +46,16 @@ def test_help_takes_under_half_a_second_and_loads_nothing_heavy():
         "heavy = {'duckdb', 'numpy', 'rich', 'torch', 'sklearn', 'sqlalchemy', 'onnxruntime'}; "
         "print(time.process_time(), *heavy & {*sys.modules}, file=sys.stderr)"
     )
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
-    seconds, *heavy = answer.stderr.split()
-    assert float(seconds) < 0.5  # of a processor, so that other work on the machine does not count
+    seconds, *heavy = result.stderr.split()
+    assert float(seconds) < 0.5  # CPU time, so that other work on the machine does not count
     assert heavy == []
-    assert all(name in answer.stdout for name in COMMANDS)
+    assert all(name in result.stdout for name in COMMANDS)
 
 
-def test_sync_counts_on_stdout(ward):
+def test_sync_prints_its_counts(ward):
     output = run("sync", ward).stdout
     assert re.search(r"^notes +2   0 new, 0 changed, 0 withdrawn$", output, re.M)
     assert re.search(r"^  ready +1$", output, re.M)
@@ -73,7 +73,7 @@ def test_labels_show_the_flow_of_admissions(ward):
         "    did not return                                  1  100.0%",
     ]
     counts = json.loads(run("labels", ward, "--rule", "clinicalbert", "--json").stdout)
-    # MIMIC's expire flag and discharge location say so, but there is no time of death.
+    # The rule of ClinicalBERT excludes deaths by DEATHTIME only, and this stay has none.
     assert counts["excluded"] == {}
 
 
@@ -86,13 +86,13 @@ def test_labels_show_where_the_rules_disagree(ward):
     ]
 
 
-def test_labels_as_meds(ward, tmp_path):
+def test_labels_are_written_as_meds(ward, tmp_path):
     output = run("labels", ward, "--meds", tmp_path / "labels.parquet", "--cutoff", "24h").stdout
     assert output == f"1 labels of admissions predicted at 24h in {tmp_path / 'labels.parquet'}\n"
     assert (tmp_path / "labels.parquet").is_file()
 
 
-def test_sql_in_three_formats(ward):
+def test_sql_prints_csv_json_and_tables(ward):
     query = "SELECT hadm_id, planned, dod FROM admissions ORDER BY hadm_id"
     assert run("sql", ward, query, "--format", "csv").stdout.splitlines() == [
         "hadm_id,planned,dod",
@@ -107,30 +107,30 @@ def test_sql_in_three_formats(ward):
     assert "hadm_id" in run("sql", ward, query).stdout
 
 
-def test_sql_reads_and_nothing_else(ward):
+def test_sql_refuses_to_change_the_store_or_read_files(ward):
     for query in ("DROP TABLE notes", "FROM read_text('/etc/hostname')", "SELEC 1"):
         result = run("sql", ward, query, ok=False)
         assert result.exit_code == 1
         assert result.stderr.startswith("Error: ")
 
 
-def test_info_says_what_the_store_holds(ward):
+def test_info_shows_what_the_store_contains(ward):
     output = run("info", ward).stdout
     assert re.search(r"^notes +1 ready, 1 excluded$", output, re.M)
     assert "encoders: none yet" in output
-    facts = json.loads(run("info", ward, "--json").stdout)
-    assert facts["admissions"] == 2
-    assert [row["command"] for row in facts["runs"]] == ["sync", "init"]
+    contents = json.loads(run("info", ward, "--json").stdout)
+    assert contents["admissions"] == 2
+    assert [row["command"] for row in contents["runs"]] == ["sync", "init"]
 
 
-def test_the_way_from_embed_to_scores(ward, model, tmp_path, write_prose):
+def test_embed_train_and_score_run_in_sequence(ward, model, tmp_path, write_prose):
     stays, notes = [], []
     for patient in range(1, 81):
         stays.append(admission(patient, patient, day(0), day(10)))
         if patient % 2:
             stays.append(admission(1000 + patient, patient, day(20), day(21)))
-        said = "chest pain " * 9 if patient % 2 else "home clear " * 9
-        notes.append(note(patient, patient, said))
+        text = "chest pain " * 9 if patient % 2 else "home clear " * 9
+        notes.append(note(patient, patient, text))
     write_hospital(tmp_path / "hospital", stays, notes)
     run("sync", ward)
     result = run("embed", ward, model, "--device", "cpu", "--json")
@@ -161,9 +161,9 @@ def test_the_way_from_embed_to_scores(ward, model, tmp_path, write_prose):
 def test_synth_writes_a_hospital(tmp_path):
     output = run("synth", tmp_path / "h", "--patients", 5).stdout
     assert output.startswith("5 patients, ")
-    refused = run("synth", tmp_path / "h", "--patients", 5, ok=False)
-    assert refused.exit_code == 1
-    assert "exists" in refused.stderr
+    second = run("synth", tmp_path / "h", "--patients", 5, ok=False)
+    assert second.exit_code == 1
+    assert "exists" in second.stderr
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,9 @@ def test_synth_writes_a_hospital(tmp_path):
         (["promote", "WARD", "x-1"], "holds no embeddings"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_1(ward, tmp_path, monkeypatch, arguments, message):
+def test_invalid_input_gives_one_line_and_exit_status_1(
+    ward, tmp_path, monkeypatch, arguments, message
+):
     monkeypatch.chdir(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
     result = run(*[ward if a == "WARD" else a for a in arguments], ok=False)
@@ -208,34 +210,38 @@ def test_an_option_out_of_range_is_a_usage_error(ward, arguments):
     assert result.exit_code == 2
 
 
-def test_windows_longer_than_the_model_has_positions_are_refused(checkpoint, tmp_path):
+def test_export_refuses_windows_longer_than_the_model_supports(checkpoint, tmp_path):
     result = run("export", checkpoint, tmp_path / "m", "--max-tokens", 1000, ok=False)
     assert "has 512 positions, fewer than 1000 tokens" in result.stderr
     result = run("export", "nowhere", tmp_path / "m", ok=False)
     assert "nowhere does not exist - name the folder of a checkpoint" in result.stderr
 
 
-def test_export_says_how_near_it_is_also_in_what_tells_notes_apart(checkpoint, tmp_path):
-    said = run("export", checkpoint, tmp_path / "m", "--max-tokens", 64).stdout
-    near = r"differs from PyTorch by at most \d\.\de-0\d \(cosine (1\.0|0\.9)\d{6}, mean-centred"
-    assert re.search(rf"^small-[0-9a-f]{{8}} in .*: {near} cosine 1\.0000\)$", said, re.MULTILINE)
+def test_export_prints_how_far_the_graph_differs_from_pytorch(checkpoint, tmp_path):
+    output = run("export", checkpoint, tmp_path / "m", "--max-tokens", 64).stdout
+    difference = (
+        r"differs from PyTorch by at most \d\.\de-0\d \(cosine (1\.0|0\.9)\d{6}, mean-centred"
+    )
+    assert re.search(
+        rf"^small-[0-9a-f]{{8}} in .*: {difference} cosine 1\.0000\)$", output, re.MULTILINE
+    )
 
 
-def test_a_store_that_was_never_synced_says_so(ward, model, tmp_path):
+def test_commands_on_a_store_that_was_never_synced_suggest_sync(ward, model, tmp_path):
     run("init", tmp_path / "new.duckdb", "--source", tmp_path / "hospital", "--schema", "mimic3")
     for command in (["labels"], ["embed"]):
         arguments = [*command, tmp_path / "new.duckdb", *([model] if command == ["embed"] else [])]
         assert '"featurestore sync' in run(*arguments, ok=False).stderr
 
 
-def test_a_second_job_exits_75_and_names_the_first(ward):
+def test_a_second_job_exits_with_75_and_names_the_first(ward):
     with Store(ward).lock("nightly"):
         result = run("sync", ward, ok=False)
     assert result.exit_code == 75
     assert "is being changed by featurestore nightly (pid" in result.stderr
 
 
-def test_an_unforeseen_error_tells_the_place_and_no_value(ward, monkeypatch):
+def test_an_unexpected_error_shows_its_place_but_no_value(ward, monkeypatch):
     import featurestore.source.sync
 
     def broken(*_):
@@ -247,7 +253,7 @@ def test_an_unforeseen_error_tells_the_place_and_no_value(ward, monkeypatch):
     assert "PHI_CANARY" not in result.output
 
 
-def test_where_no_terminal_is_a_line_a_minute_tells_how_far_it_is(monkeypatch, capfd):
+def test_without_a_terminal_progress_is_printed_as_lines(monkeypatch, capfd):
     from featurestore.cli import progress
 
     monkeypatch.setattr(progress, "_SECONDS_PER_LINE", 0.0)

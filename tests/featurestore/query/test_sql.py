@@ -1,4 +1,4 @@
-"""Questions in SQL: what they cannot reach, and how what they can is answered."""
+"""The `sql` command: sandbox, error messages, output formats and catalog."""
 
 import csv
 import io
@@ -23,13 +23,13 @@ from featurestore.store.sql_files import read_sql
 from tests.hospital import admission, note, write_hospital
 
 CANARY = "CANARY-lives-alone"  # a value of the data
-SECRET = "SECRET-outside"  # what lies beside the store
+SECRET = "SECRET-outside"  # a value of files next to the store
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A store, and beside it what a query must not reach."""
-    folder = tmp_path_factory.mktemp("ask")
+    """A store, next to files that a query must not read."""
+    folder = tmp_path_factory.mktemp("query")
     stays = [admission(number, admission_type="URGENT") for number in range(1, 301)]
     notes = [note(number, number, "text", category=CANARY) for number in range(1, 301)]
     write_hospital(folder / "hospital", stays, notes)
@@ -56,22 +56,22 @@ def store(folder, monkeypatch):
     return Store(folder / "ward.duckdb")
 
 
-def answer(store, query, kind="json", **how):
+def query_output(store, query, kind="json", **options):
     stream = io.StringIO()
-    run_query(store, query, stream, kind, **how)
+    run_query(store, query, stream, kind, **options)
     return json.loads(stream.getvalue()) if kind == "json" else stream.getvalue()
 
 
-def refusal(store, query, **how):
+def error_message(store, query, **options):
     stream = io.StringIO()
-    with pytest.raises(FeatureStoreError) as refused:
-        run_query(store, query, stream, **how)
+    with pytest.raises(FeatureStoreError) as error:
+        run_query(store, query, stream, **options)
     assert stream.getvalue() == ""
-    told = str(refused.value)
-    assert " - " in told and "\n" not in told, told
-    traced = "".join(traceback.format_exception(refused.value)).lower()
-    assert CANARY.lower() not in traced and SECRET.lower() not in traced
-    return told
+    message = str(error.value)
+    assert " - " in message and "\n" not in message, message
+    trace = "".join(traceback.format_exception(error.value)).lower()
+    assert CANARY.lower() not in trace and SECRET.lower() not in trace
+    return message
 
 
 def contents(folder):
@@ -82,121 +82,121 @@ def contents(folder):
 
 
 ESCAPES = {
-    "a CSV file cannot be read": "FROM read_csv('secret.csv')",
-    "nor can it by DuckDB's own guess": "FROM read_csv_auto('secret.csv')",
-    "nor sniffed": "FROM sniff_csv('secret.csv')",
-    "a text file cannot be read": "FROM read_text('secret.csv')",
-    "a file's bytes cannot be read": "FROM read_blob('secret.csv')",
-    "a JSON file cannot be read": "FROM read_json('secret.json')",
-    "a Parquet file cannot be read": "FROM read_parquet('secret.parquet')",
-    "nor its footer": "FROM parquet_metadata('secret.parquet')",
-    "another database cannot be read": "FROM read_duckdb('other.duckdb')",
-    "files cannot be listed": "FROM glob('*')",
-    "a CSV file is no table": "FROM 'secret.csv'",
-    "a Parquet file is no table": "FROM 'secret.parquet'",
-    "a database is no table": "FROM 'other.duckdb'",
-    "the store's own file is no table": "FROM 'ward.duckdb'",
-    "a link to a file is no table": "FROM 'link.csv'",
-    "a path through a folder and back is no table": "FROM 'inner/../secret.csv'",
-    "a file cannot hide in a subquery": "SELECT * FROM notes WHERE note_id IN (FROM 'secret.csv')",
-    "a file cannot hide behind a name that is given elsewhere": (
+    "read_csv": "FROM read_csv('secret.csv')",
+    "read_csv_auto": "FROM read_csv_auto('secret.csv')",
+    "sniff_csv": "FROM sniff_csv('secret.csv')",
+    "read_text": "FROM read_text('secret.csv')",
+    "read_blob": "FROM read_blob('secret.csv')",
+    "read_json": "FROM read_json('secret.json')",
+    "read_parquet": "FROM read_parquet('secret.parquet')",
+    "parquet_metadata": "FROM parquet_metadata('secret.parquet')",
+    "read_duckdb": "FROM read_duckdb('other.duckdb')",
+    "glob": "FROM glob('*')",
+    "a CSV file as a table": "FROM 'secret.csv'",
+    "a Parquet file as a table": "FROM 'secret.parquet'",
+    "a database as a table": "FROM 'other.duckdb'",
+    "the file of the store as a table": "FROM 'ward.duckdb'",
+    "a symlink to a file as a table": "FROM 'link.csv'",
+    "a path with .. as a table": "FROM 'inner/../secret.csv'",
+    "a file in a subquery": "SELECT * FROM notes WHERE note_id IN (FROM 'secret.csv')",
+    "a file with the name of a CTE in another scope": (
         "SELECT (SELECT count(*) FROM 'secret.csv'), "
         "(WITH \"secret.csv\" AS (SELECT 1) SELECT count(*) FROM 'secret.csv')"
     ),
-    "a file cannot be described": "DESCRIBE 'secret.csv'",
-    "a file cannot be summarised": "SUMMARIZE 'secret.csv'",
-    "a file cannot be explained": "EXPLAIN ANALYZE FROM read_text('secret.csv')",
-    "a page cannot be fetched": "FROM 'http://127.0.0.1:PORT/secret.csv'",
-    "nor as CSV": "FROM read_csv('http://127.0.0.1:PORT/secret.csv')",
-    "nor by https": "FROM read_parquet('https://127.0.0.1:PORT/secret.parquet')",
-    "a bucket cannot be read": "FROM 's3://bucket/secret.parquet'",
-    "nothing is copied out": "COPY notes TO 'stolen.csv'",
-    "nor to standard output": "COPY notes TO '/dev/stdout'",
-    "nor a query's answer": "COPY (FROM notes) TO 'stolen.parquet'",
-    "nor by an explanation": "EXPLAIN ANALYZE COPY (FROM notes) TO 'stolen.csv'",
-    "nothing is copied in": "COPY notes FROM 'secret.csv'",
-    "a database is not copied": "COPY FROM DATABASE store TO memory",
-    "a database is not exported": "EXPORT DATABASE 'stolen'",
-    "a database is not imported": "IMPORT DATABASE 'inner'",
-    "no file is attached": "ATTACH 'other.duckdb'",
-    "no new file is attached": "ATTACH 'new.duckdb'",
-    "no memory is attached": "ATTACH ':memory:' AS scratch",
-    "no other store is attached": "ATTACH 'another-ward.duckdb' AS another (READ_ONLY)",
-    "the store is not attached again to be written": "ATTACH 'ward.duckdb' AS again",
-    "the store is not detached": "DETACH store",
-    "no other database is used": "USE memory",
-    "no extension is loaded": "LOAD httpfs",
-    "no extension is loaded from a file": "LOAD './httpfs.duckdb_extension'",
-    "no extension is installed": "INSTALL httpfs",
-    "no extension is updated": "UPDATE EXTENSIONS",
-    "the memory limit is not set": "SET memory_limit = '1TB'",
-    "the spill folder is not set": "SET temp_directory = 'inner'",
-    "external access is not given back": "SET enable_external_access = true",
-    "nor reset": "RESET enable_external_access",
-    "the configuration is not unlocked": "SET lock_configuration = false",
-    "Python variables are not given back": "SET python_enable_replacements = true",
-    "a pragma is a setting": "PRAGMA memory_limit = '1TB'",
-    "a pragma that lists is none either": "PRAGMA database_list",
-    "no profile is written": "PRAGMA profiling_output = 'stolen.json'",
-    "no variable is set": "SET VARIABLE word = 1",
-    "nothing is called": "CALL enable_logging()",
-    "nor a checkpoint": "CALL force_checkpoint()",
-    "nor as a table": "FROM checkpoint()",
-    "no table is made": "CREATE TABLE mine AS FROM notes",
-    "no table in memory": "CREATE TABLE memory.main.mine AS FROM notes",
-    "no temporary table": "CREATE TEMP TABLE mine AS FROM notes",
-    "nor by an explanation of one": "EXPLAIN ANALYZE CREATE TEMP TABLE mine AS SELECT 1",
-    "no macro is made": "CREATE TEMP MACRO mine() AS 1",
-    "no view is made": "CREATE TEMP VIEW mine AS FROM notes",
-    "no secret is made": "CREATE SECRET (TYPE s3, KEY_ID 'a', SECRET 'b')",
-    "nothing is inserted": "INSERT INTO notes FROM notes",
-    "nothing is updated": "UPDATE notes SET reason = NULL",
-    "nothing is deleted": "DELETE FROM notes",
-    "nothing is truncated": "TRUNCATE notes",
-    "nothing is merged": "MERGE INTO notes USING notes AS n ON TRUE WHEN MATCHED THEN DELETE",
-    "nothing is dropped": "DROP TABLE notes",
-    "nothing is altered": "ALTER TABLE notes ADD COLUMN mine INTEGER",
-    "nothing is commented": "COMMENT ON TABLE notes IS 'mine'",
-    "nothing is checkpointed": "FORCE CHECKPOINT store",
-    "nothing is vacuumed": "VACUUM",
-    "no transaction is begun": "BEGIN",
-    "none is committed": "COMMIT",
-    "nothing is prepared": "PREPARE mine AS FROM notes",
-    "nothing prepared is run": "EXECUTE mine",
-    "no environment variable is told": "SELECT getenv('HOME')",
-    "no variable is told": "SELECT getvariable('word')",
-    "a string is no query": "FROM query('FROM read_text(''secret.csv'')')",
-    "a string is no table": "FROM query_table('secret.csv')",
-    "not even a table of the store": "FROM query_table('notes')",
-    "nor is a serialised query": (
+    "DESCRIBE of a file": "DESCRIBE 'secret.csv'",
+    "SUMMARIZE of a file": "SUMMARIZE 'secret.csv'",
+    "EXPLAIN ANALYZE of read_text": "EXPLAIN ANALYZE FROM read_text('secret.csv')",
+    "a URL as a table": "FROM 'http://127.0.0.1:PORT/secret.csv'",
+    "read_csv of a URL": "FROM read_csv('http://127.0.0.1:PORT/secret.csv')",
+    "read_parquet of an https URL": "FROM read_parquet('https://127.0.0.1:PORT/secret.parquet')",
+    "an S3 bucket as a table": "FROM 's3://bucket/secret.parquet'",
+    "COPY to a file": "COPY notes TO 'stolen.csv'",
+    "COPY to standard output": "COPY notes TO '/dev/stdout'",
+    "COPY of a query to a file": "COPY (FROM notes) TO 'stolen.parquet'",
+    "EXPLAIN ANALYZE of COPY": "EXPLAIN ANALYZE COPY (FROM notes) TO 'stolen.csv'",
+    "COPY from a file": "COPY notes FROM 'secret.csv'",
+    "COPY FROM DATABASE": "COPY FROM DATABASE store TO memory",
+    "EXPORT DATABASE": "EXPORT DATABASE 'stolen'",
+    "IMPORT DATABASE": "IMPORT DATABASE 'inner'",
+    "ATTACH an existing file": "ATTACH 'other.duckdb'",
+    "ATTACH a new file": "ATTACH 'new.duckdb'",
+    "ATTACH a database in memory": "ATTACH ':memory:' AS scratch",
+    "ATTACH another store": "ATTACH 'another-ward.duckdb' AS another (READ_ONLY)",
+    "ATTACH the store a second time": "ATTACH 'ward.duckdb' AS again",
+    "DETACH the store": "DETACH store",
+    "USE another database": "USE memory",
+    "LOAD an extension": "LOAD httpfs",
+    "LOAD an extension from a file": "LOAD './httpfs.duckdb_extension'",
+    "INSTALL an extension": "INSTALL httpfs",
+    "UPDATE EXTENSIONS": "UPDATE EXTENSIONS",
+    "SET the memory limit": "SET memory_limit = '1TB'",
+    "SET the spill folder": "SET temp_directory = 'inner'",
+    "SET external access": "SET enable_external_access = true",
+    "RESET external access": "RESET enable_external_access",
+    "SET lock_configuration": "SET lock_configuration = false",
+    "SET access to Python variables": "SET python_enable_replacements = true",
+    "a PRAGMA that changes a setting": "PRAGMA memory_limit = '1TB'",
+    "a PRAGMA that lists": "PRAGMA database_list",
+    "a PRAGMA that writes a profile": "PRAGMA profiling_output = 'stolen.json'",
+    "SET VARIABLE": "SET VARIABLE word = 1",
+    "CALL enable_logging": "CALL enable_logging()",
+    "CALL force_checkpoint": "CALL force_checkpoint()",
+    "checkpoint as a table function": "FROM checkpoint()",
+    "CREATE TABLE": "CREATE TABLE mine AS FROM notes",
+    "CREATE TABLE in memory": "CREATE TABLE memory.main.mine AS FROM notes",
+    "CREATE TEMP TABLE": "CREATE TEMP TABLE mine AS FROM notes",
+    "EXPLAIN ANALYZE of CREATE TEMP TABLE": "EXPLAIN ANALYZE CREATE TEMP TABLE mine AS SELECT 1",
+    "CREATE MACRO": "CREATE TEMP MACRO mine() AS 1",
+    "CREATE VIEW": "CREATE TEMP VIEW mine AS FROM notes",
+    "CREATE SECRET": "CREATE SECRET (TYPE s3, KEY_ID 'a', SECRET 'b')",
+    "INSERT": "INSERT INTO notes FROM notes",
+    "UPDATE": "UPDATE notes SET reason = NULL",
+    "DELETE": "DELETE FROM notes",
+    "TRUNCATE": "TRUNCATE notes",
+    "MERGE": "MERGE INTO notes USING notes AS n ON TRUE WHEN MATCHED THEN DELETE",
+    "DROP": "DROP TABLE notes",
+    "ALTER": "ALTER TABLE notes ADD COLUMN mine INTEGER",
+    "COMMENT": "COMMENT ON TABLE notes IS 'mine'",
+    "CHECKPOINT": "FORCE CHECKPOINT store",
+    "VACUUM": "VACUUM",
+    "BEGIN": "BEGIN",
+    "COMMIT": "COMMIT",
+    "PREPARE": "PREPARE mine AS FROM notes",
+    "EXECUTE": "EXECUTE mine",
+    "getenv": "SELECT getenv('HOME')",
+    "getvariable": "SELECT getvariable('word')",
+    "query of a string": "FROM query('FROM read_text(''secret.csv'')')",
+    "query_table of a file name": "FROM query_table('secret.csv')",
+    "query_table of a table": "FROM query_table('notes')",
+    "json_execute_serialized_sql": (
         "FROM json_execute_serialized_sql(json_serialize_sql('FROM read_text(''secret.csv'')'))"
     ),
-    "no setting is told": "SELECT current_setting('temp_directory')",
-    "no secret's setting is told": "SELECT current_setting('s3_secret_access_key')",
-    "whoever writes it large or in quotes": "SELECT \"CURRENT_Setting\"('temp_directory')",
-    "nor all settings": "FROM duckdb_settings()",
-    "nor in a view of them": "FROM pg_settings",
-    "nor in its own schema": "FROM pg_catalog.pg_settings",
-    "nor behind a name that is given elsewhere": (
+    "current_setting": "SELECT current_setting('temp_directory')",
+    "current_setting of a secret": "SELECT current_setting('s3_secret_access_key')",
+    "current_setting in quotes and other case": "SELECT \"CURRENT_Setting\"('temp_directory')",
+    "duckdb_settings": "FROM duckdb_settings()",
+    "pg_settings": "FROM pg_settings",
+    "pg_settings with its schema": "FROM pg_catalog.pg_settings",
+    "pg_settings with the name of a CTE in another scope": (
         "FROM pg_settings, (WITH pg_settings AS (SELECT 1) FROM pg_settings)"
     ),
-    "no secrets are told": "FROM duckdb_secrets()",
-    "nor where databases lie": "FROM duckdb_databases()",
-    "nothing is logged": "SELECT write_log('mine')",
-    "a Python variable is no table": "FROM a_python_variable",
-    "nor is one of a module": "FROM ESCAPES",
-    "two queries are not one": "FROM notes; FROM notes",
-    "nor is a second that drops": "SELECT 1; DROP TABLE notes",
-    "an explanation of one is not two": "EXPLAIN SELECT 1; DROP TABLE notes",
-    "a comment hides nothing": "SELECT 1 -- ;\n; DROP TABLE notes",
-    "a table whose columns are values is no question": "PIVOT notes ON category USING count(*)",
-    "nothing is no question": "",
+    "duckdb_secrets": "FROM duckdb_secrets()",
+    "duckdb_databases": "FROM duckdb_databases()",
+    "write_log": "SELECT write_log('mine')",
+    "a local Python variable as a table": "FROM a_python_variable",
+    "a global Python variable as a table": "FROM ESCAPES",
+    "two queries": "FROM notes; FROM notes",
+    "a query, then DROP": "SELECT 1; DROP TABLE notes",
+    "EXPLAIN, then DROP": "EXPLAIN SELECT 1; DROP TABLE notes",
+    "DROP after a comment": "SELECT 1 -- ;\n; DROP TABLE notes",
+    "PIVOT with columns from values": "PIVOT notes ON category USING count(*)",
+    "an empty query": "",
 }
 
 
 @pytest.fixture(scope="module")
 def port():
-    """A port of this machine where nobody must call."""
+    """A port of this machine to which no query may connect."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
         server.setblocking(False)
@@ -205,12 +205,12 @@ def port():
 
 
 @pytest.mark.parametrize("escape", ESCAPES.values(), ids=ESCAPES)
-def test_a_query_reads_the_store_and_nothing_else(store, folder, port, escape):
+def test_the_sandbox_refuses(store, folder, port, escape):
     a_python_variable = duckdb.sql("SELECT 1")
     before = contents(folder)
-    refusal(store, escape.replace("PORT", str(port)))
+    error_message(store, escape.replace("PORT", str(port)))
     assert contents(folder) == before
-    assert answer(store, "SELECT count(*) AS n FROM notes") == [{"n": 300}]
+    assert query_output(store, "SELECT count(*) AS n FROM notes") == [{"n": 300}]
     assert a_python_variable is not None
 
 
@@ -223,7 +223,7 @@ def test_a_query_reads_the_store_and_nothing_else(store, folder, port, escape):
         ("FROM range(2) AS r(n)", [{"n": 0}, {"n": 1}]),
         ("SELECT count(*) AS n FROM readmission_labels(horizon_days := 90)", [{"n": 300}]),
         ("SELECT patient_split(7) AS split;", [{"split": "train"}]),
-        ("VALUES (1) -- and no more", [{"col0": 1}]),
+        ("VALUES (1) -- a comment", [{"col0": 1}]),
         ("SELECT column_name FROM (DESCRIBE runs) LIMIT 1", [{"column_name": "run_id"}]),
         (
             "PIVOT notes ON status IN ('ready') USING count(*) GROUP BY reason",
@@ -231,26 +231,26 @@ def test_a_query_reads_the_store_and_nothing_else(store, folder, port, escape):
         ),
     ],
 )
-def test_what_reads_is_answered(store, query, rows):
-    assert answer(store, query) == rows
+def test_a_query_on_the_store_returns_rows(store, query, rows):
+    assert query_output(store, query) == rows
 
 
-def test_what_describes_is_answered(store):
-    assert {"name": "notes"} in answer(store, "SHOW TABLES")
-    assert answer(store, "SUMMARIZE runs")[0]["column_name"] == "run_id"
+def test_show_summarize_and_explain_are_allowed(store):
+    assert {"name": "notes"} in query_output(store, "SHOW TABLES")
+    assert query_output(store, "SUMMARIZE runs")[0]["column_name"] == "run_id"
     for query in (
         "EXPLAIN FROM notes",
         "explain analyze FROM notes",
         "EXPLAIN (FORMAT json) FROM notes",
     ):
-        assert answer(store, query, "table").startswith(("┌", "["))
+        assert query_output(store, query, "table").startswith(("┌", "["))
 
 
-# What is told when a query fails
+# Error messages
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "expected"),
     [
         ("SELECT category::INTEGER FROM notes", "a value of category cannot be converted"),
         ("SELECT hadm_id::UTINYINT FROM notes", "a value of hadm_id cannot be converted"),
@@ -259,60 +259,63 @@ def test_what_describes_is_answered(store):
         ("FROM notes WHERE category = 7", "a value of category cannot be converted"),
         ("SELECT date_part(category, now()) FROM notes", "a value cannot be converted"),
         ("SUMMARIZE SELECT category::DATE FROM notes", "a value of category cannot be converted"),
-        ("SELECT error(category) FROM notes", "a value cannot be taken"),
-        ("SELECT regexp_matches('', category || '(') FROM notes", "a value cannot be taken"),
-        ("SELECT json_extract('{}', '$.[' || category) FROM notes", "a value cannot be taken"),
-        ("SELECT format('{' || category, 1) FROM notes", "a value cannot be taken"),
-        ("SELECT (SELECT category FROM notes)", "a value cannot be taken"),
+        ("SELECT error(category) FROM notes", "a value is invalid"),
+        ("SELECT regexp_matches('', category || '(') FROM notes", "a value is invalid"),
+        ("SELECT json_extract('{}', '$.[' || category) FROM notes", "a value is invalid"),
+        ("SELECT format('{' || category, 1) FROM notes", "a value is invalid"),
+        ("SELECT (SELECT category FROM notes)", "a value is invalid"),
         ("SELECT 9223372036854775807 + hadm_id FROM notes", "a number is out of range"),
         (
             "SELECT json_deserialize_sql(json_object(category, 1)) FROM notes",
-            "the query cannot be answered",
+            "the query failed",
         ),
-        ("SELECT now() AT TIME ZONE category FROM notes", "the query cannot be answered"),
+        ("SELECT now() AT TIME ZONE category FROM notes", "the query failed"),
         ("EXPLAIN ANALYZE SELECT category::INTEGER FROM notes", "a value of category cannot"),
     ],
 )
-def test_an_error_tells_what_and_where_and_no_value(store, query, told):
-    message = refusal(store, query)
-    assert message.startswith(told)
+def test_an_error_names_the_column_but_no_value(store, query, expected):
+    message = error_message(store, query)
+    assert message.startswith(expected)
     assert "9223372036854775807" not in message
 
 
-def test_a_column_is_named_only_where_the_query_names_it(store):
-    message = refusal(store, "SELECT CAST(COLUMNS('cat.*') AS INTEGER) FROM notes")
+def test_a_column_is_named_only_if_the_query_names_it(store):
+    message = error_message(store, "SELECT CAST(COLUMNS('cat.*') AS INTEGER) FROM notes")
     assert message == "a value cannot be converted - TRY_CAST gives NULL instead"
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "expected"),
     [
         ("SELEC 1", 'syntax error at or near "SELEC" - '),
         ("FROM nots", "the store has no table or view nots - "),
         ("SELECT categry FROM notes", 'Referenced column "categry" not found'),
         ("SELECT nope(1)", "Scalar Function with name nope does not exist!"),
-        ("DROP TABLE notes", "a query is one SELECT, FROM, WITH, DESCRIBE, SHOW, SUMMARIZE or "),
-        ("FROM read_csv('x')", "read_csv() is beyond a query - "),
+        (
+            "DROP TABLE notes",
+            "a query must be one SELECT, FROM, WITH, DESCRIBE, SHOW, SUMMARIZE or ",
+        ),
+        ("FROM read_csv('x')", "read_csv() is not allowed in a query - "),
     ],
 )
-def test_a_query_that_is_wrong_is_told_in_its_own_words(store, query, told):
-    assert refusal(store, query).startswith(told)
+def test_an_invalid_query_is_described_in_its_own_words(store, query, expected):
+    assert error_message(store, query).startswith(expected)
 
 
-def test_an_error_far_into_a_parquet_file_tells_no_value(store, tmp_path):
+def test_an_error_late_in_a_parquet_export_shows_no_value(store, tmp_path):
     query = (
         f"SELECT CASE WHEN range > 900_000 THEN '{CANARY}' || range ELSE '1' END::INTEGER "
         "FROM range(1_000_000)"
     )
-    with (tmp_path / "x.parquet").open("wb") as stream, pytest.raises(FeatureStoreError) as told:
+    with (tmp_path / "x.parquet").open("wb") as stream, pytest.raises(FeatureStoreError) as error:
         run_query(store, query, stream, "parquet", limit=0)
-    assert str(told.value) == "a value cannot be converted - TRY_CAST gives NULL instead"
+    assert str(error.value) == "a value cannot be converted - TRY_CAST gives NULL instead"
 
 
-# How it is answered
+# Output formats, limit and timeout
 
 
-def test_json_is_json_whatever_the_values(store):
+def test_json_output_is_valid_for_values_of_every_type(store):
     query = """SELECT 'nan'::FLOAT AS a, ['inf'::DOUBLE, 1.5] AS b, {'c': DATE '2020-01-02'} AS c,
         MAP {1: 'x'} AS d, TIMESTAMP '2020-01-02 03:04:05' AS e, 1.25 AS f, 'ab'::BLOB AS g,
         INTERVAL 1 DAY AS h, [1.0, NULL]::FLOAT[2] AS i, NULL AS j, 170141183460469231731::HUGEINT
@@ -331,22 +334,22 @@ def test_json_is_json_whatever_the_values(store):
             **{"m": True, "a_2": 1, "o": 'é"'},
         }
     ]
-    assert answer(store, "FROM notes WHERE FALSE") == []
+    assert query_output(store, "FROM notes WHERE FALSE") == []
 
 
-def test_arrays_in_csv_are_json(store):
+def test_csv_output_holds_arrays_and_structs_as_json(store):
     query = "SELECT [1, 2]::FLOAT[2] AS v, {'a': ['x, \"y\"']} AS s, NULL AS n, 'two\nlines' AS t"
-    rows = list(csv.reader(io.StringIO(answer(store, query, "csv"), newline="")))
+    rows = list(csv.reader(io.StringIO(query_output(store, query, "csv"), newline="")))
     assert rows == [["v", "s", "n", "t"], ["[1.0, 2.0]", '{"a": ["x, \\"y\\""]}', "", "two\nlines"]]
 
 
-def test_a_table_is_aligned_cut_and_steers_no_terminal(store):
+def test_table_output_is_aligned_truncated_and_without_control_characters(store):
     query = (
         "FROM (VALUES (1, 'plain'), (10, NULL), (100, chr(27) || '[31m' || repeat('x', 50))) "
-        "AS t(n, said)"
+        "AS t(n, word)"
     )
-    assert answer(store, query, "table").splitlines() == [
-        "  n  said",
+    assert query_output(store, query, "table").splitlines() == [
+        "  n  word",
         "---  ----------------------------------------",
         "  1  plain",
         " 10  NULL",
@@ -354,7 +357,7 @@ def test_a_table_is_aligned_cut_and_steers_no_terminal(store):
     ]
 
 
-def test_parquet_keeps_types(store, tmp_path):
+def test_parquet_output_keeps_types(store, tmp_path):
     file = tmp_path / "notes.parquet"
     query = "SELECT hadm_id, available_at, [1, 2]::FLOAT[2] AS v FROM notes ORDER BY 1"
     with file.open("wb") as stream:
@@ -366,14 +369,17 @@ def test_parquet_keeps_types(store, tmp_path):
         "timestamp[us]",
         "fixed_size_list<element: float>[2]",
     ]
-    with file.open("wb") as stream, pytest.raises(FeatureStoreError, match="that Parquet lacks"):
+    with (
+        file.open("wb") as stream,
+        pytest.raises(FeatureStoreError, match="that Parquet does not support"),
+    ):
         run_query(store, "SELECT INTERVAL 1 DAY", stream, "parquet")
 
 
 @pytest.mark.parametrize(
     ("limit", "shown", "more"), [(2, 2, True), (299, 299, True), (300, 300, False), (0, 300, False)]
 )
-def test_a_limit_cuts_and_says_so(store, tmp_path, limit, shown, more):
+def test_a_limit_truncates_the_result_and_reports_it(store, tmp_path, limit, shown, more):
     for kind in ("table", "csv", "json"):
         stream = io.StringIO()
         assert run_query(store, "SELECT hadm_id FROM notes", stream, kind, limit) is more
@@ -395,23 +401,23 @@ def test_a_limit_cuts_and_says_so(store, tmp_path, limit, shown, more):
         "SELECT sleep_ms(60_000)",
     ],
 )
-def test_a_query_without_end_is_stopped_and_the_next_one_answered(store, query):
-    begun = time.monotonic()
-    assert refusal(store, query, timeout=0.3) == (
-        "the query was stopped after 0.3 s - ask for less, or give it more time with --timeout"
+def test_a_long_query_is_cancelled_and_the_next_one_runs(store, query):
+    started = time.monotonic()
+    assert error_message(store, query, timeout=0.3) == (
+        "the query was cancelled after 0.3 s - select less data, or raise --timeout"
     )
-    assert time.monotonic() - begun < 20
-    assert answer(store, "SELECT 1 AS n") == [{"n": 1}]
+    assert time.monotonic() - started < 20
+    assert query_output(store, "SELECT 1 AS n") == [{"n": 1}]
 
 
-def test_a_file_without_end_is_stopped_too(store, tmp_path):
+def test_a_long_parquet_export_is_cancelled(store, tmp_path):
     query = "FROM range(10_000_000) a, range(10_000_000) b"
-    stopped = pytest.raises(FeatureStoreError, match="the query was stopped after")
-    with (tmp_path / "x.parquet").open("wb") as stream, stopped:
+    cancelled = pytest.raises(FeatureStoreError, match="the query was cancelled after")
+    with (tmp_path / "x.parquet").open("wb") as stream, cancelled:
         run_query(store, query, stream, "parquet", limit=0, timeout=0.3)
 
 
-# What there is to ask
+# The catalog
 
 
 def test_the_catalog_describes_every_object(store):
@@ -466,7 +472,7 @@ def test_other_duckdb_programs_see_the_comments(store):
         ]
 
 
-# The command
+# The command line
 
 
 def run(*arguments, code=0):
@@ -475,7 +481,7 @@ def run(*arguments, code=0):
     return result
 
 
-def test_the_command_says_on_stderr_that_there_is_more(store):
+def test_the_command_reports_a_truncated_result_on_stderr(store):
     result = run(store.path, "SELECT hadm_id FROM notes ORDER BY 1", "--limit", 1)
     assert result.stdout == "hadm_id\n-------\n      1\n"
     assert result.stderr == "only the first 1 rows are shown - --limit 0 shows all\n"
@@ -485,9 +491,11 @@ def test_the_command_says_on_stderr_that_there_is_more(store):
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.json", "x.parquet", "x.txt"])
-def test_a_file_is_private_whole_and_of_the_kind_that_its_name_says(store, tmp_path, name):
+def test_an_output_file_is_private_complete_and_in_the_format_of_its_extension(
+    store, tmp_path, name
+):
     file = tmp_path / name
-    file.write_text("an older answer that everybody may read")
+    file.write_text("an older file that everybody may read")
     file.chmod(0o666)
     result = run(store.path, "FROM range(10_001) AS r(n)", "-o", file)
     assert result.output == ""
@@ -500,7 +508,7 @@ def test_a_file_is_private_whole_and_of_the_kind_that_its_name_says(store, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_query_that_fails_leaves_the_file_as_it_was(store, tmp_path):
+def test_a_failed_query_leaves_an_existing_file_unchanged(store, tmp_path):
     file = tmp_path / "x.csv"
     file.write_text("older")
     for kind in ("table", "csv", "json", "parquet"):
@@ -512,14 +520,14 @@ def test_a_query_that_fails_leaves_the_file_as_it_was(store, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ward.duckdb", "inner/../ward.duckdb", "ward.duckdb.lock"])
-def test_an_answer_never_replaces_the_store(store, folder, name):
+def test_the_output_never_replaces_a_file_of_the_store(store, folder, name):
     before = contents(folder)
     result = run(store.path, "FROM notes", "-o", folder / name, code=1)
-    assert "is the store's own - name another file" in result.stderr
+    assert "belongs to the store - name another file" in result.stderr
     assert contents(folder) == before
 
 
-def test_a_link_in_the_way_of_a_file_is_not_followed(store, tmp_path):
+def test_a_symlink_in_place_of_the_partial_file_is_not_followed(store, tmp_path):
     (tmp_path / "theirs").write_text("theirs")
     (tmp_path / ".x.csv.partial").symlink_to(tmp_path / "theirs")
     run(store.path, "SELECT 1 AS n", "-o", tmp_path / "x.csv")
@@ -549,12 +557,12 @@ def test_schema_prints_the_catalog_as_text_and_json(store):
         ["FROM notes", "--timeout", "0"],
     ],
 )
-def test_what_is_asked_wrongly_is_a_usage_error(store, arguments):
+def test_invalid_combinations_of_arguments_are_usage_errors(store, arguments):
     run(store.path, *arguments, code=2)
 
 
-def test_the_time_is_the_users_to_give(store):
+def test_the_timeout_option_limits_the_time_of_a_query(store):
     query = "SELECT count(*) FROM range(10_000_000) a, range(10_000_000) b"
     result = run(store.path, query, "--timeout", "0.5", code=1)
-    assert result.stderr.startswith("Error: the query was stopped after 0.5 s - ")
+    assert result.stderr.startswith("Error: the query was cancelled after 0.5 s - ")
     assert len(result.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""What a failure tells: one line, and with --debug where it was; never a value."""
+"""Errors show one line, with --debug also their place, and never a data value."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import featurestore.source.sync
 from featurestore import Store, create_store
 from featurestore.cli import main
-from featurestore.cli.redaction import sentence, trace
+from featurestore.cli.redaction import describe, trace
 from featurestore.errors import FeatureStoreError
 from tests.hospital import admission, note, write_hospital
 from tests.privacy.test_private import COMMAND, ROOT
@@ -28,91 +28,94 @@ def ward(tmp_path):
 
 
 @pytest.fixture
-def sync_that(monkeypatch):
-    """Puts a function in place of the sync."""
+def replace_sync(monkeypatch):
+    """Return a function that replaces the sync by another function."""
 
-    def put(instead):
-        monkeypatch.setattr(featurestore.source.sync, "sync", lambda *_: instead())
+    def replace(function):
+        monkeypatch.setattr(featurestore.source.sync, "sync", lambda *_: function())
 
-    return put
+    return replace
 
 
-def quoting():
+def raise_chained():
     try:
         raise KeyError(CANARY)
     except KeyError:
         raise ValueError(CANARY) from None
 
 
-def test_debug_tells_the_chain_of_places_and_kinds_before_the_one_line(ward, sync_that):
-    sync_that(quoting)
+def test_debug_shows_the_chain_of_errors_without_values(ward, replace_sync):
+    replace_sync(raise_chained)
     result = CliRunner().invoke(main, ["--debug", "sync", str(ward)])
     assert result.exit_code == 1
-    told = result.stderr.splitlines()
-    kinds = [line for line in told if not line.startswith("  ")]
+    lines = result.stderr.splitlines()
+    kinds = [line for line in lines if not line.startswith("  ")]
     assert kinds[:-1] == ["KeyError", "which led to:", "ValueError"]
-    assert kinds[-1].startswith("Error: ValueError in test_debug.py, line ")
+    assert kinds[-1].startswith("Error: ValueError in test_redaction.py, line ")
     assert kinds[-1].endswith(" - please report this")
-    frames = [line for line in told if line.startswith("  ")]
-    assert frames[0].startswith(f"  {__file__}, line ") and frames[0].endswith(", in quoting")
+    frames = [line for line in lines if line.startswith("  ")]
+    assert frames[0].startswith(f"  {__file__}, line ") and frames[0].endswith(", in raise_chained")
     assert CANARY not in result.output
 
 
-def test_without_debug_the_one_line_says_how_to_see_more(ward, sync_that):
-    sync_that(quoting)
+def test_without_debug_the_message_recommends_it(ward, replace_sync):
+    replace_sync(raise_chained)
     result = CliRunner().invoke(main, ["sync", str(ward)])
     (line,) = result.stderr.splitlines()
     assert line.endswith(' - please report this ("featurestore --debug" shows where)')
 
 
-def test_our_own_sentence_stands_in_the_chain(ward, sync_that):
-    def refusing():
+def test_the_chain_contains_messages_of_the_project(ward, replace_sync):
+    def failing():
         try:
-            quoting()
+            raise_chained()
         except ValueError:
             raise FeatureStoreError("no such day - name another") from None
 
-    sync_that(refusing)
-    told = CliRunner().invoke(main, ["--debug", "sync", str(ward)]).stderr.splitlines()
-    assert "featurestore.errors.FeatureStoreError: no such day - name another" in told
-    assert told[-1] == "Error: no such day - name another"
-    assert "KeyError" in told and CANARY not in "\n".join(told)
+    replace_sync(failing)
+    lines = CliRunner().invoke(main, ["--debug", "sync", str(ward)]).stderr.splitlines()
+    assert "featurestore.errors.FeatureStoreError: no such day - name another" in lines
+    assert lines[-1] == "Error: no such day - name another"
+    assert "KeyError" in lines and CANARY not in "\n".join(lines)
 
 
-def test_a_group_of_errors_is_told_one_by_one_and_an_endless_one_once():
-    def deeper():
-        deeper()
+def test_a_trace_lists_each_error_of_a_group_and_folds_repeated_frames():
+    def recurse():
+        recurse()
 
     try:
-        deeper()
+        recurse()
     except RecursionError as error:
-        told = trace(ExceptionGroup(CANARY, [error, KeyError(CANARY)])).splitlines()
-    assert [line for line in told if not line.startswith("  ")] == [
+        lines = trace(ExceptionGroup(CANARY, [error, KeyError(CANARY)])).splitlines()
+    assert [line for line in lines if not line.startswith("  ")] == [
         *("RecursionError", "which led to:", "KeyError", "which led to:", "ExceptionGroup"),
     ]
-    assert sum("deeper" in line for line in told) == 1
-    assert any(line.endswith(" times more") for line in told)
-    assert len(told) < 10
+    assert sum("recurse" in line for line in lines) == 1
+    assert any(line.endswith(" more times") for line in lines)
+    assert len(lines) < 10
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "expected"),
     [
-        (OSError(28, CANARY), "No space left on device - see to it, then run this again"),
-        (FileNotFoundError(2, CANARY, CANARY), "No such file or directory - see to it, then"),
-        (OSError(CANARY), "OSError in test_debug.py, line "),
-        (KeyboardInterrupt(CANARY), "stopped - the store is as it was; run this again to go on"),
-        (SystemExit(CANARY), "SystemExit in test_debug.py, line "),
-        (GeneratorExit(CANARY), "GeneratorExit in test_debug.py, line "),
+        (OSError(28, CANARY), "No space left on device - fix this, then run the command again"),
+        (FileNotFoundError(2, CANARY, CANARY), "No such file or directory - fix this, then"),
+        (OSError(CANARY), "OSError in test_redaction.py, line "),
+        (
+            KeyboardInterrupt(CANARY),
+            "stopped - the store is unchanged; run the command again to continue",
+        ),
+        (SystemExit(CANARY), "SystemExit in test_redaction.py, line "),
+        (GeneratorExit(CANARY), "GeneratorExit in test_redaction.py, line "),
     ],
 )
-def test_an_error_of_the_system_is_told_in_the_systems_words(ward, sync_that, error, said):
+def test_an_error_of_the_system_is_described_by_its_number(ward, replace_sync, error, expected):
     def failing():
         raise error
 
-    sync_that(failing)
+    replace_sync(failing)
     result = CliRunner().invoke(main, ["sync", str(ward)])
-    assert result.stderr.startswith(f"Error: {said}")
+    assert result.stderr.startswith(f"Error: {expected}")
     assert result.stderr.count("\n") == 1
     assert result.exit_code == (130 if isinstance(error, KeyboardInterrupt) else 1)
 
@@ -131,13 +134,13 @@ def test_an_error_of_the_system_is_told_in_the_systems_words(ward, sync_that, er
         (7, False),
     ],
 )
-def test_a_file_is_named_if_it_is_there_or_if_the_user_named_it(file, named):
-    said = sentence(FileNotFoundError(2, CANARY, file), ["score", "-o", "nowhere/scores.csv"])
-    assert said.endswith("No such file or directory - see to it, then run this again")
-    assert (said[:2] != "No") == named
+def test_a_file_is_named_only_if_it_exists_or_is_an_argument(file, named):
+    message = describe(FileNotFoundError(2, CANARY, file), ["score", "-o", "nowhere/scores.csv"])
+    assert message.endswith("No such file or directory - fix this, then run the command again")
+    assert (message[:2] != "No") == named
 
 
-def test_a_warning_and_a_log_record_are_told_by_their_place_or_not_at_all(ward, tmp_path):
+def test_warnings_and_log_records_show_at_most_their_place(ward, tmp_path):
     script = """
         import logging, warnings
         warnings.warn(CANARY)
@@ -145,29 +148,29 @@ def test_a_warning_and_a_log_record_are_told_by_their_place_or_not_at_all(ward, 
         logging.getLogger("library").warning(CANARY, exc_info=KeyError(CANARY), stack_info=True)
         raise FeatureStoreError("enough")
     """
-    _, quiet = in_a_process(tmp_path, script, "sync", ward).communicate(timeout=60)
-    assert quiet == "Error: enough\n"
-    _, told = in_a_process(tmp_path, script, "--debug", "sync", ward).communicate(timeout=60)
-    assert "UserWarning in <string>, line 9\n" in told
-    assert told.count("library has something to say in <string>, line ") == 2
-    assert CANARY not in told
+    _, stderr = start_process(tmp_path, script, "sync", ward).communicate(timeout=60)
+    assert stderr == "Error: enough\n"
+    _, stderr = start_process(tmp_path, script, "--debug", "sync", ward).communicate(timeout=60)
+    assert "UserWarning in <string>, line 9\n" in stderr
+    assert stderr.count("library logged a message in <string>, line ") == 2
+    assert CANARY not in stderr
 
 
-def in_a_process(tmp_path, script, *arguments):
-    """A command of the real program, whose sync is another."""
-    ready = f"""
+def start_process(tmp_path, script, *arguments):
+    """Start the program with a script in place of its sync."""
+    program = f"""
 import ctypes, os, sys, threading, time
 import featurestore.source.sync
 from featurestore.errors import FeatureStoreError
 CANARY = {CANARY!r}
-def instead(*_):
+def replaced_sync(*_):
 {textwrap.indent(textwrap.dedent(script), "    ")}
-featurestore.source.sync.sync = instead
+featurestore.source.sync.sync = replaced_sync
 from featurestore.cli import main
 main()
 """
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", ready, *map(str, arguments)],
+        [sys.executable, "-P", "-c", program, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -177,15 +180,15 @@ main()
 
 
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
-def test_threads_finalizers_and_native_code_quote_nothing(ward, tmp_path, debug):
-    process = in_a_process(
+def test_threads_finalizers_and_native_code_show_no_value(ward, tmp_path, debug):
+    process = start_process(
         tmp_path,
         """
         class Lost:
             def __del__(self):
                 raise KeyError(CANARY)
-        global kept
-        kept = Lost()  # until the interpreter ends, when nobody is left to tell
+        global survivor
+        survivor = Lost()  # finalized when the interpreter ends and no hook is left
         Lost()
         thread = threading.Thread(target=lambda: {}[CANARY])
         thread.start()
@@ -217,20 +220,20 @@ def test_threads_finalizers_and_native_code_quote_nothing(ward, tmp_path, debug)
     ids=["in Python", "in DuckDB"],
 )
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_job_with_one_line(ward, tmp_path, busy, number, status):
+def test_a_signal_stops_a_job_with_a_message_of_one_line(ward, tmp_path, busy, number, status):
     script = f"from featurestore import Store\nwith Store({str(ward)!r}).transaction('test'):\n"
     script += "    print('begun', flush=True)\n" + textwrap.indent(busy, "    ")
-    process = in_a_process(tmp_path, script, "sync", ward)
+    process = start_process(tmp_path, script, "sync", ward)
     process.stdout.readline()
     time.sleep(0.1)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == status
-    assert err == "Error: stopped - the store is as it was; run this again to go on\n"
+    assert err == "Error: stopped - the store is unchanged; run the command again to continue\n"
     assert not Store(ward).staging.exists()
 
 
-def test_a_reader_that_goes_away_is_no_error(ward):
+def test_a_closed_pipe_is_not_an_error(ward):
     process = subprocess.Popen(
         [*COMMAND, "sql", str(ward), "SELECT range FROM range(100000)", "--limit", "0"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -243,8 +246,8 @@ def test_a_reader_that_goes_away_is_no_error(ward):
     assert process.wait(60) == 1
 
 
-def test_a_crash_tells_its_frames_with_debug(ward, tmp_path):
-    process = in_a_process(tmp_path, "ctypes.string_at(0)", "--debug", "sync", ward)
+def test_debug_shows_the_frames_of_a_crash(ward, tmp_path):
+    process = start_process(tmp_path, "ctypes.string_at(0)", "--debug", "sync", ward)
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGSEGV
-    assert "Segmentation fault" in err and "in instead" in err
+    assert "Segmentation fault" in err and "in replaced_sync" in err
