@@ -1,4 +1,4 @@
-"""README and docs/ stay true: their commands and Python blocks are run, their names looked up."""
+"""README and docs/ are correct: commands and Python blocks run, and all names exist."""
 
 import base64
 import contextlib
@@ -46,7 +46,7 @@ def blocks(page, *languages):
 
 
 def prose(page):
-    """A page without its fenced blocks."""
+    """Return a page without its fenced blocks."""
     return re.sub(r"^```.*?^```$", "", read(page), flags=re.M | re.S)
 
 
@@ -74,7 +74,7 @@ def remove_output(context):
 
 
 def placeholder(word):
-    """What stands for an example's number or name in the store of the tests."""
+    """Return the word, or a value of the test store if the word is an id of an example."""
     if word == "staff":
         return grp.getgrgid(os.getgid()).gr_name
     query = {
@@ -140,7 +140,7 @@ def run_block(block):
 
 @pytest.fixture
 def environment(monkeypatch):
-    """The process's environment, as it was after the test."""
+    """Unset the variables of the project; the environment is restored after the test."""
     for name in ("FEATURESTORE_SOURCE", "FEATURESTORE_KEY_FILE", "FEATURESTORE_KEY"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -148,7 +148,7 @@ def environment(monkeypatch):
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory, checkpoint):
-    """A folder in which the commands of the README were run, in their order."""
+    """A folder in which the commands of the README were run in order."""
     folder = tmp_path_factory.mktemp("docs") / "walked"
     folder.mkdir()
     with contextlib.chdir(folder):
@@ -163,7 +163,7 @@ def walked(tmp_path_factory, checkpoint):
 
 @pytest.fixture(scope="module")
 def prepared(walked):
-    """The same with what other pages need: a second encoder, MIMIC-IV, labelled CSV files."""
+    """That folder with a second encoder, MIMIC-IV and labelled CSV files for other pages."""
     with contextlib.chdir(walked):
         for line in (
             "featurestore export base models/other --max-tokens 64",
@@ -186,7 +186,7 @@ def prepared(walked):
 
 @pytest.fixture
 def copied(prepared, tmp_path, monkeypatch, environment):
-    """A copy of that folder, to change."""
+    """A copy of that folder, which a test may change."""
     shutil.copytree(prepared, tmp_path / "copy", symlinks=True)
     monkeypatch.chdir(tmp_path / "copy")
 

@@ -226,7 +226,7 @@ STATEMENT = re.compile(
 
 
 def strings(tree):
-    """Yield (node, text) of each string that is no docstring.
+    """Yield (node, text) of each string that is not a docstring.
 
     Strings that are written side by side, or added with `+`, count as one.
     """
@@ -340,8 +340,6 @@ def wrong_phrases(root):
 
 # --- the checks on this project
 
-UNDER_WAY = pytest.mark.xfail(strict=False, reason="the renaming is under way")
-
 
 def report(findings):
     assert not findings, "\n".join([f"{len(findings)} findings:", *findings])
@@ -375,12 +373,10 @@ def test_each_folder_can_be_looked_over():
     report(crowded_folders(ROOT))
 
 
-@UNDER_WAY
-def test_names_say_what_they_hold():
+def test_names_are_not_on_the_list_of_wrong_names():
     report(wrong_names(ROOT))
 
 
-@UNDER_WAY
 def test_pages_and_comments_use_the_terms_of_the_field():
     report(wrong_phrases(ROOT))
 
@@ -502,7 +498,7 @@ def test_long_sql_is_reported(code, tmp_path):
         pytest.param('X = (\n"one "\n"two "\n"three "\n"four"\n)', id="prose"),
     ],
 )
-def test_what_is_no_long_sql_passes(code, tmp_path):
+def test_short_sql_docstrings_and_prose_pass(code, tmp_path):
     write(tmp_path, {"batch/a.py": code})
     assert long_sql(tmp_path) == []
 

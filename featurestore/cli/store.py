@@ -36,7 +36,7 @@ def verify_command(store: Path) -> None:
         click.echo("\n".join(f"- {finding}" for finding in findings))
         raise click.exceptions.Exit(1)
     run, chain = opened.one("SELECT run_id, chain FROM runs ORDER BY run_id DESC LIMIT 1")
-    click.echo(f"as it was written: run {run}, {chain}")
+    click.echo(f"no findings: run {run}, {chain}")
 
 
 @click.command("forget")

@@ -33,8 +33,8 @@ def check(store: Store, con: duckdb.DuckDBPyConnection, query: str) -> None:
         raise QueryError(f"{parsed['error_message']} - {schema_hint(store)}")
     if parsed["error"] or len(parsed["statements"]) != 1:
         raise QueryError(
-            f"a query must be one {_STATEMENTS} statement - give one statement at a time; a query "
-            "cannot change the store"
+            f"a query must be one {_STATEMENTS} statement and cannot change the store - give one "
+            "such statement"
         )
     tables, macros = names(con)
     nodes = list(_nodes(parsed))
@@ -70,5 +70,5 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def schema_hint(store: Store) -> str:
-    """Return the hint that ends an error message."""
+    """Return the hint at the end of an error message."""
     return f'"featurestore sql {store.path} --schema" lists what can be queried'

@@ -28,7 +28,7 @@ def labels(stays, horizon=30, **settings):
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(10), day(12), "ELECTIVE")],
             {1: (False, "planned return"), 2: NOT_RETURNED},
-            id="a planned return is no readmission",
+            id="a planned return is not a readmission",
         ),
         pytest.param(
             [
@@ -127,7 +127,7 @@ def labels(stays, horizon=30, **settings):
         pytest.param(
             [stay(1, day(0), day(5), to="SHORT TERM HOSPITAL"), stay(2, day(7), day(8))],
             {1: (None, "transferred to acute hospital"), 2: NOT_RETURNED},
-            id="a transfer to another acute hospital is no discharge",
+            id="a transfer to another acute hospital is not a discharge",
         ),
         pytest.param(
             [stay(1, day(0), day(2), "NEWBORN"), stay(2, day(6), day(8))],
@@ -166,7 +166,7 @@ def labels(stays, horizon=30, **settings):
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(8), day(9), "EU OBSERVATION")],
             {1: NOT_RETURNED, 2: (None, "observation stay")},
-            id="an observation stay is no return",
+            id="an observation stay is not a return",
         ),
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(8), day(12), "OBSERVATION ADMIT")],
@@ -191,7 +191,7 @@ def labels(stays, horizon=30, **settings):
         pytest.param(
             [stay(1, day(0), day(5)), stay(2, day(7), day(8), patient=2)],
             {1: NOT_RETURNED, 2: NOT_RETURNED},
-            id="a stay of another patient is no return",
+            id="a stay of another patient is not a return",
         ),
     ],
 )

@@ -152,7 +152,7 @@ def test_null_and_empty_text_of_postgres_stay_different(postgres, tmp_path):
     assert set(rows["insurance"].to_pylist()) == {None}
 
 
-def test_colons_and_percent_signs_in_a_schema_are_no_parameters_of_postgres(postgres, tmp_path):
+def test_colons_and_percent_signs_in_a_schema_are_not_parameters_of_postgres(postgres, tmp_path):
     odd = "    CASE WHEN category LIKE '%' THEN 'at :noon'::varchar END AS category"
     source = Source(
         postgres, own_schema(tmp_path / "own", "    category", odd, tables_in="mimiciii.")

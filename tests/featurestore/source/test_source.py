@@ -234,7 +234,7 @@ def test_a_column_of_an_unsuitable_type_is_named_before_any_row_is_read(
     assert not (tmp_path / "w.duckdb").exists()
 
 
-def test_colons_and_percent_signs_in_a_schema_are_no_parameters(folder, tmp_path):
+def test_colons_and_percent_signs_in_a_schema_are_not_parameters(folder, tmp_path):
     clock = "CASE WHEN category LIKE 'N%' THEN 'at :noon'::VARCHAR END AS category"
     own = own_schema(tmp_path / "own", "    category", f"    {clock}")
     source = Source(folder, own)

@@ -85,7 +85,7 @@ def test_verify_finds_nothing_in_a_fresh_store_and_prints_its_last_run(store):
     assert verify(store) == []
     link = store.one("SELECT chain FROM runs WHERE run_id = 4")[0]
     result = CliRunner().invoke(main, ["verify", str(store.path)])
-    assert (result.exit_code, result.stdout) == (0, f"as it was written: run 4, {link}\n")
+    assert (result.exit_code, result.stdout) == (0, f"no findings: run 4, {link}\n")
     assert re.fullmatch("[0-9a-f]{64}", link)
 
 
