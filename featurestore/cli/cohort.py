@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE
-from featurestore.cli.tables import flow_table, rules_table
+from featurestore.cli.text_tables import flow_table, rules_table
 
 
 @click.command("labels")

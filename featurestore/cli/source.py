@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 from featurestore.cli.options import JSON, SINCE, STORE
 from featurestore.cli.progress import progress, say
-from featurestore.cli.tables import sync_table
+from featurestore.cli.text_tables import sync_table
 
 
 @click.command("synth")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from featurestore.cli.options import JSON, STORE
-from featurestore.cli.tables import info_table, receipt_table
+from featurestore.cli.text_tables import info_table, receipt_table
 
 
 @click.command("info")

@@ -58,7 +58,8 @@ def _execute(store: Store, query: str, timeout: float) -> Iterator[duckdb.DuckDB
     with _cancel_after(con, timeout):
         try:
             check(store, con, select)
-            relation = con.sql(select)  # binds the query, but reads no data yet
+            # Binds the query, but reads no data yet; the projection makes equal names unique.
+            relation = con.sql(select).project("*")
         except _QUERY_ERRORS as error:
             raise QueryError(f"{_first_line(error)} - {schema_hint(store)}") from None
         except duckdb.Error as error:

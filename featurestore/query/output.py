@@ -56,8 +56,7 @@ def write_rows(
         writer.writerow(columns)
         writer.writerows(map(_flatten, rows))
     elif kind == "json":
-        names = _unique_names(columns)
-        objects = [dict(zip(names, map(to_json, row), strict=True)) for row in rows]
+        objects = [dict(zip(columns, map(to_json, row), strict=True)) for row in rows]
         stream.write(json.dumps(objects, allow_nan=False) + "\n")
     elif list(columns) == ["explain_key", "explain_value"]:
         stream.writelines(f"{plan.rstrip()}\n" for _, plan in rows)
@@ -108,18 +107,6 @@ def _flatten(row: Sequence[Any]) -> list[Any]:
         cell = to_json(value) if is_nested or isinstance(value, bytes) else value
         cells.append(json.dumps(cell) if is_nested else cell)
     return cells
-
-
-def _unique_names(columns: Sequence[str]) -> list[str]:
-    """Make names unique, to serve as keys of an object: the second `n` becomes `n_2`."""
-    unique: list[str] = []
-    for name in columns:
-        number = 2
-        new = name
-        while new in unique:
-            new, number = f"{name}_{number}", number + 1
-        unique.append(new)
-    return unique
 
 
 def _table(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:

@@ -331,7 +331,7 @@ def test_json_output_is_valid_for_values_of_every_type(store):
             **{"a": None, "b": [None, 1.5], "c": {"c": "2020-01-02"}, "d": {"1": "x"}},
             **{"e": "2020-01-02 03:04:05", "f": 1.25, "g": "6162", "h": "1 day, 0:00:00"},
             **{"i": [1.0, None], "j": None, "k": 170141183460469231731, "l": "9999-12-31"},
-            **{"m": True, "a_2": 1, "o": 'é"'},
+            **{"m": True, "a_1": 1, "o": 'é"'},
         }
     ]
     assert query_output(store, "FROM notes WHERE FALSE") == []
