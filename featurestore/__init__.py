@@ -4,7 +4,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from featurestore.version import __version__ as __version__
 
 # Patient data must not leave the machine: the libraries read these when they are imported.
 os.environ.update(

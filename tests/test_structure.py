@@ -21,7 +21,7 @@ WINGS = ("featurestore", "export", "batch")
 
 # From low to high: a module imports from its own layer and from those below it.
 LAYERS = (
-    ("featurestore", "featurestore.errors"),
+    ("featurestore", "featurestore.errors", "featurestore.version"),
     ("featurestore.store",),
     ("featurestore.synthetic", "featurestore.source", "featurestore.cohort", "featurestore.query"),
     ("featurestore.cli",),

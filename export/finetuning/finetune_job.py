@@ -14,11 +14,11 @@ from export.finetuning.resume import read_json, resumable_folder
 from export.finetuning.validation import check_datasets
 from export.model_folder import sha256
 from export.tokenizer import WindowTokenizer
-from featurestore import __version__
 from featurestore.errors import FeatureStoreError, ModelError
 from featurestore.store.files import fsync, write_json
 from featurestore.store.schema import check_label_options
 from featurestore.store.store import Store
+from featurestore.version import __version__
 
 _BALANCE = (
     "each epoch takes all windows of the rarer label and an equal number of the other, drawn again"

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from featurestore import __version__
 from featurestore.cli.progress import say
 from featurestore.cli.redaction import describe, hide_values, trace
 from featurestore.errors import StoreBusyError
+from featurestore.version import __version__
 
 # The module and the help of each command, so that --help imports none of these modules.
 COMMANDS = {

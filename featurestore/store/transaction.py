@@ -17,7 +17,6 @@ from typing import Any
 
 import duckdb
 
-from featurestore import __version__
 from featurestore.errors import FeatureStoreError, StoreBusyError, StoreDamagedError
 from featurestore.store import failpoints
 from featurestore.store.database import attach, open_duckdb
@@ -39,6 +38,7 @@ from featurestore.store.integrity.checksums import (
     recorded_checksums,
 )
 from featurestore.store.schema import TABLES, VIEWS_AND_MACROS, make_objects
+from featurestore.version import __version__
 
 _COMMIT_MEMORY = "600MB"
 _DUCKDB_DISK_ERRORS = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
