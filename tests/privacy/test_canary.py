@@ -521,6 +521,7 @@ def test_an_accepted_password_is_never_revealed(program, server, model, tmp_path
     assert in_tables(program.work / "w.duckdb") == []
 
 
+@pytest.mark.slow
 def test_the_encryption_key_is_never_revealed(program, model, tmp_path):
     ward(tmp_path / "hospital")
     key, other = f"{KEY} of the store ' \" {{}} %s", f"{KEY} of another store"

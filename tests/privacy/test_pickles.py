@@ -254,6 +254,7 @@ def test_a_pickle_in_place_of_a_checkpoint_file_is_refused(
     assert "could not be loaded as a checkpoint" in line
 
 
+@pytest.mark.slow
 def test_code_and_training_arguments_of_a_checkpoint_are_never_loaded(
     payload, marker, checkpoint, tmp_path
 ):

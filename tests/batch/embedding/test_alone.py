@@ -102,6 +102,7 @@ def without_network():
     return prefix
 
 
+@pytest.mark.slow
 def test_the_pipeline_needs_no_network_and_leaves_nothing_in_the_home_folder(checkpoint, tmp_path):
     store, small = "ward.duckdb", ["--epochs", "0.2", "--batch-size", "16", "--max-tokens", "32"]
     plan = [

@@ -151,6 +151,7 @@ def test_the_auroc_of_a_scorer_is_close_to_that_of_the_true_risk(tmp_path):
     assert list(result["test"]) == ["scorer", "prevalence", "prior_admissions", "bag_of_words"]
 
 
+@pytest.mark.slow
 def test_without_a_signal_the_auroc_is_chance_and_warned_of(tmp_path):
     result, _, _ = scorer_of_a_synthetic_hospital(tmp_path, signal=0.0)
     _, low, high = result["test"]["scorer"]["auroc"]

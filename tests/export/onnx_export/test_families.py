@@ -88,17 +88,19 @@ def compare_with_pytorch(checkpoint, folder, precision):
     return min(cosines), max(differences)
 
 
-SLOW_FAMILIES = [pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "minilm")]
+ROBERTA, DISTILBERT, MINILM = (
+    pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "distilbert", "minilm")
+)
 
 
-@pytest.mark.parametrize("family", ["distilbert", *SLOW_FAMILIES], indirect=True)
+@pytest.mark.parametrize("family", ["distilbert", ROBERTA, MINILM], indirect=True)
 def test_fp32_vectors_equal_those_of_pytorch_within_1e_5(family, tmp_path):
     cosine, difference = compare_with_pytorch(family, tmp_path / "model", "fp32")
     assert difference < 1e-5
     assert cosine > 0.99999
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", *SLOW_FAMILIES], indirect=True)
+@pytest.mark.parametrize("family", ["bert", DISTILBERT, ROBERTA, MINILM], indirect=True)
 def test_int8_vectors_have_a_cosine_above_0_995_to_pytorch(family, tmp_path):
     cosine, difference = compare_with_pytorch(family, tmp_path / "model", "int8")
     assert cosine > 0.995
