@@ -20,6 +20,7 @@ from featurestore.store.integrity.checksums import COEF_HASH
 from featurestore.store.scorer_metrics import ScorerMetrics, TrainedScorer
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
+from featurestore.store.vectors import vectors_to_arrow
 
 LABEL_RULE = "readmission"
 
@@ -103,7 +104,7 @@ def _insert_scorer(
         **_coefficients(model),
     }
     columns = {column: pa.array([value]) for column, value in scorer.items() if column != "coef"}
-    coef = pa.FixedSizeListArray.from_arrays(pa.array(scorer["coef"]), len(scorer["coef"]))
+    coef = vectors_to_arrow(scorer["coef"][None, :])
     transaction.con.register("new_scorer", pa.table({**columns, "coef": coef}))
     transaction.con.execute(
         f"INSERT INTO scorers BY NAME SELECT *, {COEF_HASH} AS coef_hash FROM new_scorer"
