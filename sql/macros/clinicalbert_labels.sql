@@ -5,7 +5,7 @@
 --          that is not ELECTIVE, in the order of admission times, within 30 x 24 hours of the
 --          discharge. Only newborns and stays with a time of death are excluded. So a stay that
 --          began before the discharge counts as a return, and so do transfers and returns on the
---          same day.
+--          same day. mature is the same as in readmission_labels, by calendar days.
 CREATE OR REPLACE MACRO clinicalbert_labels(horizon_days := 30) AS TABLE
 WITH returns AS (
     SELECT
@@ -30,16 +30,41 @@ intervals AS (
         CASE
             WHEN admission_type = 'NEWBORN' THEN 'newborn'
             WHEN deathtime IS NOT NULL THEN 'died in hospital'
-        END AS reason
+        END AS not_an_index,
+        NOT s.live OR coalesce(
+            CAST(dischtime AS DATE) + CAST(horizon_days AS INTEGER)
+            < CAST(s.observed_until AS DATE),
+            FALSE
+        ) AS mature
     FROM returns
+    CROSS JOIN settings AS s
+),
+
+labels AS (
+    SELECT
+        *,
+        CASE
+            WHEN not_an_index IS NOT NULL THEN NULL
+            WHEN days_to_return < horizon_days THEN TRUE
+            WHEN mature THEN FALSE
+        END AS label
+    FROM intervals
 )
 
 SELECT
     hadm_id,
     subject_id,
     dischtime,
-    CASE WHEN reason IS NULL THEN coalesce(days_to_return < horizon_days, FALSE) END AS label,
-    reason,
+    label,
+    CASE
+        WHEN not_an_index IS NOT NULL THEN not_an_index
+        WHEN label IS NULL THEN 'horizon not yet observed'
+    END AS reason,
+    mature,
+    CASE
+        WHEN label THEN greatest(next_admittime, dischtime)
+        WHEN NOT label THEN dischtime + to_days(CAST(horizon_days AS INTEGER))
+    END AS known_at,
     next_hadm_id,
     days_to_return,
     coalesce(
@@ -49,7 +74,7 @@ SELECT
         AND (next_admittime IS NULL OR CAST(next_admittime AS DATE) > dod),
         FALSE
     ) AS died_within_horizon
-FROM intervals;
+FROM labels;
 
 COMMENT ON MACRO TABLE clinicalbert_labels IS
 'clinicalbert_labels(horizon_days := 30): what is the label by the rule of ClinicalBERT?

@@ -2,9 +2,9 @@
 --
 -- Grain:   one row per admission with a prediction (hadm_id).
 -- Rule:    24h, 48h or 72h after admission, for stays at least that long; or, for 'discharge', 48
---          hours after it (when transition-of-care programmes act), for patients who had not
---          returned or died by then. Newborns, stays after death and observation stays have no
---          prediction. In a live hospital the time must have passed.
+--          hours after the discharge of its episode (when transition-of-care programmes act), for
+--          patients who had not returned or died by then. Newborns, stays after death and
+--          observation stays have no prediction. In a live hospital the time must have passed.
 CREATE OR REPLACE MACRO prediction_times(cutoff := '72h') AS TABLE
 WITH params AS (
     SELECT
@@ -23,7 +23,7 @@ stays AS (
         e.hadm_id,
         e.admittime,
         e.discharge,
-        e.died,
+        e.episode_died,
         e.dod,
         e.continued_by,
         e.next_admittime,
@@ -33,7 +33,8 @@ stays AS (
         params.observed_until,
         CASE
             WHEN params.hours IS NOT NULL THEN e.admittime + params.hours
-            ELSE e.discharge + INTERVAL 48 HOURS
+            -- A stay inside a longer one: until then the patient is in hospital.
+            ELSE e.episode_discharge + INTERVAL 48 HOURS
         END AS prediction_time
     FROM episodes AS e
     INNER JOIN admissions AS a ON e.hadm_id = a.hadm_id
@@ -50,8 +51,9 @@ WHERE
     AND CASE
         WHEN hours IS NOT NULL THEN stayed_until >= prediction_time
         ELSE
-            NOT died
-            AND continued_by IS NULL
+            continued_by IS NULL
+            AND discharge IS NOT NULL
+            AND NOT episode_died
             AND coalesce(next_admittime > prediction_time, TRUE)
             -- Only the date of death is known: that whole day counts as dead.
             AND coalesce(dod > CAST(prediction_time AS DATE), TRUE)
@@ -60,4 +62,4 @@ WHERE
 COMMENT ON MACRO TABLE prediction_times IS
 'prediction_times(cutoff := ''72h''): when is the prediction for a stay made?
 One row per admission with a prediction (hadm_id).
-cutoff: 24h, 48h, 72h or discharge (48 hours after it).';
+cutoff: 24h, 48h, 72h or discharge (48 hours after the last discharge of the episode).';

@@ -5,6 +5,8 @@
 --          are calendar days, the first return decides, and planned returns do not count.
 --          Simpler than CMS: the admission type decides what is planned, every stay that begins on
 --          the day of discharge continues the episode, and no diagnosis is excluded.
+--          In a live hospital a return is known at once and a non-return only after the horizon.
+--          Until then the row is not mature: training on it would select on the outcome.
 CREATE OR REPLACE MACRO readmission_labels(horizon_days := 30) AS TABLE
 WITH discharges AS (
     SELECT
@@ -20,15 +22,22 @@ WITH discharges AS (
         e.next_planned,
         CAST(e.episode_discharge AS DATE) AS discharge_date,
         CAST(e.next_admittime AS DATE) AS return_date,
+        e.next_admittime,
         -- Returns are counted from a discharge, so a stay without one has none.
         CASE WHEN e.discharge IS NOT NULL THEN e.next_hadm_id END AS next_hadm_id,
         CASE
             WHEN e.discharge IS NOT NULL
                 THEN date_diff('day', e.episode_discharge, e.next_admittime)
         END AS days_to_return,
-        (SELECT CAST(s.observed_until AS DATE) FROM settings AS s WHERE s.live) AS observed_until
+        -- The horizon begins with the discharge, and its last day must be over.
+        NOT s.live OR coalesce(
+            CAST(coalesce(e.episode_discharge, e.discharge) AS DATE)
+            + CAST(horizon_days AS INTEGER) < CAST(s.observed_until AS DATE),
+            FALSE
+        ) AS mature
     FROM episodes AS e
     INNER JOIN admissions AS a ON e.hadm_id = a.hadm_id
+    CROSS JOIN settings AS s
 ),
 
 reasons AS (
@@ -48,26 +57,35 @@ reasons AS (
                 THEN 'transferred to acute hospital'
         END AS not_an_index
     FROM discharges
+),
+
+labels AS (
+    SELECT
+        *,
+        CASE
+            WHEN not_an_index IS NOT NULL THEN NULL
+            WHEN returned THEN NOT next_planned
+            WHEN mature THEN FALSE
+        END AS label
+    FROM reasons
 )
 
 SELECT
     hadm_id,
     subject_id,
     dischtime,
-    CASE
-        WHEN not_an_index IS NOT NULL THEN NULL
-        WHEN returned THEN NOT next_planned
-        -- Until the last day of the horizon is over, a return is possible.
-        WHEN discharge_date + CAST(horizon_days AS INTEGER) >= observed_until THEN NULL
-        ELSE FALSE
-    END AS label,
+    label,
     CASE
         WHEN not_an_index IS NOT NULL THEN not_an_index
+        WHEN label IS NULL THEN 'horizon not yet observed'
         WHEN returned AND next_planned THEN 'planned return'
-        WHEN returned THEN NULL
-        WHEN discharge_date + CAST(horizon_days AS INTEGER) >= observed_until
-            THEN 'horizon not yet observed'
     END AS reason,
+    mature,
+    CASE
+        WHEN label IS NULL THEN NULL
+        WHEN returned THEN next_admittime
+        ELSE CAST(discharge_date + CAST(horizon_days AS INTEGER) + 1 AS TIMESTAMP)
+    END AS known_at,
     next_hadm_id,
     days_to_return,
     CASE
@@ -79,11 +97,13 @@ SELECT
                 FALSE
             )
     END AS died_within_horizon
-FROM reasons;
+FROM labels;
 
 COMMENT ON MACRO TABLE readmission_labels IS
 'readmission_labels(horizon_days := 30): did the patient return unplanned within the horizon?
 One row per admission (hadm_id).
 label: TRUE, FALSE, or NULL with a reason.
+mature: the horizon is over; train and evaluate on mature labels only. An extract is fully observed.
+known_at: when the label became known, at the return or after the last day of the horizon.
 next_hadm_id, days_to_return: the first return, whatever the horizon.
 died_within_horizon: after discharge, with no return before (a competing risk).';

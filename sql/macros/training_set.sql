@@ -1,6 +1,6 @@
 -- training_set(encoder, cutoff := '72h', horizon_days := 30): what is a scorer fitted on?
 --
--- Grain:   one row per labelled admission with a known note (hadm_id).
+-- Grain:   one row per admission with a mature label and a known note (hadm_id).
 CREATE OR REPLACE MACRO training_set(encoder, cutoff := '72h', horizon_days := 30) AS TABLE
 WITH params AS (
     SELECT
@@ -17,9 +17,9 @@ SELECT
 FROM readmission_labels(horizon_days := horizon_days) AS l
 INNER JOIN admission_embeddings AS m ON l.hadm_id = m.hadm_id
 INNER JOIN params ON m.encoder_id = params.encoder_id AND m.cutoff = params.cutoff_name
-WHERE l.label IS NOT NULL;
+WHERE l.label IS NOT NULL AND l.mature;
 
 COMMENT ON MACRO TABLE training_set IS
 'training_set(encoder, cutoff := ''72h'', horizon_days := 30): what is a scorer fitted on?
-One row per labelled admission with a known note (hadm_id).
+One row per admission with a mature label and a known note (hadm_id).
 split: train, valid or test, by patient.';

@@ -4,7 +4,8 @@
 -- Grain:   one row per admission that the scorer has scored (hadm_id).
 -- Columns: subject_id, probability (of the first score), period (the month of a live hospital's
 --          prediction; of a research extract, whose dates are shifted by patient, all), fitted_on
---          (whether the scorer was fitted or selected on it), label, waiting (for its horizon).
+--          (whether the scorer was fitted or selected on it), label (if it is mature), waiting
+--          (its horizon is not over).
 WITH first_scores AS (
     SELECT
         hadm_id,
@@ -20,8 +21,8 @@ SELECT
     f.probability,
     CASE WHEN s.live THEN strftime(f.prediction_time, '%Y-%m') ELSE 'all' END AS period,
     r.split IN ('train', 'valid') AS fitted_on,
-    l.label,
-    coalesce(l.reason, '') = 'horizon not yet observed' AS waiting
+    CASE WHEN l.mature THEN l.label END AS label,
+    NOT l.mature AND (l.label IS NOT NULL OR l.reason = 'horizon not yet observed') AS waiting
 FROM first_scores AS f
 CROSS JOIN settings AS s
 INNER JOIN admissions AS a ON f.hadm_id = a.hadm_id

@@ -1,6 +1,7 @@
 -- labelled_notes(split, cutoff, horizon_days): which notes does fine-tuning read, with what label?
 --
--- Grain:   one row per note known at the prediction time of a labelled admission (note_id).
+-- Grain:   one row per note known at the prediction time of an admission with a mature label
+--          (note_id).
 -- Columns: note_id, text_hash (MD5 of the text at the last sync), hadm_id, label (0 or 1).
 -- Params:  split ('train', 'valid' or 'test', of the patient), cutoff, horizon_days.
 SELECT
@@ -14,4 +15,5 @@ INNER JOIN
     ON notes.hadm_id = labels.hadm_id
 WHERE
     labels.label IS NOT NULL
+    AND labels.mature
     AND patient_split(labels.subject_id) = $split

@@ -3,7 +3,10 @@
 -- Grain:   at most one row: reason, number of admissions.
 -- Params:  encoder, cutoff, horizon (days).
 SELECT
-    regexp_replace(coalesce(l.reason, 'labelled'), ' by \d+$', '') AS reason,
+    CASE
+        WHEN l.label IS NOT NULL AND NOT l.mature THEN 'horizon not yet observed'
+        ELSE regexp_replace(coalesce(l.reason, 'labelled'), ' by \d+$', '')
+    END AS reason,
     count(*) AS admissions
 FROM admission_embeddings AS m
 INNER JOIN readmission_labels(horizon_days := $horizon) AS l USING (hadm_id)

@@ -102,3 +102,33 @@ def test_differences_of_the_rules(stays, readmission, clinicalbert):
     for rule, expected in (("readmission", readmission), ("clinicalbert", clinicalbert)):
         rows = con.execute(f"SELECT hadm_id, label FROM {rule}_labels()").fetchall()
         assert dict(rows) == expected
+
+
+def test_a_live_hospital_waits_for_mature_labels():
+    """A return is known at once, a non-return after 30 x 24 hours; both mature on the same day."""
+    stays = [
+        stay(1, day(0), day(5)),
+        stay(2, day(9), None),
+        stay(3, day(0), day(5), patient=2),
+        stay(4, day(0), day(10), patient=3),
+        stay(5, day(8), None, patient=3),
+    ]
+
+    def rows(night):
+        query = (
+            "SELECT hadm_id, label, reason, mature, known_at FROM clinicalbert_labels() "
+            "WHERE hadm_id IN (1, 3, 4) ORDER BY 1"
+        )
+        return store_with(stays, observed_until=night).execute(query).fetchall()
+
+    waiting = "horizon not yet observed"
+    assert rows(day(35, 23)) == [
+        (1, True, None, False, day(9)),
+        (3, None, waiting, False, None),
+        (4, True, None, False, day(10)),
+    ]
+    assert rows(day(41)) == [
+        (1, True, None, True, day(9)),
+        (3, False, None, True, day(35)),
+        (4, True, None, True, day(10)),
+    ]

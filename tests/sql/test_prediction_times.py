@@ -57,6 +57,45 @@ def times(stays, cutoff, **settings):
         pytest.param("discharge", [stay(1, day(0), day(5), flag=True)], {}, id="died in hospital"),
         pytest.param(
             "discharge",
+            [stay(1, day(0), day(20)), stay(2, day(3), day(5))],
+            {2: day(22)},
+            id="a stay inside a longer one: 48 h after the later discharge",
+        ),
+        pytest.param(
+            "discharge",
+            [stay(1, day(0), day(20)), stay(2, day(3), day(5)), stay(3, day(21), day(25))],
+            {3: day(27)},
+            id="a stay inside a longer one: returned before the later discharge was 48 h ago",
+        ),
+        pytest.param(
+            "discharge",
+            [
+                stay(1, day(0), day(20), dod=day(21).date()),
+                stay(2, day(3), day(5), dod=day(21).date()),
+            ],
+            {},
+            id="a stay inside a longer one: died within 48 h of the later discharge",
+        ),
+        pytest.param(
+            "discharge",
+            [stay(1, day(0), day(9), died=day(9)), stay(2, day(3), day(5))],
+            {},
+            id="a stay inside a longer one in which the patient died",
+        ),
+        pytest.param(
+            "discharge",
+            [stay(1, day(0), day(20)), stay(2, day(3), None)],
+            {},
+            id="a stay inside a longer one, without a discharge time",
+        ),
+        pytest.param(
+            "24h",
+            [stay(1, day(0), day(20)), stay(2, day(3), day(5))],
+            {1: day(1), 2: day(4)},
+            id="a stay inside a longer one is predicted 24 h after its own admission",
+        ),
+        pytest.param(
+            "discharge",
             [stay(1, day(0), day(5), dod=day(6).date())],
             {},
             id="died at home before the prediction time",
@@ -81,6 +120,12 @@ def test_a_current_inpatient_is_predicted_once_the_prediction_time_has_passed():
     discharged = [stay(1, day(0), day(5))]
     assert times(discharged, "discharge", observed_until=day(6)) == {}
     assert times(discharged, "discharge", observed_until=day(7)) == {1: day(7)}
+
+
+def test_a_stay_inside_a_longer_one_waits_for_the_later_discharge():
+    nested = [stay(1, day(0), day(20)), stay(2, day(3), day(5))]
+    assert times(nested, "discharge", observed_until=day(21)) == {}
+    assert times(nested, "discharge", observed_until=day(22)) == {2: day(22)}
 
 
 def test_an_unknown_cutoff_is_refused():

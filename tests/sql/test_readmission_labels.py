@@ -213,11 +213,81 @@ def test_a_live_hospital_waits_until_the_horizon_is_over():
     assert labels(stays, observed_until=day(36, 0)) == {1: NOT_RETURNED}
 
 
-def test_a_live_hospital_labels_a_return_at_once():
+def maturity(stays, rule="readmission", **settings):
+    rows = store_with(stays, **settings).execute(
+        f"SELECT hadm_id, label, mature, known_at FROM {rule}_labels(horizon_days := 30)"
+    )
+    return {hadm_id: columns for hadm_id, *columns in rows.fetchall()}
+
+
+def test_a_live_hospital_knows_a_return_at_once_but_it_matures_with_the_non_returns():
     stays = [stay(1, day(0), day(5)), stay(2, day(9), None)]
     assert labels(stays, observed_until=day(9, 20))[1] == RETURNED
+    assert maturity(stays, observed_until=day(9, 20))[1] == [True, False, day(9)]
+    assert maturity(stays, observed_until=day(35, 23))[1] == [True, False, day(9)]
+    assert maturity(stays, observed_until=day(36, 0))[1] == [True, True, day(9)]
     planned = [stay(1, day(0), day(5)), stay(2, day(9), None, "ELECTIVE")]
     assert labels(planned, observed_until=day(9, 20))[1] == (False, "planned return")
+    assert maturity(planned, observed_until=day(9, 20))[1] == [False, False, day(9)]
+
+
+def test_a_non_return_is_known_after_the_last_day_of_the_horizon():
+    stays = [stay(1, day(0), day(5, 22))]
+    assert maturity(stays, observed_until=day(35, 23))[1] == [None, False, None]
+    assert maturity(stays, observed_until=day(36, 0))[1] == [False, True, day(36, 0)]
+
+
+def test_the_horizon_of_an_episode_begins_with_its_latest_discharge():
+    stays = [stay(1, day(0), day(20)), stay(2, day(3), day(5))]
+    assert maturity(stays, observed_until=day(50))[2] == [None, False, None]
+    assert maturity(stays, observed_until=day(51))[2] == [False, True, day(51, 0)]
+
+
+def test_stays_without_a_label_mature_like_others():
+    stays = [
+        stay(1, day(0), day(5), died=day(5)),
+        stay(2, day(0), day(5), to="AGAINST ADVICE", patient=2),
+        stay(3, day(0), None, patient=3),
+    ]
+
+    def is_mature(night):
+        rows = maturity(stays, observed_until=night)
+        return {hadm_id: mature for hadm_id, (_, mature, _) in rows.items()}
+
+    assert is_mature(day(35)) == {1: False, 2: False, 3: False}
+    assert is_mature(day(36)) == {1: True, 2: True, 3: False}
+
+
+@pytest.mark.parametrize("rule", ["readmission", "clinicalbert"])
+def test_an_extract_is_mature(rule):
+    con = store_with(random_patients(500, seed=1))
+    assert con.execute(f"SELECT DISTINCT mature FROM {rule}_labels()").fetchall() == [(True,)]
+
+
+@pytest.mark.parametrize("rule", ["readmission", "clinicalbert"])
+def test_a_mature_label_never_changes_as_time_goes_on(rule):
+    stays, nights = random_patients(1_000, seed=2), [day(n) for n in (60, 90, 150, 400)]
+
+    def known_at(night):
+        # What the hospital has recorded by then: later stays and discharges are unknown.
+        recorded = [
+            (*row[:3], None, None, False, *row[6:8], None, None)
+            if row[3] is None or row[3] > night
+            else row
+            for row in stays
+            if row[2] <= night
+        ]
+        labels = maturity(recorded, rule, observed_until=night)
+        return {hadm_id: label for hadm_id, (label, mature, _) in labels.items() if mature}
+
+    earlier, matured = {}, 0
+    for night in nights:
+        now = known_at(night)
+        for hadm_id, label in earlier.items():
+            assert now[hadm_id] == label
+        matured += len(now) - len(earlier)
+        earlier = now
+    assert matured > 2_000
 
 
 def test_all_columns():
@@ -228,8 +298,8 @@ def test_all_columns():
         ]
     )
     assert con.execute("FROM readmission_labels() ORDER BY hadm_id").fetchall() == [
-        (1, 1, day(5, 22), False, None, 2, 40, False),
-        (2, 1, day(47), False, None, None, None, True),
+        (1, 1, day(5, 22), False, None, True, day(36, 0), 2, 40, False),
+        (2, 1, day(47), False, None, True, day(78, 0), None, None, True),
     ]
 
 
