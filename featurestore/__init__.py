@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from batch.training.train import train as train
     from export.finetuning.finetune_job import finetune as finetune
     from export.onnx_export.exporter import export as export
+    from featurestore.cohort.leakage import Finding as Finding
+    from featurestore.cohort.leakage import accept_finding as accept_finding
     from featurestore.cohort.leakage import audit as audit
     from featurestore.errors import EncryptionKeyError as EncryptionKeyError
     from featurestore.errors import FeatureStoreError as FeatureStoreError
@@ -65,7 +67,7 @@ _MODULES = {
     "batch.training.train": ("train",),
     "export.finetuning.finetune_job": ("finetune",),
     "export.onnx_export.exporter": ("export",),
-    "featurestore.cohort.leakage": ("audit",),
+    "featurestore.cohort.leakage": ("audit", "accept_finding", "Finding"),
     "featurestore.errors": (
         "FeatureStoreError",
         "StoreNotFoundError",

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from featurestore.cli.options import JSON, STORE
 from featurestore.cli.progress import progress, say
+
+if TYPE_CHECKING:
+    from featurestore import Store
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 DEVICE = click.option(
@@ -51,8 +55,18 @@ def promote_command(store: Path, encoder_id: str) -> None:
     """Make an encoder the active one."""
     from featurestore import Store, promote
 
-    promote(Store(store), encoder_id)
+    opened = Store(store)
+    say_pending_notes(opened, encoder_id)
+    promote(opened, encoder_id)
     click.echo(f"{encoder_id} is the active encoder of {store}")
+
+
+def say_pending_notes(store: "Store", encoder_id: str) -> None:
+    """Print a warning on stderr if an encoder has not embedded every ready note."""
+    from featurestore.cohort.leakage import pending_notes_finding
+
+    if finding := pending_notes_finding(store, encoder_id):
+        say(finding.message)
 
 
 @click.command("drop-encoder")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from batch.cli.embedding import say_pending_notes
 from batch.cli.training import SCORER
 from featurestore.cli.options import JSON, STORE
 
@@ -20,12 +21,17 @@ from featurestore.cli.options import JSON, STORE
 @JSON
 def report_command(store: Path, scorer: str, output: Path, as_json: bool) -> None:
     """Write a scorer's report, one HTML file."""
+    from batch.scoring.scorer_registry import find_scorer
     from featurestore import Store, report
 
+    opened = Store(store)
+    query = "SELECT encoder_id FROM scorers WHERE scorer_id = $s"
+    (encoder_id,) = opened.one(query, s=find_scorer(opened, scorer))
+    say_pending_notes(opened, encoder_id)
     # matplotlib writes its font cache there, which would otherwise stay in the home folder.
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MPLCONFIGDIR"] = folder
-        result = report(Store(store), scorer, output)
+        result = report(opened, scorer, output)
     click.echo(
         json.dumps(result)
         if as_json

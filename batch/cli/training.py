@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from batch.cli.embedding import say_pending_notes
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE
 from featurestore.store.scorer_metrics import Interval, TrainedScorer, format_interval
 
@@ -41,9 +42,12 @@ def train_command(
     as_json: bool,
 ) -> None:
     """Fit a scorer on the admission embeddings."""
+    from batch.embedding.encoder_registry import find_encoder
     from featurestore import Store, train
 
-    result = train(Store(store), scorer, encoder, cutoff, horizon_days, baseline, aggregate)
+    opened = Store(store)
+    say_pending_notes(opened, find_encoder(opened, encoder))
+    result = train(opened, scorer, encoder, cutoff, horizon_days, baseline, aggregate)
     click.echo(json.dumps(result) if as_json else training_summary(result))
 
 

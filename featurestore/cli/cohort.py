@@ -1,12 +1,13 @@
 """The commands of the cohort: labels, audit."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE
-from featurestore.cli.text_tables import flow_table, rules_table
+from featurestore.cli.text_tables import findings_table, flow_table, rules_table
 
 
 @click.command("labels")
@@ -37,6 +38,7 @@ def labels_command(
 ) -> None:
     """Count the labels, and why admissions have none."""
     from featurestore import Store
+    from featurestore.cohort.caveats import caveats
     from featurestore.cohort.flow import admission_flow, compare_rules
     from featurestore.cohort.meds_labels import write_meds
 
@@ -49,24 +51,36 @@ def labels_command(
         click.echo(json.dumps(differences) if as_json else rules_table(differences))
     else:
         counts = admission_flow(opened, horizon_days, rule)
-        click.echo(json.dumps(counts) if as_json else flow_table(counts))
+        sentences = [*caveats(opened, rule).values()]
+        click.echo(
+            json.dumps(counts | {"caveats": sentences})
+            if as_json
+            else "\n".join([flow_table(counts), *(f"- {sentence}" for sentence in sentences)])
+        )
 
 
 @click.command("audit")
 @STORE
 @click.argument("scorer", required=False)
+@click.option(
+    "--accept", metavar="CODE", help="Record that the findings of this code are accepted."
+)
 @JSON
-def audit_command(store: Path, scorer: str | None, as_json: bool) -> None:
+def audit_command(store: Path, scorer: str | None, accept: str | None, as_json: bool) -> None:
     """Check for leakage and immature labels.
 
-    SCORER: check only this scorer (default: all). The exit status is 1 if there are findings.
+    SCORER: check, or accept a finding of, only this scorer (default: all). The exit status is 1 if
+    there is an error that is not accepted.
     """
-    from featurestore import Store, audit
+    from featurestore import Store, accept_finding, audit
 
-    findings = audit(Store(store), scorer)
+    opened = Store(store)
+    if accept is not None:
+        accept_finding(opened, accept, scorer)
+    findings = audit(opened, scorer)
     if as_json:
-        click.echo(json.dumps(findings))
+        click.echo(json.dumps([asdict(finding) for finding in findings], default=str))
     else:
-        click.echo("\n".join(f"- {finding}" for finding in findings) or "no findings")
-    if findings:
+        click.echo(findings_table(findings) or "no findings")
+    if any(finding.severity == "error" and not finding.accepted for finding in findings):
         raise click.exceptions.Exit(1)

@@ -1,7 +1,10 @@
 """Plain-text tables of results, for people."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # It loads DuckDB, which no --help needs.
+    from featurestore.cohort.leakage import Finding
 
 
 def sync_table(counts: dict[str, Any]) -> str:
@@ -49,6 +52,18 @@ def rules_table(differences: list[dict[str, Any]]) -> str:
         f"{row['readmission']:<36}{row['clinicalbert']:<20}{row['admissions']:>12,}"
         for row in differences
     ]
+    return "\n".join(lines)
+
+
+def findings_table(findings: "list[Finding]") -> str:
+    """Format the findings of the leakage audit, one per line."""
+    lines = []
+    for finding in findings:
+        scorer = f"{finding.scorer_id}: " if finding.scorer_id else ""
+        line = f"{finding.severity:<7}  {finding.code}  {scorer}{finding.message}"
+        if accepted := finding.accepted:
+            line += f" (accepted by {accepted.by} on {accepted.at:%Y-%m-%d})"
+        lines.append(line)
     return "\n".join(lines)
 
 

@@ -1,37 +1,117 @@
-"""The leakage audit: what could make a reported performance too good."""
+"""The leakage audit: what could make a reported performance too good, and what was accepted."""
 
 import json
+import os
+import pwd
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from featurestore.cohort.caveats import caveats
 from featurestore.errors import UnknownNameError
-from featurestore.store.scorer_metrics import ScorerMetrics
+from featurestore.store.scorer_metrics import ScorerMetrics, format_interval
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
 # Above published results (arXiv 1904.05342): an AUROC of 0.67 early in the stay, 0.71 at discharge.
 PLAUSIBLE_AUROC = {"24h": 0.75, "48h": 0.75, "72h": 0.75, "discharge": 0.80}
+# Of all returns, those before a `discharge` prediction, which the scorer can never find.
+MOST_EARLY_RETURNS = 0.1
+# An error is a leak or a stale result, a warning may be one, a note belongs in every publication.
+SEVERITIES = ("error", "warning", "note")
 # Parts of the names of models that were pretrained on the notes of MIMIC-III.
 _PRETRAINED_ON_MIMIC = r"clinical[-_]?bert|bluebert|clinical[-_]?longformer|mimic"
 
 
-def audit(store: Store, scorer: str | None = None) -> list[str]:
-    """Return the findings about a store and its scorers, a sentence each with what to do.
+@dataclass(frozen=True)
+class Acceptance:
+    """Who accepted a finding, and when (local time)."""
+
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finding of the leakage audit: `message` is a sentence on what was found and what to do.
+
+    `code` names the kind of finding and does not change. `severity` is error, warning or note.
+    `scorer_id` is None for a finding of the store. `count` is the number that the message states,
+    None where it states none.
+    """
+
+    code: str
+    severity: str
+    scorer_id: str | None
+    count: int | None
+    message: str
+    accepted: Acceptance | None = None
+
+
+def audit(store: Store, scorer: str | None = None) -> list[Finding]:
+    """Return the findings about a store and its scorers, errors first.
 
     Checks all scorers, or one: by its id, or by its name the newest version. Raises
     UnknownNameError where there is no such scorer.
     """
-    findings = list(_store_findings(store))
-    for row in _scorers(store, scorer):
-        scorer_findings = [
-            *_scorer_findings(store, row["scorer_id"], row["cutoff"], row["horizon_days"]),
-            *_auroc_findings(row["cutoff"], json.loads(row["metrics"])),
-            *_encoder_findings(row["encoder_id"], row["manifest"], row["schema_name"]),
+    scorers = _scorers(store, scorer)
+    findings = [*_store_findings(store)]
+    for row in scorers:
+        findings += [
+            replace(finding, scorer_id=row["scorer_id"])
+            for finding in (
+                *_admission_findings(store, row),
+                *_auroc_findings(row["cutoff"], json.loads(row["metrics"])),
+                *_encoder_findings(store, row),
+            )
         ]
-        findings += [f"{row['scorer_id']}: {finding}" for finding in scorer_findings]
-    return findings
+    findings += _caveat_findings(store, {row["label_rule"] for row in scorers} or {"readmission"})
+    acceptances = _acceptances(store)
+    findings = [
+        replace(finding, accepted=_acceptance(finding, acceptances)) for finding in findings
+    ]
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def accept_finding(store: Store, code: str, scorer: str | None = None) -> None:
+    """Record that the current findings of a code are accepted: all of them, or a scorer's.
+
+    An acceptance holds while the count of the finding is not larger. Raises UnknownNameError, and
+    records nothing, where there is no such finding.
+    """
+    with store.lock("audit"):
+        findings = audit(store, scorer)
+        if scorer is not None:
+            findings = [finding for finding in findings if finding.scorer_id is not None]
+        accepted = [finding for finding in findings if finding.code == code]
+        if not accepted:
+            raise UnknownNameError(_no_such_finding(store, code, scorer, findings))
+        with store.transaction("audit") as transaction:
+            transaction.con.executemany(
+                "INSERT INTO accepted_findings VALUES ($1, $2, $3, $4, $5)",
+                [
+                    [code, finding.scorer_id, finding.count, _user(), datetime.now()]
+                    for finding in accepted
+                ],
+            )
+            transaction.counts.update(accepted=code, findings=len(accepted))
+
+
+def pending_notes_finding(store: Store, encoder_id: str) -> Finding | None:
+    """Return the finding that an encoder of the store has not embedded every ready note, if so."""
+    notes, excluded, embedded = store.one(read_sql("embedding/note_counts"), encoder_id=encoder_id)
+    ready = notes - excluded
+    is_stored = store.one("SELECT count(*) FROM encoders WHERE encoder_id = $e", e=encoder_id)[0]
+    if embedded == ready or not is_stored:
+        return None
+    return _finding(
+        *("pending-notes", "warning", ready - embedded),
+        f"{ready - embedded:,} of {ready:,} ready notes are not embedded by {encoder_id} - "
+        f'"featurestore embed {store.path} MODEL" embeds them',
+    )
 
 
 def pretrained_on_source(manifest: dict[str, Any], schema: str) -> bool:
@@ -47,6 +127,10 @@ def pretrained_on_source(manifest: dict[str, Any], schema: str) -> bool:
     return on_mimic and Path(schema).name in ("mimic3", "mimic4")
 
 
+def _finding(code: str, severity: str, count: int | None, message: str) -> Finding:
+    return Finding(code, severity, None, count, message)
+
+
 def _scorers(store: Store, scorer: str | None) -> list[dict[str, Any]]:
     """Return the scorers to check, with the manifest of their encoder, the oldest first."""
     rows = store.rows(read_sql("cohort/audited_scorers"), scorer=scorer)
@@ -59,70 +143,171 @@ def _scorers(store: Store, scorer: str | None) -> list[dict[str, Any]]:
     return [row for row in rows if row["scorer_id"] == scorer] or rows[-1:]
 
 
-def _store_findings(store: Store) -> Iterator[str]:
+# --- what is found
+
+
+def _store_findings(store: Store) -> Iterator[Finding]:
     if n := store.one(read_sql("cohort/excluded_notes_with_vectors"))[0]:
-        yield f"{n:,} excluded notes still have vectors - run featurestore embed"
-    if n := store.one(read_sql("cohort/notes_without_time"))[0]:
-        yield (
-            f"{n:,} notes have a date but no time, so they count as known from the next day - "
-            "add their storetime to the source where it exists"
+        yield _finding(
+            *("excluded-notes-with-vectors", "error", n),
+            f"{n:,} excluded notes still have vectors - run featurestore embed",
         )
     if n := store.one(read_sql("cohort/texts_in_several_splits"))[0]:
-        yield (
+        yield _finding(
+            *("texts-in-several-splits", "warning", n),
             f"{n:,} identical texts are in notes of patients in different splits - check whether "
-            "they are templates, or one patient with two subject_ids"
+            "they are templates, or one patient with two subject_ids",
+        )
+    for (encoder_id,) in store.sql("SELECT encoder_id FROM encoders WHERE active").fetchall():
+        if pending := pending_notes_finding(store, encoder_id):
+            yield pending
+    if n := store.one(read_sql("cohort/notes_without_time"))[0]:
+        yield _finding(
+            *("notes-without-time", "note", n),
+            f"{n:,} notes have a date but no time, so they count as known from the next day - "
+            "add their storetime to the source where it exists",
+        )
+    if n := store.one(read_sql("cohort/radiology_exam_times"))[0]:
+        yield _finding(
+            *("radiology-exam-time", "note", n),
+            f"{n:,} radiology reports have no storetime and count as known at their charttime, the "
+            "time of the exam, hours before they were written - add their storetime to the source "
+            "where it exists",
         )
 
 
-def _scorer_findings(store: Store, scorer_id: str, cutoff: str, horizon_days: int) -> Iterator[str]:
+def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Finding]:
+    scorer_id, cutoff, horizon_days = scorer["scorer_id"], scorer["cutoff"], scorer["horizon_days"]
     if n := store.one(read_sql("cohort/patients_in_several_splits"), scorer_id=scorer_id)[0]:
-        yield f"{n:,} patients are in several of its splits - train it again"
-    if n := store.one(
-        read_sql("cohort/outdated_admission_embeddings"), scorer_id=scorer_id, cutoff=cutoff
-    )[0]:
-        yield (
+        yield _finding(
+            *("patients-in-several-splits", "error", n),
+            f"{n:,} patients are in several of its splits - train it again",
+        )
+    query = read_sql("cohort/outdated_admission_embeddings")
+    if n := store.one(query, scorer_id=scorer_id, cutoff=cutoff)[0]:
+        yield _finding(
+            *("outdated-admission-embeddings", "error", n),
             f"the embeddings of {n:,} of its admissions are not the means of the notes known at "
-            "the prediction time - run featurestore embed, then train it again"
+            "the prediction time - run featurestore embed, then train it again",
         )
     n_immature, n_changed = store.one(
-        read_sql("cohort/outdated_labels"), scorer_id=scorer_id, horizon_days=horizon_days
+        read_sql("cohort/outdated_labels"),
+        scorer_id=scorer_id,
+        rule=scorer["label_rule"],
+        horizon_days=horizon_days,
     )
     if n_immature:
-        yield (
+        yield _finding(
+            *("immature-labels", "error", n_immature),
             f"{n_immature:,} of its labels are immature, as their horizon is not over - train it "
-            "again later, or with a shorter horizon"
+            "again later, or with a shorter horizon",
         )
     if n_changed:
-        yield f"{n_changed:,} of its labels differ from what the rule gives now - train it again"
+        yield _finding(
+            *("changed-labels", "error", n_changed),
+            f"{n_changed:,} of its labels differ from what the rule gives now - train it again",
+        )
+    if cutoff == "discharge":
+        yield from _early_return_findings(store, horizon_days)
 
 
-def _auroc_findings(cutoff: str, metrics: ScorerMetrics) -> Iterator[str]:
-    auroc = metrics["test"]["scorer"]["auroc"]
-    if auroc is not None and auroc[0] > PLAUSIBLE_AUROC[cutoff]:
-        yield (
-            f"its test AUROC of {auroc[0]:.3f} is above {PLAUSIBLE_AUROC[cutoff]:.2f}, more than "
-            f"published models reach at {cutoff} - look for a leak before you report it"
+def _early_return_findings(store: Store, horizon_days: int) -> Iterator[Finding]:
+    n_early, n_returns = store.one(read_sql("cohort/early_returns"), horizon_days=horizon_days)
+    if n_early > MOST_EARLY_RETURNS * n_returns:
+        yield _finding(
+            *("early-returns-before-prediction", "warning", n_early),
+            f"{n_early:,} of {n_returns:,} returns within {horizon_days} days "
+            f"({n_early / n_returns:.0%}) come before the prediction 48 hours after discharge - "
+            "report them as missed, or predict at an earlier cutoff",
         )
 
 
-def _encoder_findings(encoder_id: str, manifest_json: str | None, schema: str) -> Iterator[str]:
+def _auroc_findings(cutoff: str, metrics: ScorerMetrics) -> Iterator[Finding]:
+    auroc, limit = metrics["test"]["scorer"]["auroc"], PLAUSIBLE_AUROC[cutoff]
+    # The lower end: of few test patients, chance alone can lift an estimate.
+    if auroc is not None and auroc[1] > limit:
+        yield _finding(
+            *("implausible-auroc", "warning", None),
+            f"the interval of its test AUROC, {format_interval(auroc)}, lies above {limit:.2f}, "
+            f"more than published models reach at {cutoff} - look for a leak before you report it",
+        )
+
+
+def _encoder_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Finding]:
+    encoder_id, manifest_json = scorer["encoder_id"], scorer["manifest"]
     if manifest_json is None:
-        yield f"its encoder {encoder_id} was dropped, so it can score nothing - train it again"
+        yield _finding(
+            *("dropped-encoder", "error", None),
+            f"its encoder {encoder_id} was dropped, so it can score nothing - train it again",
+        )
         return
     manifest = json.loads(manifest_json)
     finetuned = (manifest.get("checkpoint") or {}).get("finetune")
     if finetuned is None:
-        yield (
+        yield _finding(
+            *("unknown-finetuning-patients", "warning", None),
             f"the patients on which {encoder_id} was fine-tuned are unknown and may include its "
-            "test patients - fine-tune with featurestore finetune"
+            "test patients - fine-tune with featurestore finetune",
         )
     elif not str(finetuned.get("patients", "")).startswith("patient_split"):
-        yield (
+        yield _finding(
+            *("other-finetuning-split", "error", None),
             f"{encoder_id} was fine-tuned on patients with another split than the scorer's - "
-            "fine-tune with featurestore finetune"
+            "fine-tune with featurestore finetune",
         )
-    if pretrained_on_source(manifest, schema):
-        yield (
+    if pretrained_on_source(manifest, store.one("SELECT schema_name FROM settings")[0]):
+        yield _finding(
+            *("pretrained-on-source", "warning", None),
             f"{encoder_id} is based on a model pretrained on MIMIC's notes and is evaluated on "
-            "MIMIC - report this with every result, or evaluate on another hospital"
+            "MIMIC - report this with every result, or evaluate on another hospital",
         )
+    # What the active encoder has not embedded is a finding of the store.
+    if not scorer["active"] and (pending := pending_notes_finding(store, encoder_id)):
+        yield pending
+
+
+def _caveat_findings(store: Store, rules: set[str]) -> Iterator[Finding]:
+    codes: dict[str, str] = {}
+    for rule in sorted(rules):
+        codes |= caveats(store, rule)
+    for code, sentence in codes.items():
+        yield _finding(code, "note", None, f"{sentence} - report this with every result")
+
+
+# --- what was accepted
+
+_Acceptances = dict[tuple[str, str | None], tuple[int | None, Acceptance]]
+
+
+def _acceptances(store: Store) -> _Acceptances:
+    """Return the newest acceptance, and the count that it holds for, by code and scorer."""
+    return {
+        (code, scorer_id): (count, Acceptance(by, at))
+        for code, scorer_id, count, by, at in store.sql(
+            read_sql("cohort/latest_acceptances")
+        ).fetchall()
+    }
+
+
+def _acceptance(finding: Finding, acceptances: _Acceptances) -> Acceptance | None:
+    count, acceptance = acceptances.get((finding.code, finding.scorer_id), (None, None))
+    holds = finding.count is None or (count is not None and finding.count <= count)
+    return acceptance if holds else None
+
+
+def _no_such_finding(store: Store, code: str, scorer: str | None, findings: list[Finding]) -> str:
+    subject = f"the scorer {scorer}" if scorer else str(store.path)
+    codes = ", ".join(dict.fromkeys(finding.code for finding in findings)) or "none"
+    hint = "; those of the store are accepted without SCORER" if scorer else ""
+    return (
+        f"{subject} has no finding {code}, so nothing was accepted - its findings now: "
+        f"{codes}{hint}"
+    )
+
+
+def _user() -> str:
+    """Return the name of the user whose number the audit log records, or the number."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

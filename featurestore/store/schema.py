@@ -10,7 +10,7 @@ from featurestore.store.sql_files import read_sql
 TABLES = (
     *("settings", "admissions", "notes", "encoders", "embeddings", "admission_embeddings"),
     *("archived_admission_embeddings", "scorers", "scorer_admissions", "scores", "runs"),
-    *("nightly_embedding_stats", "forgotten"),
+    *("nightly_embedding_stats", "accepted_findings", "forgotten"),
 )
 VIEWS = ("episodes", "latest_scores")
 # Each after those that it uses.
@@ -35,6 +35,7 @@ KEYS = {
     "scorer_admissions": "(scorer_id, hadm_id)",
     "runs": "run_id",
     "nightly_embedding_stats": "(run_id, encoder_id, category)",
+    "accepted_findings": "(code, scorer_id, accepted_at)",
     "forgotten": "patient_hash",
 }
 _VECTOR_TABLES = (

@@ -1,0 +1,49 @@
+"""What limits the labels of a source or of a rule, whatever the data: for every report of them."""
+
+from pathlib import Path
+
+from featurestore.store.store import Store
+
+_OF_SCHEMA = {
+    "mimic3": {
+        "mimic3-cohort": (
+            "MIMIC-III holds nearly only stays with intensive care, so a return to a ward is "
+            "missing and counts as no return; MEDS-DEV removed its readmission task because no "
+            "public data set holds all returns"
+        )
+    },
+    "mimic4": {
+        "mimic4-cohort": (
+            "MIMIC-IV holds only patients with a stay in the emergency department or in intensive "
+            "care, at any time, so its return rate is not that of all discharges; MEDS-DEV removed "
+            "its readmission task for this reason"
+        )
+    },
+}
+# Against the hospital-wide measure of CMS (Horwitz et al. 2014, doi 10.7326/M13-3000).
+_OF_RULE = {
+    "readmission": {
+        "same-day-returns": (
+            "the rule counts a return on the day of discharge as a continuation; CMS counts one "
+            "for another diagnosis as a readmission"
+        ),
+        "planned-by-admission-type": (
+            "the rule decides by admission type whether a return was planned; CMS decides by "
+            "procedure and diagnosis"
+        ),
+        "no-excluded-diagnoses": (
+            "the rule includes psychiatric, rehabilitation and cancer-treatment stays; CMS "
+            "excludes them"
+        ),
+    }
+}
+
+
+def caveats(store: Store, rule: str) -> dict[str, str]:
+    """Return the caveats of the built-in schema of a store and of a label rule, by code.
+
+    Of another schema nothing is known. The departures from the CMS measure concern the rule
+    `readmission` only.
+    """
+    schema = Path(store.one("SELECT schema_name FROM settings")[0]).name
+    return _OF_SCHEMA.get(schema, {}) | _OF_RULE.get(rule, {})
