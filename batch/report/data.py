@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batch.scoring.scorer_registry import find_scorer
+from featurestore.cohort.caveats import caveats
 from featurestore.cohort.flow import admission_flow
 from featurestore.cohort.leakage import pretrained_on_source
 from featurestore.store.scorer_metrics import ScorerMetrics
@@ -38,6 +39,7 @@ class ReportData:
     embeddings: npt.NDArray[np.float32]  # (stays in the map, dim)
     returned: npt.NDArray[np.bool_]  # (stays in the map,)
     nightly_stats: dict[str, list[dict[str, Any]]]  # of each category of notes
+    caveats: list[str]  # of the source and of the label rule
     contamination: bool  # the encoder was pretrained on the notes of this source
 
 
@@ -64,6 +66,7 @@ def report_data(store: Store, scorer: str) -> ReportData:
         embeddings=embeddings,
         returned=returned,
         nightly_stats=_nightly_stats(store, row["encoder_id"]),
+        caveats=[*caveats(store, row["label_rule"]).values()],
         contamination=pretrained_on_source(encoder, schema),
     )
 

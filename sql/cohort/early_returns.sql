@@ -1,7 +1,7 @@
 -- early_returns($horizon_days): how many returns come before the prediction at discharge + 48 h?
 --
 -- Grain:   one row.
--- Columns: n_early (no prediction is made for them), n_returns.
+-- Columns: n_early (no prediction is made for them), n_returns (of mature labels).
 SELECT
     count(*) FILTER (
         WHERE
@@ -12,4 +12,4 @@ SELECT
 FROM readmission_labels(horizon_days := $horizon_days) AS l
 INNER JOIN episodes AS e ON l.hadm_id = e.hadm_id
 LEFT JOIN prediction_times(cutoff := 'discharge') AS p ON l.hadm_id = p.hadm_id
-WHERE l.label;
+WHERE l.label AND l.mature;

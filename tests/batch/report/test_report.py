@@ -10,6 +10,7 @@ import pytest
 
 from batch.report.figures import _THRESHOLDS, FIGURES, net_benefit
 from featurestore import Store, create_store, embed_pending, report, sync
+from featurestore.cohort.caveats import caveats
 from featurestore.cohort.leakage import audit
 from featurestore.errors import FeatureStoreError
 from tests.conftest import WordCounter
@@ -269,6 +270,17 @@ def test_page_and_audit_agree_whether_the_encoder_was_pretrained_on_these_notes(
     on_page = 'id="contamination"' in (tmp_path / "report.html").read_text()
     in_audit = "pretrained-on-source" in {finding.code for finding in audit(store)}
     assert (on_page, in_audit) == (expected, expected)
+
+
+def test_the_page_lists_the_caveats_of_the_source_and_of_the_rule(reported):
+    store, _, file = reported
+    (caveat_list,) = re.findall(r'<ul id="caveats">(.*?)</ul>', file.read_text(), re.S)
+    shown = [" ".join(item.split()) for item in re.findall(r"<li>(.*?)</li>", caveat_list, re.S)]
+    assert [f"{text[0].lower()}{text[1:-1]}" for text in shown[1:]] == [
+        *caveats(store, "readmission").values()
+    ][1:]
+    assert shown[0].startswith("MIMIC-III holds nearly only stays with intensive care")
+    assert "Those of the source and of the label rule are listed under Cohort." in file.read_text()
 
 
 @pytest.mark.parametrize("name", ["report.pdf", "nowhere/report.html"])

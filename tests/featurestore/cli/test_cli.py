@@ -64,7 +64,8 @@ def test_sync_prints_its_counts(ward):
 
 
 def test_labels_show_the_flow_of_admissions(ward):
-    assert run("labels", ward).stdout.splitlines() == [
+    lines = run("labels", ward).stdout.splitlines()
+    assert lines[:6] == [
         "admissions                                          2",
         "  excluded                                          1   50.0%",
         "    died in hospital                                1   50.0%",
@@ -75,6 +76,22 @@ def test_labels_show_the_flow_of_admissions(ward):
     counts = json.loads(run("labels", ward, "--rule", "clinicalbert", "--json").stdout)
     # The rule of ClinicalBERT excludes deaths by DEATHTIME only, and this stay has none.
     assert counts["excluded"] == {}
+
+
+def test_labels_name_the_caveats_of_the_source_and_of_the_rule(ward):
+    lines = run("labels", ward).stdout.splitlines()[-4:]
+    assert [line[:24] for line in lines] == [
+        "- MIMIC-III holds nearly",
+        "- the rule counts a retu",
+        "- the rule decides by ad",
+        "- the rule includes psyc",
+    ]
+    by_rule = {
+        rule: json.loads(run("labels", ward, "--rule", rule, "--json").stdout)["caveats"]
+        for rule in ("readmission", "clinicalbert")
+    }
+    assert by_rule["readmission"] == [line.removeprefix("- ") for line in lines]
+    assert by_rule["clinicalbert"] == by_rule["readmission"][:1]
 
 
 def test_labels_show_where_the_rules_disagree(ward):

@@ -85,12 +85,12 @@ def store(template, tmp_path):
     return Store(tmp_path / "w.duckdb")
 
 
-def change(store, sql, *parameters):
+def execute(store, sql, *parameters):
     with store.transaction("test") as transaction:
         transaction.con.execute(sql, list(parameters) or None)
 
 
-def found(store, scorer=None):
+def leaks(store, scorer=None):
     """The findings but the caveats, as (severity, code, scorer_id, count)."""
     known = caveats(store, "readmission")
     return [
@@ -101,7 +101,7 @@ def found(store, scorer=None):
 
 
 def test_a_store_without_leaks_has_only_the_caveats_of_its_schema_and_rule(store):
-    assert found(store) == found(store, "readmit") == found(store, "readmit-v1") == []
+    assert leaks(store) == leaks(store, "readmit") == leaks(store, "readmit-v1") == []
     notes = {finding.code: finding for finding in audit(store)}
     assert {*notes} == {
         *("mimic3-cohort", "same-day-returns", "planned-by-admission-type"),
@@ -209,7 +209,7 @@ def manifest(**checkpoint):
     ],
 )
 def test_a_planted_leak_is_reported(store, leak, severity, code, finding):
-    change(store, leak)
+    execute(store, leak)
     for findings in (audit(store), audit(store, "readmit")):
         (only,) = [f for f in findings if f.code == code]
         assert finding in only.message and " - " in only.message
@@ -217,27 +217,27 @@ def test_a_planted_leak_is_reported(store, leak, severity, code, finding):
         assert only.count is None or f"{only.count} " in only.message
 
 
-def test_immature_labels_are_an_error(store):
-    change(store, "UPDATE settings SET live = TRUE, observed_until = TIMESTAMP '2150-01-25'")
-    ((severity, code, scorer_id, count),) = found(store)
-    assert (severity, code, scorer_id) == ("error", "immature-labels", "readmit-v1")
-    assert 0 < count <= 200
+def test_immature_labels_are_an_error_early_returns_included(store):
+    execute(store, "UPDATE settings SET live = TRUE, observed_until = TIMESTAMP '2150-01-25'")
+    rows, returned = store.one("SELECT count(*), count(*) FILTER (label) FROM scorer_admissions")
+    assert returned > 0
+    assert leaks(store) == [("error", "immature-labels", "readmit-v1", rows)]
 
 
 def test_an_auroc_is_compared_by_the_lower_end_of_its_interval(store):
-    change(store, "UPDATE scorers SET metrics = $1", metrics(0.91, 0.74, 0.97))
-    assert found(store) == []
-    change(store, "UPDATE scorers SET metrics = $1", metrics(0.91, 0.76, 0.97))
-    assert found(store) == [("warning", "implausible-auroc", "readmit-v1", None)]
+    execute(store, "UPDATE scorers SET metrics = $1", metrics(0.91, 0.74, 0.97))
+    assert leaks(store) == []
+    execute(store, "UPDATE scorers SET metrics = $1", metrics(0.91, 0.76, 0.97))
+    assert leaks(store) == [("warning", "implausible-auroc", "readmit-v1", None)]
 
 
 def test_errors_come_first_then_warnings_then_notes(store):
-    change(
+    execute(
         store,
         "UPDATE notes SET time_basis = 'date' WHERE note_id = '5'; "
         "UPDATE scorer_admissions SET label = NOT label WHERE hadm_id = 7; " + LATE_NOTE,
     )
-    assert found(store) == [
+    assert leaks(store) == [
         ("error", "changed-labels", "readmit-v1", 1),
         ("warning", "pending-notes", None, 1),
         ("note", "notes-without-time", None, 1),
@@ -245,13 +245,13 @@ def test_errors_come_first_then_warnings_then_notes(store):
 
 
 def test_pending_notes_of_another_encoder_are_a_finding_of_its_scorer(store):
-    change(
+    execute(
         store,
         "UPDATE encoders SET active = FALSE; "
         "INSERT INTO encoders SELECT * REPLACE ('new-00000000' AS encoder_id, TRUE AS active) "
         "FROM encoders; " + LATE_NOTE,
     )
-    assert found(store) == [
+    assert leaks(store) == [
         ("warning", "pending-notes", None, 201),
         ("warning", "pending-notes", "readmit-v1", 1),
     ]
@@ -273,17 +273,17 @@ def test_returns_before_the_prediction_at_discharge_are_counted(store, tmp_path)
     stays = returns_of([30, 48, *[49, 100, 200, 300, 400, 500, 600, 650, 700], None, None])
     folder = write_hospital(tmp_path / "early", stays, [note(1, 1, "home")])
     sync(early := create_store(tmp_path / "early.duckdb", folder, "mimic3"))
-    change(early, "INSERT INTO scorers BY NAME " + SCORER, metrics(0.7, 0.6, 0.8))
-    change(early, "UPDATE scorers SET cutoff = '72h', scorer_id = 'by-72h-v1'")
+    execute(early, "INSERT INTO scorers BY NAME " + SCORER, metrics(0.7, 0.6, 0.8))
+    execute(early, "UPDATE scorers SET cutoff = '72h', scorer_id = 'by-72h-v1'")
     assert "early-returns-before-prediction" not in {finding.code for finding in audit(early)}
-    change(early, "UPDATE scorers SET cutoff = 'discharge'")
+    execute(early, "UPDATE scorers SET cutoff = 'discharge'")
     (finding,) = [f for f in audit(early) if f.code == "early-returns-before-prediction"]
     assert (finding.severity, finding.scorer_id, finding.count) == ("warning", "by-72h-v1", 2)
     assert finding.message.startswith(
         "2 of 11 returns within 30 days (18%) come before the prediction 48 hours after discharge"
     )
     # One of eleven is below 10%.
-    change(early, "UPDATE admissions SET admittime = TIMESTAMP '2150-01-15' WHERE hadm_id = 1002")
+    execute(early, "UPDATE admissions SET admittime = TIMESTAMP '2150-01-15' WHERE hadm_id = 1002")
     assert "early-returns-before-prediction" not in {f.code for f in audit(early)}
 
 
@@ -322,7 +322,7 @@ def codes_accepted(store, scorer=None):
 
 
 def test_an_accepted_finding_says_who_and_when_until_its_count_grows(store):
-    change(store, LABELS_OF + "3")
+    execute(store, LABELS_OF + "3")
     before = datetime.now()
     accept_finding(store, "changed-labels", "readmit")
     (finding,) = [f for f in audit(store) if f.code == "changed-labels"]
@@ -342,9 +342,9 @@ def test_an_accepted_finding_says_who_and_when_until_its_count_grows(store):
     )
     assert verify(store) == []
 
-    change(store, LABELS_OF + "1")  # two are left
+    execute(store, LABELS_OF + "1")  # two are left
     assert codes_accepted(store) == {"changed-labels"}
-    change(store, LABELS_OF + "1 OR hadm_id = 4")
+    execute(store, LABELS_OF + "1 OR hadm_id = 4")
     assert codes_accepted(store) == set()
     accept_finding(store, "changed-labels")
     assert codes_accepted(store) == {"changed-labels"}
@@ -352,8 +352,8 @@ def test_an_accepted_finding_says_who_and_when_until_its_count_grows(store):
 
 
 def test_an_acceptance_with_a_scorer_holds_for_that_scorer_only(store):
-    change(store, LABELS_OF + "3")
-    change(
+    execute(store, LABELS_OF + "3")
+    execute(
         store,
         "INSERT INTO scorers SELECT * REPLACE ('other-v1' AS scorer_id, 'other' AS name) "
         "FROM scorers; "
@@ -397,7 +397,7 @@ def test_a_note_without_a_count_stays_accepted(store):
     ],
 )
 def test_what_is_not_found_cannot_be_accepted(store, code, scorer, message):
-    change(store, LABELS_OF + "3")
+    execute(store, LABELS_OF + "3")
     runs = store.one("SELECT count(*) FROM runs")
     with pytest.raises(UnknownNameError, match=message):
         accept_finding(store, code, scorer)
@@ -412,7 +412,7 @@ def test_the_command_exits_1_until_every_error_is_accepted(store):
 
     status, lines = run()
     assert status == 0 and {line.split()[0] for line in lines} == {"note"}
-    change(store, LABELS_OF + "3")
+    execute(store, LABELS_OF + "3")
     line = (
         "error    changed-labels  readmit-v1: 3 of its labels differ from what the rule gives now "
         "- train it again"
@@ -427,7 +427,7 @@ def test_the_command_exits_1_until_every_error_is_accepted(store):
 
 
 def test_the_command_prints_json(store):
-    change(store, LABELS_OF + "3")
+    execute(store, LABELS_OF + "3")
     result = CliRunner().invoke(main, ["audit", str(store.path), "--json"])
     finding = json.loads(result.stdout)[0]
     assert result.exit_code == 1
@@ -449,11 +449,11 @@ def test_the_command_prints_json(store):
 
 
 def test_train_report_and_promote_say_that_notes_are_pending(store, tmp_path):
-    said = (
+    sentence = (
         "2 of 200 ready notes are not embedded by counter-00000000 - "
         f'"featurestore embed {store.path} MODEL" embeds them\n'
     )
-    change(store, "DELETE FROM embeddings WHERE note_id IN ('5', '6')")
+    execute(store, "DELETE FROM embeddings WHERE note_id IN ('5', '6')")
     for words in (
         ["train", "again", "--no-baseline"],
         ["report", "again", "-o", str(tmp_path / "report.html")],
@@ -461,4 +461,4 @@ def test_train_report_and_promote_say_that_notes_are_pending(store, tmp_path):
     ):
         result = CliRunner().invoke(main, [words[0], str(store.path), *words[1:]])
         assert result.exit_code == 0, result.output
-        assert result.stderr == said
+        assert result.stderr == sentence
