@@ -242,7 +242,10 @@ def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_
         "report": [(f"report {store} readmit -o report.html", 0)],
         "explain": [(f"explain {store} 1 --json", 0), (f"explain {store} 999999", 1)],
         "similar": [(f"similar {store} 1", 0), (f"similar {store} 999999", 1)],
-        "audit": [(f"audit {store}", None)],
+        "audit": [
+            (f"audit {store}", None),
+            (f"audit {store} --accept same-day-returns --json", None),
+        ],
         "sql": [
             (["sql", store, "FROM notes", "--limit", "0"], 0),
             (["sql", store, "FROM notes", "-o", "notes.parquet"], 0),
