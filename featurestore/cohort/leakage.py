@@ -20,8 +20,26 @@ from featurestore.store.store import Store
 PLAUSIBLE_AUROC = {"24h": 0.75, "48h": 0.75, "72h": 0.75, "discharge": 0.80}
 # Of all returns, those before a `discharge` prediction, which the scorer can never find.
 MOST_EARLY_RETURNS = 0.1
-# An error is a leak or a stale result, a warning may be one, a note belongs in every publication.
 SEVERITIES = ("error", "warning", "note")
+# An error is a leak or a stale result, and a warning may be one. Notes, all others among them, belong
+# in every report of a result.
+SEVERITY_OF = {
+    "excluded-notes-with-vectors": "error",
+    "patients-in-several-splits": "error",
+    "outdated-admission-embeddings": "error",
+    "immature-labels": "error",
+    "changed-labels": "error",
+    "other-finetuning-split": "error",
+    "dropped-encoder": "error",
+    "implausible-auroc": "warning",
+    "texts-in-several-splits": "warning",
+    "pending-notes": "warning",
+    "unknown-finetuning-patients": "warning",
+    "pretrained-on-source": "warning",
+    "early-returns-before-prediction": "warning",
+    "notes-without-time": "note",
+    "radiology-exam-time": "note",
+}
 # Parts of the names of models that were pretrained on the notes of MIMIC-III.
 _PRETRAINED_ON_MIMIC = r"clinical[-_]?bert|bluebert|clinical[-_]?longformer|mimic"
 
@@ -108,7 +126,8 @@ def pending_notes_finding(store: Store, encoder_id: str) -> Finding | None:
     if embedded == ready or not is_stored:
         return None
     return _finding(
-        *("pending-notes", "warning", ready - embedded),
+        "pending-notes",
+        ready - embedded,
         f"{ready - embedded:,} of {ready:,} ready notes are not embedded by {encoder_id} - "
         f'"featurestore embed {store.path} MODEL" embeds them',
     )
@@ -127,8 +146,8 @@ def pretrained_on_source(manifest: dict[str, Any], schema: str) -> bool:
     return on_mimic and Path(schema).name in ("mimic3", "mimic4")
 
 
-def _finding(code: str, severity: str, count: int | None, message: str) -> Finding:
-    return Finding(code, severity, None, count, message)
+def _finding(code: str, count: int | None, message: str) -> Finding:
+    return Finding(code, SEVERITY_OF.get(code, "note"), None, count, message)
 
 
 def _scorers(store: Store, scorer: str | None) -> list[dict[str, Any]]:
@@ -149,12 +168,14 @@ def _scorers(store: Store, scorer: str | None) -> list[dict[str, Any]]:
 def _store_findings(store: Store) -> Iterator[Finding]:
     if n := store.one(read_sql("cohort/excluded_notes_with_vectors"))[0]:
         yield _finding(
-            *("excluded-notes-with-vectors", "error", n),
+            "excluded-notes-with-vectors",
+            n,
             f"{n:,} excluded notes still have vectors - run featurestore embed",
         )
     if n := store.one(read_sql("cohort/texts_in_several_splits"))[0]:
         yield _finding(
-            *("texts-in-several-splits", "warning", n),
+            "texts-in-several-splits",
+            n,
             f"{n:,} identical texts are in notes of patients in different splits - check whether "
             "they are templates, or one patient with two subject_ids",
         )
@@ -163,13 +184,15 @@ def _store_findings(store: Store) -> Iterator[Finding]:
             yield pending
     if n := store.one(read_sql("cohort/notes_without_time"))[0]:
         yield _finding(
-            *("notes-without-time", "note", n),
+            "notes-without-time",
+            n,
             f"{n:,} notes have a date but no time, so they count as known from the next day - "
             "add their storetime to the source where it exists",
         )
     if n := store.one(read_sql("cohort/radiology_exam_times"))[0]:
         yield _finding(
-            *("radiology-exam-time", "note", n),
+            "radiology-exam-time",
+            n,
             f"{n:,} radiology reports have no storetime and count as known at their charttime, the "
             "time of the exam, hours before they were written - add their storetime to the source "
             "where it exists",
@@ -180,13 +203,15 @@ def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Findin
     scorer_id, cutoff, horizon_days = scorer["scorer_id"], scorer["cutoff"], scorer["horizon_days"]
     if n := store.one(read_sql("cohort/patients_in_several_splits"), scorer_id=scorer_id)[0]:
         yield _finding(
-            *("patients-in-several-splits", "error", n),
+            "patients-in-several-splits",
+            n,
             f"{n:,} patients are in several of its splits - train it again",
         )
     query = read_sql("cohort/outdated_admission_embeddings")
     if n := store.one(query, scorer_id=scorer_id, cutoff=cutoff)[0]:
         yield _finding(
-            *("outdated-admission-embeddings", "error", n),
+            "outdated-admission-embeddings",
+            n,
             f"the embeddings of {n:,} of its admissions are not the means of the notes known at "
             "the prediction time - run featurestore embed, then train it again",
         )
@@ -198,13 +223,15 @@ def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Findin
     )
     if n_immature:
         yield _finding(
-            *("immature-labels", "error", n_immature),
+            "immature-labels",
+            n_immature,
             f"{n_immature:,} of its labels are immature, as their horizon is not over - train it "
             "again later, or with a shorter horizon",
         )
     if n_changed:
         yield _finding(
-            *("changed-labels", "error", n_changed),
+            "changed-labels",
+            n_changed,
             f"{n_changed:,} of its labels differ from what the rule gives now - train it again",
         )
     if cutoff == "discharge":
@@ -215,7 +242,8 @@ def _early_return_findings(store: Store, horizon_days: int) -> Iterator[Finding]
     n_early, n_returns = store.one(read_sql("cohort/early_returns"), horizon_days=horizon_days)
     if n_early > MOST_EARLY_RETURNS * n_returns:
         yield _finding(
-            *("early-returns-before-prediction", "warning", n_early),
+            "early-returns-before-prediction",
+            n_early,
             f"{n_early:,} of {n_returns:,} returns within {horizon_days} days "
             f"({n_early / n_returns:.0%}) come before the prediction 48 hours after discharge - "
             "report them as missed, or predict at an earlier cutoff",
@@ -227,7 +255,8 @@ def _auroc_findings(cutoff: str, metrics: ScorerMetrics) -> Iterator[Finding]:
     # The lower end: of few test patients, chance alone can lift an estimate.
     if auroc is not None and auroc[1] > limit:
         yield _finding(
-            *("implausible-auroc", "warning", None),
+            "implausible-auroc",
+            None,
             f"the interval of its test AUROC, {format_interval(auroc)}, lies above {limit:.2f}, "
             f"more than published models reach at {cutoff} - look for a leak before you report it",
         )
@@ -237,7 +266,8 @@ def _encoder_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Finding]
     encoder_id, manifest_json = scorer["encoder_id"], scorer["manifest"]
     if manifest_json is None:
         yield _finding(
-            *("dropped-encoder", "error", None),
+            "dropped-encoder",
+            None,
             f"its encoder {encoder_id} was dropped, so it can score nothing - train it again",
         )
         return
@@ -245,19 +275,22 @@ def _encoder_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Finding]
     finetuned = (manifest.get("checkpoint") or {}).get("finetune")
     if finetuned is None:
         yield _finding(
-            *("unknown-finetuning-patients", "warning", None),
+            "unknown-finetuning-patients",
+            None,
             f"the patients on which {encoder_id} was fine-tuned are unknown and may include its "
             "test patients - fine-tune with featurestore finetune",
         )
     elif not str(finetuned.get("patients", "")).startswith("patient_split"):
         yield _finding(
-            *("other-finetuning-split", "error", None),
+            "other-finetuning-split",
+            None,
             f"{encoder_id} was fine-tuned on patients with another split than the scorer's - "
             "fine-tune with featurestore finetune",
         )
     if pretrained_on_source(manifest, store.one("SELECT schema_name FROM settings")[0]):
         yield _finding(
-            *("pretrained-on-source", "warning", None),
+            "pretrained-on-source",
+            None,
             f"{encoder_id} is based on a model pretrained on MIMIC's notes and is evaluated on "
             "MIMIC - report this with every result, or evaluate on another hospital",
         )
@@ -271,7 +304,7 @@ def _caveat_findings(store: Store, rules: set[str]) -> Iterator[Finding]:
     for rule in sorted(rules):
         codes |= caveats(store, rule)
     for code, sentence in codes.items():
-        yield _finding(code, "note", None, f"{sentence} - report this with every result")
+        yield _finding(code, None, f"{sentence} - report this with every result")
 
 
 # --- what was accepted

@@ -3,7 +3,9 @@
 import json
 import os
 import pwd
+import re
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,13 +22,14 @@ from featurestore import (
     verify,
 )
 from featurestore.cli import main
-from featurestore.cohort.caveats import caveats
-from featurestore.cohort.leakage import pretrained_on_source
+from featurestore.cohort.caveats import _OF_RULE, _OF_SCHEMA, caveats
+from featurestore.cohort.leakage import SEVERITY_OF, pretrained_on_source
 from featurestore.errors import UnknownNameError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "scorers.md"
 SCORER = (
     "SELECT 'leave-v1' AS scorer_id, 'leave' AS name, 1 AS version, 'gone' AS encoder_id, "
     "'72h' AS cutoff, 'readmission' AS label_rule, 30 AS horizon_days, "
@@ -215,6 +218,13 @@ def test_a_planted_leak_is_reported(store, leak, severity, code, finding):
         assert finding in only.message and " - " in only.message
         assert (only.severity, only.accepted) == (severity, None)
         assert only.count is None or f"{only.count} " in only.message
+
+
+def test_the_page_lists_every_code_with_its_severity():
+    rows = re.findall(r"^\| (error|warning|note) \| (.+?) \|", PAGE.read_text(), re.M)
+    codes = {code: severity for severity, cell in rows for code in re.findall(r"`(\S+)`", cell)}
+    of_caveats = [*_OF_SCHEMA.values(), *_OF_RULE.values()]
+    assert codes == SEVERITY_OF | {code: "note" for caveat in of_caveats for code in caveat}
 
 
 def test_immature_labels_are_an_error_early_returns_included(store):
