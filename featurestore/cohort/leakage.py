@@ -21,7 +21,7 @@ PLAUSIBLE_AUROC = {"24h": 0.75, "48h": 0.75, "72h": 0.75, "discharge": 0.80}
 # Of all returns, those before a `discharge` prediction, which the scorer can never find.
 MOST_EARLY_RETURNS = 0.1
 SEVERITIES = ("error", "warning", "note")
-# An error is a leak or a stale result, and a warning may be one. Notes, all others among them, belong
+# An error is a leak or a stale result, and a warning may be one. All others are notes, which belong
 # in every report of a result.
 SEVERITY_OF = {
     "excluded-notes-with-vectors": "error",
