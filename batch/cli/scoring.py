@@ -94,7 +94,7 @@ def replay_summary(result: dict[str, Any]) -> str:
 @click.option(
     "--alert-above",
     type=click.FloatRange(0, 1),
-    help="Probability of an alert (default: that of the riskiest 10% of test patients).",
+    help="Probability of an alert (default: that of the riskiest 10% of predicted test stays).",
 )
 @JSON
 def outcomes_command(store: Path, scorer: str, alert_above: float | None, as_json: bool) -> None:
@@ -107,14 +107,16 @@ def outcomes_command(store: Path, scorer: str, alert_above: float | None, as_jso
 
 def outcomes_table(result: dict[str, Any]) -> str:
     """Return a line per period, and how good the scores were over all periods."""
-    columns = ("scored", "known", "returned", "expected", "alerts", "PPV")
-    lines = [f"{'':<10}" + "".join(f"{name:>10}" for name in columns) + "  AUROC (95%)"]
+    columns = ("scored", "waiting", "not_judged", "judged", "returned", "expected", "alerts")
+    titles = [f"{name.replace('_', ' '):>{len(name) + 2}}" for name in columns]
+    lines = [f"{'':<7}{''.join(titles)}{'outcomes':>16}{'PPV':>6}  AUROC (95%)"]
     for period in [*result["periods"], {**result, "period": "all"}][-13:]:
-        ppv = period["alerted_returned"] / max(period["alerts_known"], 1)
-        numbers = [f"{period[name]:,.0f}" for name in columns[:-1]]
-        numbers.append(f"{ppv:.0%}" if period["alerts_known"] else "-")
-        cells = "".join(f"{number:>10}" for number in numbers)
-        lines.append(f"{period['period']:<10}{cells}  {interval(period['auroc'])}")
+        cells = "".join(f"{period[name]:>{len(name) + 2},.0f}" for name in columns)
+        split = "/".join(f"{n:,}" for n in period["alert_outcomes"].values())
+        ppv = "-" if period["ppv"] is None else f"{period['ppv']:.0%}"
+        lines.append(
+            f"{period['period']:<7}{cells}{split:>16}{ppv:>6}  {interval(period['auroc'])}"
+        )
     if len(result["periods"]) == 1:
         del lines[1]
     return "\n".join(
@@ -122,9 +124,13 @@ def outcomes_table(result: dict[str, Any]) -> str:
             *lines,
             f"calibration slope {interval(result['calibration_slope'])}, "
             f"intercept {interval(result['calibration_intercept'])}",
-            f"an alert is a probability of {result['alert_above']:.3f} or more; "
-            f"{result['waiting']:,} outcomes are not yet known; {result['fitted_on']:,} scored "
-            "admissions are excluded: the scorer was fitted or selected on them",
+            f"an alert is a probability of {result['alert_above']:.3f} or more; outcomes: alerts "
+            "that returned/did not/died in hospital/other",
+            f"waiting: the horizon of {result['waiting']:,} is not over, and "
+            f"{result['returned_so_far']:,} of them returned so far; not judged: "
+            f"{result['not_judged']:,} have no label",
+            f"{result['fitted_on']:,} scored admissions are excluded: the scorer was fitted or "
+            "selected on them",
         ]
     )
 
@@ -153,6 +159,10 @@ def similar_table(neighbours: list[dict[str, Any]]) -> str:
         outcome = {True: "returned", False: "did not return", None: "no label"}[row["label"]]
         days = f" after {row['days_to_return']} days" if row["label"] else ""
         reason = f" ({row['reason']})" if row["reason"] else ""
+        if row["label"] is None and row["reason"] == "horizon not yet observed":
+            outcome, reason = "no return so far", " (horizon not over)"
+        elif row["label"] is not None and not row["mature"]:
+            reason = f"{reason} (horizon not over)"
         lines.append(
             f"{row['hadm_id']:>10}{row['subject_id']:>12}{row['similarity']:>12.6f}  "
             f"{outcome}{days}{reason}"

@@ -33,8 +33,8 @@ class ReportData:
     schema: str
     y: npt.NDArray[np.bool_]  # (test stays,)
     predictions: dict[str, Floats]  # probabilities of the scorer and its baselines: (test stays,)
+    returned_by_risk: npt.NDArray[np.bool_]  # (predicted test stays,) labelled or not, by risk
     flow: dict[str, Any]
-    predicted: int  # labelled stays that are predicted at the cutoff, with a known note or without
     patients: dict[str, dict[str, Any]]  # of each split
     embeddings: npt.NDArray[np.float32]  # (stays in the map, dim)
     returned: npt.NDArray[np.bool_]  # (stays in the map,)
@@ -50,7 +50,7 @@ def report_data(store: Store, scorer: str) -> ReportData:
     encoder = json.loads(row.pop("manifest") or "{}")
     row["versions"] = json.loads(row["versions"] or "{}")
     schema = Path(store.one("SELECT schema_name FROM settings")[0]).name
-    y, predictions = _test_predictions(store, row["scorer_id"])
+    y, predictions, returned_by_risk = _test_predictions(store, row["scorer_id"])
     embeddings, returned = _embeddings(store, row)
     patients = store.rows(read_sql("report/patients"), scorer=row["scorer_id"])
     return ReportData(
@@ -60,8 +60,10 @@ def report_data(store: Store, scorer: str) -> ReportData:
         schema=schema,
         y=y,
         predictions=predictions,
-        flow=admission_flow(store, row["horizon_days"], row["label_rule"]),
-        predicted=_predicted_stays(store, row),
+        returned_by_risk=returned_by_risk,
+        flow=admission_flow(
+            store, row["horizon_days"], row["label_rule"], row["cutoff"], row["encoder_id"]
+        ),
         patients={split["split"]: split for split in patients},
         embeddings=embeddings,
         returned=returned,
@@ -73,24 +75,21 @@ def report_data(store: Store, scorer: str) -> ReportData:
 
 def _test_predictions(
     store: Store, scorer_id: str
-) -> tuple[npt.NDArray[np.bool_], dict[str, Floats]]:
+) -> tuple[npt.NDArray[np.bool_], dict[str, Floats], npt.NDArray[np.bool_]]:
+    """Return outcomes and predictions of labelled test stays, and the outcomes by descending risk.
+
+    The last are those of all predicted test stays; without a label a stay did not return.
+    """
     table = store.sql(read_sql("report/test_predictions"), scorer=scorer_id).to_arrow_table()
+    y = np.array([bool(label) for label in table["label"].to_pylist()], dtype=bool)
+    by_risk = np.argsort(-table["scorer"].to_numpy().astype(np.float64), kind="stable")
+    has_label = table["label"].is_valid().to_numpy()
     predictions = {
-        name: table[name].to_numpy().astype(np.float64)
+        name: table[name].to_numpy().astype(np.float64)[has_label]
         for name in _SYSTEMS
         if not table[name].null_count
     }
-    return np.array(table["label"].to_pylist(), dtype=bool), predictions
-
-
-def _predicted_stays(store: Store, scorer: dict[str, Any]) -> int:
-    (predicted,) = store.one(
-        f"SELECT count(*) FROM {scorer['label_rule']}_labels(horizon_days := $horizon) AS l "
-        "SEMI JOIN prediction_times(cutoff := $cutoff) USING (hadm_id) WHERE l.label IS NOT NULL",
-        horizon=scorer["horizon_days"],
-        cutoff=scorer["cutoff"],
-    )
-    return int(predicted)
+    return y[has_label], predictions, y[by_risk]
 
 
 def _embeddings(

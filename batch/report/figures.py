@@ -183,7 +183,7 @@ def _scores(figure: "Figure", data: ReportData) -> None:
 
 def _alerts(figure: "Figure", data: ReportData) -> None:
     points = data.metrics["alerts"]
-    y = data.y[np.argsort(-data.predictions["scorer"], kind="stable")]
+    y = data.returned_by_risk
     alerted = np.arange(1, len(y) + 1)
     shown = alerted <= 0.32 * len(y)
     ppv, recall = figure.subplots(2, 1, sharex=True)
@@ -318,17 +318,27 @@ def _drift(figure: "Figure", data: ReportData) -> None:
 
 def _flow(figure: "Figure", data: ReportData) -> None:
     admissions, positives = data.metrics["admissions"], data.metrics["positives"]
+    predicted, scored = data.flow["predicted"], data.flow["scored"]
     cutoff, used = data.scorer["cutoff"], sum(admissions.values())
-    not_used = {
-        f"not predicted at {cutoff}": data.flow["labelled"] - data.predicted,
-        "no note known by then": data.predicted - used,
+    not_predicted = {f"not predicted at {cutoff}": data.flow["admissions"] - predicted["stays"]}
+    not_scored = {"no note known by then": predicted["stays"] - scored["stays"]}
+    not_judged = {
+        **scored["not_judged"],
+        "horizon not over, no return": scored["immature"] - scored["returned_so_far"],
+        "horizon not over, returned": scored["returned_so_far"],
+        "labelled since training": scored["judged"] - used,
     }
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    y = _step(axes, 1, "All admissions", data.flow["admissions"], None, data.flow["excluded"])
-    y = _step(axes, y, "Labelled", data.flow["labelled"], data.flow["returned"], not_used)
-    y = _step(axes, y, f"Predicted at {cutoff}", used, sum(positives.values()), {}) + 12
+    y = _step(axes, 1, "All admissions", data.flow["admissions"], None, not_predicted)
+    if scored["stays"]:
+        y = _step(axes, y, f"Predicted at {cutoff}", predicted["stays"], None, not_scored)
+        y = _step(axes, y, "Scored", scored["stays"], None, not_judged)
+    else:  # the encoder was dropped
+        no_vectors = {"no note or no label": predicted["stays"] - used}
+        y = _step(axes, y, f"Predicted at {cutoff}", predicted["stays"], None, no_vectors)
+    y = _step(axes, y, "Judged", used, sum(positives.values()), {}) + 12
     axes.plot([58, 301], [y - 12, y - 12], color=MUTED, linewidth=1)
     for x, (split, name) in zip((1, 122, 243), SPLITS.items(), strict=True):
         _box(axes, x, y, 116, name, f"{admissions[split]:,}, {positives[split]:,} returned")
@@ -384,12 +394,12 @@ def _arrow(axes: "Axes", x: float, start: float, end: float, head: str = "-|>") 
 
 
 def _step(
-    axes: "Axes", y: float, title: str, stays: int, returned: int | None, excluded: dict[str, int]
+    axes: "Axes", y: float, title: str, stays: int, returned: int | None, left_out: dict[str, int]
 ) -> float:
-    """Draw a box with the exclusions after it on its right; return where the next box begins."""
+    """Draw a box with what is left out after it on its right; return where the next box begins."""
     _box(axes, 1, y, 150, title, f"{stays:,}" + (f", {returned:,} returned" if returned else ""))
-    reasons = {reason: n for reason, n in excluded.items() if n > 0}
-    total = {"excluded": sum(reasons.values())} if len(reasons) > 1 else {}
+    reasons = {reason: n for reason, n in left_out.items() if n > 0}
+    total = {"not judged": sum(reasons.values())} if len(reasons) > 1 else {}
     lines = total | reasons
     end = y + 40 + (19 + 15 * len(lines) if lines else 20)
     if lines:

@@ -5,24 +5,29 @@ from typing import Any
 import numpy as np
 
 from batch.scoring.scorer_registry import find_scorer
-from batch.training.bootstrap import PatientBootstrap
+from batch.training.bootstrap import PatientBootstrap, alert_outcomes
 from batch.training.metrics import auroc, calibration_intercept, calibration_slope
 from featurestore.errors import NotEnoughDataError
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
-ALERTED = 0.10  # fraction of test patients above the default threshold of an alert
+ALERTED = 0.10  # fraction of predicted test stays above the default threshold of an alert
 
 
 def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dict[str, Any]:
-    """Compare the first score of each admission with its label, if the label is known.
+    """Compare the first score of each admission with its label, once its horizon is over.
 
     Admissions that the scorer was fitted or selected on are excluded. An alert is a probability of
-    at least `alert_above` (default: the threshold that the riskiest 10% of test patients reach).
+    at least `alert_above` (default: the threshold that the riskiest 10% of predicted test stays
+    reach).
 
     Returns counts and metrics (estimate, low, high: patient-level bootstrap) over all admissions,
     and `periods`, the same by month of the prediction. A research extract is one period, because
-    its dates are shifted by patient. Raises NotEnoughDataError if nothing was scored.
+    its dates are shifted by patient. Of the `scored` admissions some are `waiting`, as their
+    horizon is not over (`returned_so_far` of them), some are `judged` by their label (`returned`;
+    `expected` is the sum of their probabilities), and some are `not_judged`, as they have none.
+    `alert_outcomes` splits the alerts that are not waiting; `ppv` is the fraction of them that
+    returned. Raises NotEnoughDataError if nothing was scored.
     """
     scorer_id = find_scorer(store, scorer)
     horizon = store.one("SELECT horizon_days FROM scorers WHERE scorer_id = $s", s=scorer_id)[0]
@@ -37,33 +42,37 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
             f'"featurestore score {store.path} {scorer_id}" does'
         )
     fitted_on = np.array([bool(value) for value in rows["fitted_on"]])
-    known = np.array([label is not None for label in rows["label"]]) & ~fitted_on
-    waiting = np.array(rows["waiting"], dtype=bool) & ~fitted_on
+    scored = ~fitted_on
+    mature = np.array(rows["mature"], dtype=bool) & scored
+    judged = np.array([label is not None for label in rows["label"]]) & mature
+    reason = np.array([reason or "" for reason in rows["reason"]], dtype=str)
     y = np.array([bool(label) for label in rows["label"]])
     p = np.array(rows["probability"])
     period = np.array(rows["period"], dtype=str)
     threshold = _default_threshold(store, scorer_id) if alert_above is None else alert_above
-    bootstrap = PatientBootstrap(y[known], np.array(rows["subject_id"])[known])
-    alerted = p >= threshold
+    bootstrap = PatientBootstrap(y[judged], np.array(rows["subject_id"])[judged])
+    alerted = (p >= threshold) & scored
 
     def counts(members: Any) -> dict[str, Any]:
-        mature = members & known
+        with_label, mature_alerts = members & judged, members & alerted & mature
         return {
-            "scored": int((members & ~fitted_on).sum()),
-            "waiting": int((members & waiting).sum()),
-            "known": int(mature.sum()),
-            "returned": int(y[mature].sum()),
-            "expected": float(p[mature].sum()),
-            "alerts": int((alerted & members & ~fitted_on).sum()),
-            "alerts_known": int((alerted & mature).sum()),
-            "alerted_returned": int(y[alerted & mature].sum()),
-            "auroc": bootstrap.subset(members[known]).estimate(auroc, p[mature])
-            if mature.any()
+            "scored": int((members & scored).sum()),
+            "waiting": int((members & scored & ~mature).sum()),
+            "returned_so_far": int(y[members & scored & ~mature].sum()),
+            "judged": int(with_label.sum()),
+            "not_judged": int((members & mature & ~judged).sum()),
+            "returned": int(y[with_label].sum()),
+            "expected": float(p[with_label].sum()),
+            "alerts": int((members & alerted).sum()),
+            "alert_outcomes": alert_outcomes(y[mature_alerts], reason[mature_alerts]),
+            "ppv": float(y[mature_alerts].mean()) if mature_alerts.any() else None,
+            "auroc": bootstrap.subset(members[judged]).estimate(auroc, p[with_label])
+            if with_label.any()
             else None,
         }
 
     def calibration(metric: Any) -> Any:
-        return bootstrap.estimate(metric, p[known]) if known.any() else None
+        return bootstrap.estimate(metric, p[judged]) if judged.any() else None
 
     return {
         "scorer_id": scorer_id,
@@ -80,7 +89,7 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
 
 
 def _default_threshold(store: Store, scorer_id: str) -> float:
-    """Return what the riskiest 10% of test patients reach; of training patients if none are."""
+    """Return what the riskiest 10% of predicted test stays reach; of training stays if none are."""
     for split in ("test", "train"):
         (threshold,) = store.one(
             "SELECT quantile_cont(probability, $q) FROM scorer_admissions "

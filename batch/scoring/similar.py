@@ -14,8 +14,9 @@ def similar(
 ) -> list[dict[str, Any]]:
     """Return the n most similar admissions of other patients, with their outcomes.
 
-    Each has hadm_id, subject_id, similarity (cosine of the active encoder's means), label, reason
-    and days_to_return. The most similar comes first. Raises FeatureStoreError.
+    Each has hadm_id, subject_id, similarity (cosine of the active encoder's means), label, reason,
+    mature (whether the label's horizon is over) and days_to_return. The most similar comes first.
+    Raises FeatureStoreError.
     """
     check_label_options(cutoff, horizon_days)
     check_admission(store, hadm_id, find_encoder(store, None), cutoff)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from batch.training.calibration import Floats
 from batch.training.metrics import METRICS, Metric, Ranked, top_fraction
-from featurestore.store.scorer_metrics import AlertMetrics, Interval
+from featurestore.store.scorer_metrics import AlertMetrics, AlertOutcomes, Interval
 
 BOOTSTRAPS = 1_000
 ALERTS_PER_100 = (1, 5, 10, 20, 30)
@@ -68,16 +68,35 @@ class PatientBootstrap:
         """Return every metric of METRICS with its interval."""
         return {name: self.estimate(metric, p) for name, metric in METRICS.items()}
 
-    def alerts(self, p: Floats) -> list[AlertMetrics]:
-        """Return PPV and recall where the 1, 5, 10, 20 or 30% of highest risk are alerted."""
+    def alerts(self, p: Floats, reason: npt.NDArray[np.str_]) -> list[AlertMetrics]:
+        """Return PPV, recall and outcomes of alerts on the 1, 5, 10, 20 or 30% of highest risk.
+
+        `reason` (stays,) is why a stay has no label, '' where it has one; without a label it counts
+        as not returned. Of stays with equal probabilities at the threshold, PPV and recall count a
+        part, and the outcomes are those of the first stays.
+        """
+        by_risk = np.argsort(-p, kind="stable")
         return [
             {
                 "per_100": per_100,
                 "ppv": self.estimate(partial(_alert_metric, per_100=per_100, which=0), p),
                 "recall": self.estimate(partial(_alert_metric, per_100=per_100, which=1), p),
+                **alert_outcomes(self.y[alerted], reason[alerted]),
             }
             for per_100 in ALERTS_PER_100
+            for alerted in [by_risk[: max(1, round(per_100 / 100 * len(p)))]]
         ]
+
+
+def alert_outcomes(y: npt.NDArray[np.bool_], reason: npt.NDArray[np.str_]) -> AlertOutcomes:
+    """Count alerted stays by outcome; `reason` is '' where a stay has a label."""
+    has_label, died = reason == "", reason == "died in hospital"
+    return {
+        "returned": int(y.sum()),
+        "not_returned": int((has_label & ~y).sum()),
+        "died_in_hospital": int(died.sum()),
+        "other": int((~has_label & ~died).sum()),
+    }
 
 
 def percentile_interval(samples: Floats) -> Interval:

@@ -22,13 +22,15 @@ _MIN_TRAINING_STAYS = 10
 _MIN_TRAINING_OUTCOMES = 2  # returned, and as many not
 _HASHED_WORDS = 2**18  # columns
 
+UNLABELLED = "unlabelled"  # the split of predicted test stays that have no label
+
 
 @dataclass
 class Cohort:
     """The outcome, split and patient of each admission."""
 
-    y: Mask  # (admissions,) whether the patient returned
-    split: npt.NDArray[np.str_]  # (admissions,) train, valid or test, by patient
+    y: Mask  # (admissions,) whether the patient returned; False where unlabelled
+    split: npt.NDArray[np.str_]  # (admissions,) train, valid or test, by patient; or UNLABELLED
     subject_id: npt.NDArray[np.int64]  # (admissions,)
 
     def subset(self, admissions: Mask) -> "Cohort":
@@ -71,10 +73,15 @@ class Vectors:
 
 @dataclass
 class TrainingData:
-    """The labelled admissions of an encoder at a cutoff, ordered by hadm_id."""
+    """The labelled admissions of an encoder at a cutoff, ordered by hadm_id.
+
+    The predicted stays of test patients that have no label (the patient died in hospital, ...) are
+    among them, as they are alerted too. Nothing is fitted or chosen on them.
+    """
 
     hadm_id: npt.NDArray[np.int64]  # (admissions,)
     cohort: Cohort
+    reason: npt.NDArray[np.str_]  # (admissions,) why unlabelled; '' where labelled
     means: Vectors
     windows: Vectors | None  # None where nothing that is fitted needs them
     classifier_head: bytes | None  # classification head of the fine-tuned checkpoint (.npz)
@@ -83,6 +90,11 @@ class TrainingData:
     subgroups: dict[str, npt.NDArray[np.str_]]  # grouping -> group of each admission
     stays_per_day: float | None  # predicted in a live hospital
     word_counts: Any | None  # sparse (admissions, hashed words); None without bag-of-words
+
+    @property
+    def has_label(self) -> Mask:
+        """Which admissions have a label: (admissions,)."""
+        return np.asarray(self.cohort.split != UNLABELLED)
 
 
 def training_data(
@@ -100,6 +112,9 @@ def training_data(
     admissions are labelled to fit a regression.
     """
     hadm_id, cohort, X = _labelled_admissions(store, encoder, cutoff, horizon_days)
+    hadm_id, cohort, reason, X = _add_unlabelled_test_stays(
+        store, encoder, cutoff, horizon_days, hadm_id, cohort, X
+    )
     head, manifest = store.one(
         "SELECT classifier_head, manifest FROM encoders WHERE encoder_id = $encoder",
         encoder=encoder,
@@ -112,6 +127,7 @@ def training_data(
         return TrainingData(
             hadm_id=hadm_id,
             cohort=cohort,
+            reason=reason,
             means=Vectors("mean", X, np.arange(len(hadm_id))),
             windows=_windows(con, encoder, cutoff, hadm_id) if windows or head else None,
             classifier_head=head,
@@ -150,6 +166,36 @@ def _labelled_admissions(
             "model again, from its last layer"
         )
     return table["hadm_id"].to_numpy(), cohort, X
+
+
+def _add_unlabelled_test_stays(
+    store: Store,
+    encoder: str,
+    cutoff: str,
+    horizon_days: int,
+    hadm_id: npt.NDArray[np.int64],
+    cohort: Cohort,
+    X: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.int64], Cohort, npt.NDArray[np.str_], npt.NDArray[np.float32]]:
+    """Return the admissions with the unlabelled ones among them, and the reasons of those."""
+    table = store.sql(
+        read_sql("training/unlabelled_test_stays"),
+        encoder=encoder,
+        cutoff=cutoff,
+        horizon=horizon_days,
+    ).to_arrow_table()
+    reason = np.array([""] * len(hadm_id) + table["reason"].to_pylist(), dtype=str)
+    if not len(table):
+        return hadm_id, cohort, reason, X
+    hadm_id = np.concatenate([hadm_id, table["hadm_id"].to_numpy()])
+    order = np.argsort(hadm_id)
+    cohort = Cohort(
+        y=np.concatenate([cohort.y, np.zeros(len(table), bool)])[order],
+        split=np.concatenate([cohort.split, [UNLABELLED] * len(table)])[order],
+        subject_id=np.concatenate([cohort.subject_id, table["subject_id"].to_numpy()])[order],
+    )
+    X = np.concatenate([X, arrow_to_vectors(table["embedding"])])
+    return hadm_id[order], cohort, reason[order], X[order]
 
 
 def _check_training_patients(cohort: Cohort, cutoff: str) -> None:

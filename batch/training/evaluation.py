@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from batch.training.bootstrap import BOOTSTRAPS, PatientBootstrap
 from batch.training.calibration import Floats, probability
-from batch.training.data import Cohort, Mask, TrainingData
+from batch.training.data import UNLABELLED, Cohort, Mask, TrainingData
 from batch.training.metrics import auroc, calibration_slope
 from batch.training.model_selection import (
     CROSS_VALIDATED,
@@ -20,6 +20,7 @@ from batch.training.model_selection import (
     fit_subset,
 )
 from featurestore.store.scorer_metrics import (
+    AlertMetrics,
     Calibration,
     CandidateMetrics,
     Interval,
@@ -60,7 +61,7 @@ def evaluate(
             name: bootstrap.difference(auroc, p[test], risk[test])
             for name, risk in baselines.items()
         },
-        "alerts": bootstrap.alerts(p[test]),
+        "alerts": _alerts(data, p),
         "candidates": [
             _candidate(each, each is model.fit, bootstrap, test) for each in model.candidates
         ],
@@ -74,6 +75,13 @@ def evaluate(
     }
     metrics["warnings"] = _warnings(metrics)
     return metrics
+
+
+def _alerts(data: TrainingData, p: Floats) -> list[AlertMetrics]:
+    """Return the alerts among all predicted test stays, with a label or without."""
+    predicted = np.isin(data.cohort.split, ("test", UNLABELLED))
+    bootstrap = PatientBootstrap(data.cohort.y[predicted], data.cohort.subject_id[predicted])
+    return bootstrap.alerts(p[predicted], data.reason[predicted])
 
 
 def _candidate(

@@ -15,6 +15,7 @@ from batch.training.calibration import Floats
 from batch.training.data import TrainingData, Vectors, training_data
 from batch.training.evaluation import evaluate
 from batch.training.model_selection import AGGREGATES, CalibratedFit, fit
+from featurestore.cohort.flow import admission_flow
 from featurestore.errors import FeatureStoreError
 from featurestore.store.integrity.checksums import COEF_HASH
 from featurestore.store.scorer_metrics import ScorerMetrics, TrainedScorer
@@ -56,6 +57,7 @@ def train(
         model = fit(data, aggregate)
         baselines = fit_baselines(data)
         metrics = evaluate(data, model, baselines)
+        metrics["warnings"] += admission_flow(store, horizon_days, LABEL_RULE, cutoff)["warnings"]
         with store.transaction("train", started_at) as transaction:
             question = {
                 "encoder_id": encoder,
@@ -65,7 +67,7 @@ def train(
             }
             scorer_id = _insert_scorer(transaction, name, question, data, model, metrics)
             _insert_admissions(transaction, scorer_id, data, model, baselines)
-            transaction.counts.update(scorer=scorer_id, admissions=len(data.hadm_id))
+            transaction.counts.update(scorer=scorer_id, admissions=int(data.has_label.sum()))
     return {"scorer_id": scorer_id, **metrics}
 
 
@@ -120,15 +122,19 @@ def _insert_admissions(
     model: CalibratedFit,
     baselines: dict[str, Floats],
 ) -> None:
-    """Insert the training set with the probabilities of the scorer and its baselines."""
+    """Insert the training set with the probabilities of the scorer and its baselines.
+
+    Test stays without a label are inserted with the reason.
+    """
     import pyarrow as pa
 
     missing = pa.nulls(len(data.hadm_id), pa.float64())
     columns = {
         "hadm_id": data.hadm_id,
         "subject_id": data.cohort.subject_id,
-        "split": data.cohort.split.tolist(),
-        "label": data.cohort.y,
+        "split": np.where(data.has_label, data.cohort.split, "test").tolist(),
+        "label": pa.array(data.cohort.y, mask=~data.has_label),
+        "reason": pa.array(data.reason.tolist(), mask=data.has_label),
         "probability": model.probability,
     }
     columns |= {name: baselines.get(name, missing) for name in BASELINES}
@@ -158,9 +164,10 @@ def _coefficients(model: CalibratedFit) -> dict[str, Any]:
 
 
 def _training_hash(data: TrainingData, vectors: Vectors) -> str:
-    """Return a SHA-256 over the training set, in the order of hadm_id."""
+    """Return a SHA-256 over the labelled admissions, in the order of hadm_id."""
     digest = hashlib.sha256()
-    for column in (data.hadm_id, data.cohort.y, vectors.X):
+    cohort = data.cohort.subset(data.has_label)
+    for column in (data.hadm_id[data.has_label], cohort.y, vectors.subset(data.has_label).X):
         digest.update(np.ascontiguousarray(column).data)
-    digest.update("\n".join(data.cohort.split.tolist()).encode())
+    digest.update("\n".join(cohort.split.tolist()).encode())
     return digest.hexdigest()

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE
+from featurestore.cli.progress import say
 from featurestore.cli.text_tables import findings_table, flow_table, rules_table
 
 
@@ -50,13 +51,15 @@ def labels_command(
         differences = compare_rules(opened, horizon_days)
         click.echo(json.dumps(differences) if as_json else rules_table(differences))
     else:
-        counts = admission_flow(opened, horizon_days, rule)
+        counts = admission_flow(opened, horizon_days, rule, cutoff)
         sentences = [*caveats(opened, rule).values()]
         click.echo(
             json.dumps(counts | {"caveats": sentences})
             if as_json
             else "\n".join([flow_table(counts), *(f"- {sentence}" for sentence in sentences)])
         )
+        for warning in counts["warnings"]:
+            say(f"warning: {warning}")
 
 
 @click.command("audit")

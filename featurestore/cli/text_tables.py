@@ -23,17 +23,35 @@ def sync_table(counts: dict[str, Any]) -> str:
 
 
 def flow_table(counts: dict[str, Any]) -> str:
-    """Format the flow of admissions, with percentages of all or of the labelled admissions."""
+    """Format the flow of admissions, with percentages of the line above that they are part of."""
 
     def line(name: str, count: int, total: int) -> str:
         return f"{name:<44}{count:>9,}" + (f"{count / total:>8.1%}" if total else "")
 
-    admissions, n_labelled = counts["admissions"], counts["labelled"]
+    def reasons(title: str, count_of: dict[str, int], total: int) -> list[str]:
+        return [
+            line(f"  {title}", sum(count_of.values()), total),
+            *(line(f"    {reason}", n, total) for reason, n in count_of.items()),
+        ]
+
+    def immature(part: dict[str, Any], total: int) -> list[str]:
+        if not part["immature"]:
+            return []
+        return [
+            line("  horizon not over", part["immature"], total),
+            line("    returned so far", part["returned_so_far"], part["immature"]),
+        ]
+
+    admissions, n_labelled, predicted = (
+        counts["admissions"],
+        counts["labelled"],
+        counts["predicted"],
+    )
     returned = f"    returned within {counts['horizon_days']} days"
     lines = [
         line("admissions", admissions, 0),
-        line("  excluded", admissions - n_labelled, admissions),
-        *(line(f"    {reason}", n, admissions) for reason, n in counts["excluded"].items()),
+        *reasons("excluded", counts["excluded"], admissions),
+        *immature(counts, admissions),
         line("  labelled", n_labelled, admissions),
         line(returned, counts["returned"], n_labelled),
         line("    did not return", counts["not_returned"], n_labelled),
@@ -42,6 +60,23 @@ def flow_table(counts: dict[str, Any]) -> str:
         lines.append(line("      planned return", counts["planned_returns"], n_labelled))
     if counts["died_within_horizon"]:
         lines.append(line("      died after discharge", counts["died_within_horizon"], n_labelled))
+    stays, judged = predicted["stays"], predicted["judged"]
+    lines += [
+        line(f"predicted at {predicted['cutoff']}", stays, admissions),
+        *reasons("not judged, as they have no label", predicted["not_judged"], stays),
+        *immature(predicted, stays),
+        line("  judged, by their label", judged, stays),
+        line(returned, predicted["returned"], judged),
+        line("    did not return", predicted["not_returned"], judged),
+        line(
+            "returns after stays that are not predicted",
+            predicted["returns_not_predicted"],
+            counts["returned"],
+        ),
+    ]
+    if "returns_before_prediction" in predicted:
+        early = predicted["returns_before_prediction"]
+        lines.append(line("  before the discharge prediction", early, counts["returned"]))
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
-"""The flow of admissions through a label rule, as papers report it."""
+"""The flow of admissions through a label rule and the predictions, as papers report it."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,36 +11,72 @@ from featurestore.store.store import Store
 
 LABEL_RULES = ("readmission", "clinicalbert")
 
+_MANY_EARLY_RETURNS = 0.10  # of all returns, above which the discharge prediction is too late
+
 
 def admission_flow(
-    store: Store, horizon_days: int = 30, rule: str = "readmission"
+    store: Store,
+    horizon_days: int = 30,
+    rule: str = "readmission",
+    cutoff: str = "72h",
+    encoder: str | None = None,
 ) -> dict[str, Any]:
-    """Count the admissions that are excluded, with reasons, and those that returned or did not.
+    """Count the admissions with and without a label, and how many of each are predicted.
 
-    Keys: rule, horizon_days, admissions, excluded (reason to count), labelled, returned,
-    not_returned, and of these planned_returns and died_within_horizon (after discharge, with no
-    return before). Raises FeatureStoreError where the store has no admissions.
+    Keys: rule, horizon_days, admissions, excluded (reason to count), immature (the horizon is not
+    over) and of these returned_so_far, labelled (mature), returned, not_returned, and of these
+    planned_returns and died_within_horizon (after discharge, with no return before).
+
+    `predicted` holds the same for the stays that are predicted at the cutoff: stays, judged (they
+    have a mature label), returned, not_returned, not_judged (reason to count), immature,
+    returned_so_far; and returns_not_predicted, the returns after other stays. For the cutoff
+    discharge, returns_before_prediction counts the returns within 48 hours of the discharge, and
+    `warnings` says if they are many. With an `encoder`, `scored` holds the counts for the predicted
+    stays that have a known note. Raises FeatureStoreError where the store has no admissions.
     """
-    check_label_options(horizon_days=horizon_days)
+    check_label_options(cutoff, horizon_days)
     check_rule(rule)
-    rows = store.rows(read_sql("cohort/flow"), rule=rule, horizon_days=horizon_days)
+    rows = store.rows(
+        read_sql("cohort/flow"),
+        rule=rule,
+        horizon_days=horizon_days,
+        cutoff=cutoff,
+        encoder=encoder,
+    )
     if not rows:
         raise FeatureStoreError(
             f'{store.path} has no admissions yet - run "featurestore sync {store.path}"'
         )
-    with_label = [row for row in rows if row["label"] is not None]
-    not_returned = [row for row in with_label if not row["label"]]
-    return {
+    total = _outcomes(rows)
+    not_returned = [row for row in rows if row["outcome"] == "not returned"]
+    returned = [row for row in rows if row["outcome"] == "returned"]
+    predicted: dict[str, Any] = {
+        "cutoff": cutoff,
+        **_outcomes(row for row in rows if row["is_predicted"]),
+        "returns_not_predicted": _total(row for row in returned if not row["is_predicted"]),
+    }
+    flow = {
         "rule": rule,
         "horizon_days": horizon_days,
-        "admissions": _total(rows),
-        "excluded": {row["reason"]: row["n_admissions"] for row in rows if row["label"] is None},
-        "labelled": _total(with_label),
-        "returned": _total(with_label) - _total(not_returned),
-        "not_returned": _total(not_returned),
-        "planned_returns": _total(row for row in rows if row["reason"] == "planned return"),
+        "admissions": total["stays"],
+        "excluded": total["not_judged"],
+        "immature": total["immature"],
+        "returned_so_far": total["returned_so_far"],
+        "labelled": total["judged"],
+        "returned": total["returned"],
+        "not_returned": total["not_returned"],
+        "planned_returns": _total(row for row in not_returned if row["reason"] == "planned return"),
         "died_within_horizon": sum(row["n_died"] for row in not_returned),
+        "predicted": predicted,
+        "warnings": [],
     }
+    if cutoff == "discharge":
+        early = _total(row for row in returned if row["returned_early"])
+        predicted["returns_before_prediction"] = early
+        flow["warnings"] = _warn_of_early_returns(early, total["returned"], horizon_days)
+    if encoder is not None:
+        flow["scored"] = _outcomes(row for row in rows if row["is_scored"])
+    return flow
 
 
 def compare_rules(store: Store, horizon_days: int = 30) -> list[dict[str, Any]]:
@@ -55,6 +92,37 @@ def check_rule(rule: str) -> None:
     """Raise FeatureStoreError unless there is a label rule of this name."""
     if rule not in LABEL_RULES:
         raise FeatureStoreError(f"unknown label rule {rule} - use one of {', '.join(LABEL_RULES)}")
+
+
+def _outcomes(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the number of admissions in rows of the flow, by outcome."""
+    outcomes: Counter[str] = Counter()
+    not_judged: Counter[str] = Counter()
+    returned_so_far = 0
+    for row in rows:
+        outcomes[row["outcome"]] += row["n_admissions"]
+        returned_so_far += row["n_admissions"] * row["returned_so_far"]
+        if row["outcome"] == "excluded":
+            not_judged[row["reason"]] += row["n_admissions"]
+    return {
+        "stays": outcomes.total(),
+        "judged": outcomes["returned"] + outcomes["not returned"],
+        "returned": outcomes["returned"],
+        "not_returned": outcomes["not returned"],
+        "not_judged": dict(not_judged.most_common()),
+        "immature": outcomes["immature"],
+        "returned_so_far": returned_so_far,
+    }
+
+
+def _warn_of_early_returns(early: int, returned: int, horizon_days: int) -> list[str]:
+    if early <= _MANY_EARLY_RETURNS * returned:
+        return []
+    return [
+        f"{early:,} of {returned:,} returns within {horizon_days} days come before the discharge "
+        "prediction, 48 hours after discharge, and cannot be predicted by it - choose an earlier "
+        "cutoff or a longer horizon"
+    ]
 
 
 def _total(rows: Iterable[dict[str, Any]]) -> int:

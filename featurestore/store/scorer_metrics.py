@@ -27,12 +27,24 @@ class CandidateMetrics(TypedDict):
     selected: bool
 
 
-class AlertMetrics(TypedDict):
-    """Performance where the stays of highest risk, `per_100` of every 100, are alerted."""
+class AlertOutcomes(TypedDict):
+    """The number of alerted stays by what happened after them."""
+
+    returned: int
+    not_returned: int
+    died_in_hospital: int
+    other: int  # without a label for another reason
+
+
+class AlertMetrics(AlertOutcomes):
+    """Performance where the stays of highest risk, `per_100` of every 100, are alerted.
+
+    All predicted test stays count, with a label or without.
+    """
 
     per_100: int
-    ppv: Interval
-    recall: Interval
+    ppv: Interval  # returned, of all that are alerted
+    recall: Interval  # alerted, of all that returned
 
 
 class SubgroupMetrics(TypedDict):

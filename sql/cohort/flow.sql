@@ -1,29 +1,71 @@
--- flow($rule, $horizon_days): how many admissions have each label, and for which reason?
+-- flow($rule, $horizon_days, $cutoff, $encoder): which admissions have a label, and which are
+-- predicted?
 --
--- Grain:   one row per label and reason, the most frequent first.
--- Columns: label, reason ("continued by ..." is one reason, whatever the admission), n_admissions,
---          n_died (after discharge, within the horizon, with no return before).
+-- Grain:   one row per combination of its columns, the most frequent first.
+-- Columns: outcome ('returned' or 'not returned', of mature labels; 'immature', of a possible index
+--          whose horizon is not over; 'excluded'), reason ("continued by ..." is one reason,
+--          whatever the admission), returned_so_far (of immature ones), is_predicted (at the
+--          cutoff), is_scored (is_predicted and has an embedding by the encoder), returned_early
+--          (within 48 hours of the episode's discharge, which is before the discharge prediction),
+--          n_admissions, n_died (after discharge, within the horizon, with no return before).
 WITH labels AS (
     SELECT
+        hadm_id,
         label,
         reason,
+        mature,
+        known_at,
         died_within_horizon
     FROM readmission_labels(horizon_days := $horizon_days)
     WHERE $rule = 'readmission'
     UNION ALL
     SELECT
+        hadm_id,
         label,
         reason,
+        mature,
+        known_at,
         died_within_horizon
     FROM clinicalbert_labels(horizon_days := $horizon_days)
     WHERE $rule = 'clinicalbert'
+),
+
+outcomes AS (
+    SELECT
+        *,
+        CASE
+            WHEN label IS NULL AND reason <> 'horizon not yet observed' THEN 'excluded'
+            WHEN NOT mature THEN 'immature'
+            WHEN label THEN 'returned'
+            ELSE 'not returned'
+        END AS outcome
+    FROM labels
+),
+
+predictions AS (
+    SELECT
+        p.hadm_id,
+        m.hadm_id IS NOT NULL AS is_scored
+    FROM prediction_times(cutoff := $cutoff) AS p
+    LEFT JOIN admission_embeddings AS m
+        ON p.hadm_id = m.hadm_id AND m.encoder_id = $encoder AND m.cutoff = $cutoff
 )
 
 SELECT
-    label,
-    regexp_replace(reason, '^continued by \d+$', 'continued by the next stay') AS reason,
+    o.outcome,
+    regexp_replace(o.reason, '^continued by \d+$', 'continued by the next stay') AS reason,
+    o.outcome = 'immature' AND coalesce(o.label, FALSE) AS returned_so_far,
+    p.hadm_id IS NOT NULL AS is_predicted,
+    coalesce(p.is_scored, FALSE) AS is_scored,
+    coalesce(
+        o.outcome = 'returned'
+        AND o.known_at <= coalesce(e.episode_discharge, e.discharge) + INTERVAL 48 HOURS,
+        FALSE
+    ) AS returned_early,
     count(*) AS n_admissions,
-    count(*) FILTER (WHERE died_within_horizon) AS n_died
-FROM labels
+    count(*) FILTER (WHERE o.died_within_horizon) AS n_died
+FROM outcomes AS o
+INNER JOIN episodes AS e ON o.hadm_id = e.hadm_id
+LEFT JOIN predictions AS p ON o.hadm_id = p.hadm_id
 GROUP BY ALL
 ORDER BY n_admissions DESC, reason ASC;

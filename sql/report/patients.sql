@@ -1,4 +1,4 @@
--- patients: who are the patients of each split?
+-- patients: who are the patients of each split, with a labelled stay?
 --
 -- Grain:   one row per split.
 -- Params:  scorer (scorer_id).
@@ -11,5 +11,5 @@ SELECT
     CAST(max(a.admittime) AS DATE) AS last_admission
 FROM scorer_admissions AS r
 INNER JOIN admissions AS a USING (hadm_id)
-WHERE r.scorer_id = $scorer
+WHERE r.scorer_id = $scorer AND r.label IS NOT NULL
 GROUP BY r.split

@@ -1,6 +1,6 @@
 -- test_predictions: which probabilities did the scorer and its baselines give to test stays?
 --
--- Grain:   one row per test admission, ordered by hadm_id.
+-- Grain:   one row per predicted test admission, ordered by hadm_id; also those without a label.
 -- Params:  scorer (scorer_id).
 SELECT
     label,

@@ -4,8 +4,8 @@
 -- Grain:   one row per admission that the scorer has scored (hadm_id).
 -- Columns: subject_id, probability (of the first score), period (the month of a live hospital's
 --          prediction; of a research extract, whose dates are shifted by patient, all), fitted_on
---          (whether the scorer was fitted or selected on it), label (if it is mature), waiting
---          (its horizon is not over).
+--          (whether the scorer was fitted or selected on it), label, reason (why there is no
+--          label), mature (its horizon is over).
 WITH first_scores AS (
     SELECT
         hadm_id,
@@ -21,11 +21,12 @@ SELECT
     f.probability,
     CASE WHEN s.live THEN strftime(f.prediction_time, '%Y-%m') ELSE 'all' END AS period,
     r.split IN ('train', 'valid') AS fitted_on,
-    CASE WHEN l.mature THEN l.label END AS label,
-    NOT l.mature AND (l.label IS NOT NULL OR l.reason = 'horizon not yet observed') AS waiting
+    l.label,
+    CASE WHEN l.label IS NULL THEN l.reason END AS reason,
+    l.mature
 FROM first_scores AS f
 CROSS JOIN settings AS s
 INNER JOIN admissions AS a ON f.hadm_id = a.hadm_id
+INNER JOIN readmission_labels(horizon_days := $horizon_days) AS l ON f.hadm_id = l.hadm_id
 LEFT JOIN scorer_admissions AS r ON f.hadm_id = r.hadm_id AND r.scorer_id = $scorer
-LEFT JOIN readmission_labels(horizon_days := $horizon_days) AS l ON f.hadm_id = l.hadm_id
 ORDER BY period, a.subject_id, f.hadm_id

@@ -8,6 +8,7 @@ SELECT
     s.similarity,
     l.label,
     l.reason,
+    l.mature,
     l.days_to_return
 FROM similar_admissions($hadm_id, n := $n, cutoff := $cutoff) AS s
 LEFT JOIN readmission_labels(horizon_days := $horizon_days) AS l ON s.hadm_id = l.hadm_id

@@ -5,17 +5,22 @@ CREATE TABLE scorer_admissions (
     scorer_id VARCHAR NOT NULL,
     hadm_id BIGINT NOT NULL,
     split VARCHAR NOT NULL CHECK (split IN ('train', 'valid', 'test')),
-    label BOOLEAN NOT NULL,
+    label BOOLEAN,
+    reason VARCHAR,
     probability DOUBLE,
     prior_admissions DOUBLE,
     bag_of_words DOUBLE,
     classifier_head DOUBLE,
-    subject_id BIGINT NOT NULL
+    subject_id BIGINT NOT NULL,
+    CHECK (label IS NOT NULL OR (split = 'test' AND reason IS NOT NULL))
 );
 
 COMMENT ON TABLE scorer_admissions IS
 'The admissions that a scorer was trained, validated and tested on.
 One row per scorer and admission (scorer_id, hadm_id); never updated.';
+COMMENT ON COLUMN scorer_admissions.label IS
+'NULL for a test stay that was predicted but has no label: alerts count it, no other metric does.';
+COMMENT ON COLUMN scorer_admissions.reason IS 'Why there is no label.';
 COMMENT ON COLUMN scorer_admissions.probability IS 'Of the scorer, when it was fitted.';
 COMMENT ON COLUMN scorer_admissions.prior_admissions IS
 'Of the baseline: two or more admissions in the 12 months before.';

@@ -98,7 +98,8 @@ def gain(store, before, after):
         "SELECT a.subject_id, x.label, x.probability, y.probability FROM scorer_admissions AS x "
         "INNER JOIN scorer_admissions AS y USING (hadm_id, split) "
         "INNER JOIN admissions AS a USING (hadm_id) "
-        "WHERE (x.scorer_id, y.scorer_id, split) = ($before, $after, 'test')",
+        "WHERE (x.scorer_id, y.scorer_id, split) = ($before, $after, 'test') "
+        "AND x.label IS NOT NULL",
         before=before,
         after=after,
     ).fetchall()

@@ -139,7 +139,16 @@ def numbers(rows, one_outcome=False):
         "test": dict.fromkeys((*SYSTEMS, "prevalence"), every),
         "differences": {name: interval(0.0323) for name in SYSTEMS[1:]},
         "alerts": [
-            {"per_100": n, "ppv": interval(0.7), "recall": interval(n / 50)} for n in (1, 5, 10, 20)
+            {
+                "per_100": n,
+                "ppv": interval(0.7),
+                "recall": interval(n / 50),
+                "returned": n,
+                "not_returned": 43,
+                "died_in_hospital": 0,
+                "other": 0,
+            }
+            for n in (1, 5, 10, 20)
         ],
         "stays_per_day": 37.2,
         "subgroups": [

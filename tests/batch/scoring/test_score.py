@@ -207,11 +207,12 @@ def test_outcomes_exclude_admissions_that_the_scorer_was_fitted_on(store):
     ).fetchall()
     y, p = np.array(rows).T
     assert result["fitted_on"] == PATIENTS - len(y)
-    assert (result["known"], result["returned"], result["waiting"]) == (len(y), y.sum(), 0)
+    assert (result["judged"], result["returned"], result["waiting"]) == (len(y), y.sum(), 0)
     assert result["auroc"][0] == pytest.approx(roc_auc_score(y, p))
     assert result["expected"] == pytest.approx(p.sum())
     assert result["alerts"] == (p >= 0.5).sum()
-    assert result["alerted_returned"] == y[p >= 0.5].sum()
+    assert result["alert_outcomes"]["returned"] == y[p >= 0.5].sum()
+    assert result["ppv"] == pytest.approx(y[p >= 0.5].mean())
     assert [period["period"] for period in result["periods"]] == ["all"]
 
 
@@ -227,9 +228,13 @@ def test_the_first_score_counts_and_the_outcome_once_it_is_known(store):
         )
     live = outcomes(store, "means")
     # No horizon is over, so early returns are not counted either.
-    assert (live["known"], live["returned"], live["waiting"]) == (0, 0, before["known"])
+    assert (live["judged"], live["returned"], live["waiting"]) == (0, 0, before["judged"])
+    assert live["returned_so_far"] == before["returned"]
+    assert (live["ppv"], live["auroc"]) == (None, None)
     assert [period["period"] for period in live["periods"]] == ["2150-01"]
-    assert "outcomes are not yet known" in run("outcomes", store.path, "means").stdout
+    table = run("outcomes", store.path, "means").stdout
+    assert f"is not over, and {before['returned']} of them returned so far" in table
+    assert max(map(len, table.splitlines())) <= 120
 
 
 def test_outcomes_of_a_scorer_without_scores_are_an_error(store):
