@@ -130,7 +130,7 @@ def outcomes_table(result: dict[str, Any]) -> str:
             f"{result['returned_so_far']:,} of them returned so far; not judged: "
             f"{result['not_judged']:,} have no label",
             f"{result['fitted_on']:,} scored admissions are excluded: the scorer was fitted or "
-            "selected on them",
+            "selected on their patients in that time",
         ]
     )
 

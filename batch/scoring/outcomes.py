@@ -17,7 +17,8 @@ ALERTED = 0.10  # fraction of predicted test stays above the default threshold o
 def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dict[str, Any]:
     """Compare the first score of each admission with its label, once its horizon is over.
 
-    Admissions that the scorer was fitted or selected on are excluded. An alert is a probability of
+    Admissions that the scorer was fitted or selected on are excluded, and so are those without a
+    label of the same patients and time. An alert is a probability of
     at least `alert_above` (default: the threshold that the riskiest 10% of predicted test stays
     reach).
 

@@ -4,8 +4,8 @@
 -- Grain:   one row per admission that the scorer has scored (hadm_id).
 -- Columns: subject_id, probability (of the first score), period (the month of a live hospital's
 --          prediction; of a research extract, whose dates are shifted by patient, all), fitted_on
---          (whether the scorer was fitted or selected on it), label, reason (why there is no
---          label), mature (its horizon is over).
+--          (whether the scorer was fitted or selected on it, or would have been if it had a label),
+--          label, reason (why there is no label), mature (its horizon is over).
 WITH first_scores AS (
     SELECT
         hadm_id,
@@ -14,18 +14,33 @@ WITH first_scores AS (
     FROM scores
     WHERE scorer_id = $scorer
     GROUP BY hadm_id
+),
+
+training_periods AS (
+    SELECT max(a.dischtime) AS last_discharge
+    FROM scorer_admissions AS r
+    INNER JOIN admissions AS a ON r.hadm_id = a.hadm_id
+    WHERE r.scorer_id = $scorer
 )
 
 SELECT
     a.subject_id,
     f.probability,
     CASE WHEN s.live THEN strftime(f.prediction_time, '%Y-%m') ELSE 'all' END AS period,
-    r.split IN ('train', 'valid') AS fitted_on,
+    coalesce(r.split IN ('train', 'valid'), FALSE)
+    -- Otherwise stays without a label would be of all patients, those with one of test patients.
+    OR (
+        l.label IS NULL
+        AND l.mature
+        AND patient_split(a.subject_id) <> 'test'
+        AND (NOT s.live OR coalesce(a.dischtime <= t.last_discharge, FALSE))
+    ) AS fitted_on,
     l.label,
     CASE WHEN l.label IS NULL THEN l.reason END AS reason,
     l.mature
 FROM first_scores AS f
 CROSS JOIN settings AS s
+CROSS JOIN training_periods AS t
 INNER JOIN admissions AS a ON f.hadm_id = a.hadm_id
 INNER JOIN readmission_labels(horizon_days := $horizon_days) AS l ON f.hadm_id = l.hadm_id
 LEFT JOIN scorer_admissions AS r ON f.hadm_id = r.hadm_id AND r.scorer_id = $scorer

@@ -203,7 +203,7 @@ def test_outcomes_exclude_admissions_that_the_scorer_was_fitted_on(store):
     result = outcomes(store, "means", alert_above=0.5)
     rows = store.sql(
         "SELECT r.label, s.probability FROM scores AS s INNER JOIN scorer_admissions AS r USING "
-        "(hadm_id, scorer_id) WHERE r.split = 'test'"
+        "(hadm_id, scorer_id) WHERE r.split = 'test' AND r.label IS NOT NULL"
     ).fetchall()
     y, p = np.array(rows).T
     assert result["fitted_on"] == PATIENTS - len(y)
