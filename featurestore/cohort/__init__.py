@@ -1,1 +1,1 @@
-"""Cohorts: the flow of admissions, MEDS labels and the leakage audit."""
+"""Cohorts: the flow of admissions, MEDS labels, caveats and the leakage audit."""
