@@ -11,7 +11,7 @@ from featurestore.store.store import Store
 
 LABEL_RULES = ("readmission", "clinicalbert")
 
-_MANY_EARLY_RETURNS = 0.10  # of all returns, above which the discharge prediction is too late
+MANY_EARLY_RETURNS = 0.10  # of all returns, above which the discharge prediction is too late
 
 
 def admission_flow(
@@ -116,7 +116,7 @@ def _outcomes(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _warn_of_early_returns(early: int, returned: int, horizon_days: int) -> list[str]:
-    if early <= _MANY_EARLY_RETURNS * returned:
+    if early <= MANY_EARLY_RETURNS * returned:
         return []
     return [
         f"{early:,} of {returned:,} returns within {horizon_days} days come before the discharge "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.cohort.caveats import caveats
+from featurestore.cohort.flow import MANY_EARLY_RETURNS
 from featurestore.errors import UnknownNameError
 from featurestore.store.scorer_metrics import ScorerMetrics, format_interval
 from featurestore.store.sql_files import read_sql
@@ -18,8 +19,6 @@ from featurestore.store.store import Store
 
 # Above published results (arXiv 1904.05342): an AUROC of 0.67 early in the stay, 0.71 at discharge.
 PLAUSIBLE_AUROC = {"24h": 0.75, "48h": 0.75, "72h": 0.75, "discharge": 0.80}
-# Of all returns, those before a `discharge` prediction, which the scorer can never find.
-MOST_EARLY_RETURNS = 0.1
 SEVERITIES = ("error", "warning", "note")
 # An error is a leak or a stale result, and a warning may be one. All others are notes, which belong
 # in every report of a result.
@@ -240,7 +239,7 @@ def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Findin
 
 def _early_return_findings(store: Store, horizon_days: int) -> Iterator[Finding]:
     n_early, n_returns = store.one(read_sql("cohort/early_returns"), horizon_days=horizon_days)
-    if n_early > MOST_EARLY_RETURNS * n_returns:
+    if n_early > MANY_EARLY_RETURNS * n_returns:
         yield _finding(
             "early-returns-before-prediction",
             n_early,

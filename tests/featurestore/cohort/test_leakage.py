@@ -234,6 +234,33 @@ def test_immature_labels_are_an_error_early_returns_included(store):
     assert leaks(store) == [("error", "immature-labels", "readmit-v1", rows)]
 
 
+def test_a_test_stay_without_a_label_is_changed_only_if_the_rule_now_gives_it_one(store):
+    # Two patients had died in hospital when the scorer was trained. One of them, the source says
+    # later, went home.
+    two_stays = (
+        "CREATE TEMP TABLE two_stays AS SELECT hadm_id FROM scorer_admissions "
+        "WHERE split = 'test' ORDER BY hadm_id LIMIT 2; "
+    )
+    execute(
+        store,
+        f"{two_stays}UPDATE scorer_admissions SET label = NULL, reason = 'died in hospital' "
+        "WHERE hadm_id IN (FROM two_stays); "
+        "UPDATE admissions SET died_in_hospital = TRUE WHERE hadm_id IN (FROM two_stays)",
+    )
+    assert leaks(store) == []
+    execute(
+        store,
+        f"{two_stays}UPDATE admissions SET died_in_hospital = FALSE "
+        "WHERE hadm_id IN (SELECT min(hadm_id) FROM two_stays)",
+    )
+    assert leaks(store) == [("error", "changed-labels", "readmit-v1", 1)]
+    # In a live hospital nothing that is not mature counts as changed, and no stay without a label
+    # as immature.
+    execute(store, "UPDATE settings SET live = TRUE, observed_until = TIMESTAMP '2150-01-25'")
+    (n_labels,) = store.one("SELECT count(label) FROM scorer_admissions")
+    assert leaks(store) == [("error", "immature-labels", "readmit-v1", n_labels)]
+
+
 def test_an_auroc_is_compared_by_the_lower_end_of_its_interval(store):
     execute(store, "UPDATE scorers SET metrics = $1", metrics(0.91, 0.74, 0.97))
     assert leaks(store) == []
