@@ -16,7 +16,8 @@ def check_datasets(datasets: Datasets) -> None:
     if len(np.unique(train.label)) < 2:
         raise NotEnoughDataError(
             f"the training patients have {int(train.label.sum())} windows of readmissions among "
-            f"{len(train)} - sync more admissions, or choose another cutoff or horizon"
+            f"{len(train)} - sync more admissions, wait until more horizons are over, or "
+            "choose another cutoff or horizon"
         )
     if shared := len(np.intersect1d(train.hadm_id, valid.hadm_id)):
         raise FeatureStoreError(

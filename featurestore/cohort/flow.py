@@ -1,7 +1,7 @@
 """The flow of admissions through a label rule and the predictions, as papers report it."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from featurestore.errors import FeatureStoreError
@@ -32,7 +32,8 @@ def admission_flow(
     returned_so_far; and returns_not_predicted, the returns after other stays. For the cutoff
     discharge, returns_before_prediction counts the returns within 48 hours of the discharge, and
     `warnings` says if they are many. With an `encoder`, `scored` holds the counts for the predicted
-    stays that have a known note. Raises FeatureStoreError where the store has no admissions.
+    stays that have a known note. `warnings` also says if no horizon is over. Raises
+    FeatureStoreError where the store has no admissions.
     """
     check_label_options(cutoff, horizon_days)
     check_rule(rule)
@@ -68,12 +69,12 @@ def admission_flow(
         "planned_returns": _total(row for row in not_returned if row["reason"] == "planned return"),
         "died_within_horizon": sum(row["n_died"] for row in not_returned),
         "predicted": predicted,
-        "warnings": [],
+        "warnings": [*_warn_of_no_label(total)],
     }
     if cutoff == "discharge":
         early = _total(row for row in returned if row["returned_early"])
         predicted["returns_before_prediction"] = early
-        flow["warnings"] = _warn_of_early_returns(early, total["returned"], horizon_days)
+        flow["warnings"] += _warn_of_early_returns(early, total["returned"], horizon_days)
     if encoder is not None:
         flow["scored"] = _outcomes(row for row in rows if row["is_scored"])
     return flow
@@ -115,14 +116,21 @@ def _outcomes(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _warn_of_early_returns(early: int, returned: int, horizon_days: int) -> list[str]:
-    if early <= MANY_EARLY_RETURNS * returned:
-        return []
-    return [
-        f"{early:,} of {returned:,} returns within {horizon_days} days come before the discharge "
-        "prediction, 48 hours after discharge, and cannot be predicted by it - choose an earlier "
-        "cutoff or a longer horizon"
-    ]
+def _warn_of_no_label(total: dict[str, Any]) -> Iterator[str]:
+    if total["immature"] and not total["judged"]:
+        yield (
+            f"the horizon of all {total['immature']:,} possible index stays is not over, so "
+            "nothing can be trained or judged - wait until it is, or choose a shorter horizon"
+        )
+
+
+def _warn_of_early_returns(early: int, returned: int, horizon_days: int) -> Iterator[str]:
+    if early > MANY_EARLY_RETURNS * returned:
+        yield (
+            f"{early:,} of {returned:,} returns within {horizon_days} days come before the "
+            "discharge prediction, 48 hours after discharge, and cannot be predicted by it - "
+            "choose an earlier cutoff or a longer horizon"
+        )
 
 
 def _total(rows: Iterable[dict[str, Any]]) -> int:

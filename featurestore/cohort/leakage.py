@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.cohort.caveats import caveats
-from featurestore.cohort.flow import MANY_EARLY_RETURNS
+from featurestore.cohort.flow import MANY_EARLY_RETURNS, admission_flow
 from featurestore.errors import UnknownNameError
 from featurestore.store.scorer_metrics import ScorerMetrics, format_interval
 from featurestore.store.sql_files import read_sql
@@ -238,7 +238,8 @@ def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Findin
 
 
 def _early_return_findings(store: Store, horizon_days: int) -> Iterator[Finding]:
-    n_early, n_returns = store.one(read_sql("cohort/early_returns"), horizon_days=horizon_days)
+    flow = admission_flow(store, horizon_days, cutoff="discharge")
+    n_early, n_returns = flow["predicted"]["returns_before_prediction"], flow["returned"]
     if n_early > MANY_EARLY_RETURNS * n_returns:
         yield _finding(
             "early-returns-before-prediction",

@@ -20,7 +20,7 @@ training_periods AS (
     SELECT max(a.dischtime) AS last_discharge
     FROM scorer_admissions AS r
     INNER JOIN admissions AS a ON r.hadm_id = a.hadm_id
-    WHERE r.scorer_id = $scorer
+    WHERE r.scorer_id = $scorer AND r.label IS NOT NULL
 )
 
 SELECT

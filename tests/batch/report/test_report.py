@@ -245,6 +245,36 @@ def test_figures_that_need_both_outcomes_are_explained_when_one_is_missing(embed
     assert "Its performance cannot be estimated" in page
 
 
+def test_the_flow_leads_from_all_stays_to_the_judged_ones(embedded, tmp_path):
+    store = copied(embedded, tmp_path)
+    with store.transaction("test") as transaction:
+        transaction.con.execute(
+            "UPDATE admissions SET died_in_hospital = TRUE WHERE subject_id % 10 = 2; "
+            "DELETE FROM admission_embeddings WHERE hadm_id = (SELECT min(hadm_id) FROM admissions)"
+        )
+    with_scorer(store, one_outcome=True)  # draws two figures only, for speed
+    report(store, "readmit", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    # Of 120 patients 60 have a short second stay; 12 died; one has no note.
+    assert store.one("SELECT count(*) FROM admissions") == (180,)
+    figure = page[page.index('<figure id="flow">') :]
+    shown = re.findall(r"<text [^>]*>([^<]*)</text>", figure[: figure.index("</figure>")])
+    assert shown[:10] == [
+        *("All admissions", "180", "not predicted at 72h", "60"),
+        *("Predicted at 72h", "120", "no note known by then", "1"),
+        *("Scored", "119"),
+    ]
+    assert shown[10:14] == ["died in hospital", "12", "Judged", shown[13]]
+    assert shown[13].startswith("107")
+    for words in (
+        "180 stays, of which 120 are predicted, 119 scored and 107 judged",
+        "Of the 120 predicted stays, 1 have no known note and are not scored; of the scored stays, "
+        "12 have no label",
+        "from 180 stays to 107 judged",
+    ):
+        assert words in page
+
+
 def test_baselines_that_were_not_fitted_are_not_shown(embedded, tmp_path):
     store = copied(embedded, tmp_path)
     alone = {"scorer": numbers([])["test"]["scorer"]}

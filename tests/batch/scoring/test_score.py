@@ -237,6 +237,20 @@ def test_the_first_score_counts_and_the_outcome_once_it_is_known(store):
     assert max(map(len, table.splitlines())) <= 120
 
 
+def test_an_outcome_of_a_similar_stay_is_marked_while_its_horizon_is_not_over(store):
+    with store.transaction("test") as transaction:
+        transaction.con.execute(
+            "UPDATE settings SET live = TRUE, observed_until = TIMESTAMP '2150-01-25'"
+        )
+    neighbours = similar(store, 7, n=40)
+    assert {(row["label"], row["mature"]) for row in neighbours} == {(True, False), (None, False)}
+    lines = run("similar", store.path, 7, "-n", 40).stdout.splitlines()[1:]
+    assert {line.split("  ")[-1] for line in lines} == {
+        "returned after 10 days (horizon not over)",
+        "no return so far (horizon not over)",
+    }
+
+
 def test_outcomes_of_a_scorer_without_scores_are_an_error(store):
     with pytest.raises(NotEnoughDataError, match="means-v1 has not scored any admission - "):
         outcomes(store, "means")

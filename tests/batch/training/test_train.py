@@ -507,6 +507,18 @@ def test_too_little_data_is_an_error_of_one_line_that_leaves_the_store_unchanged
     assert store.path.stat().st_mtime_ns == version
 
 
+def test_many_returns_before_the_discharge_prediction_are_warned_of(embedded, tmp_path):
+    store = copy_of(embedded, tmp_path)
+    with store.transaction("test") as transaction:
+        transaction.con.execute(
+            "UPDATE admissions SET admittime = TIMESTAMP '2150-01-12 00:00:00' "
+            "WHERE hadm_id > 1000 AND subject_id % 3 = 0"
+        )
+    for cutoff, warned in (("72h", False), ("discharge", True)):
+        warnings = train(store, "readmit", baseline=False, cutoff=cutoff)["warnings"]
+        assert any("come before the discharge prediction" in each for each in warnings) == warned
+
+
 def test_splits_without_a_return_are_warned_of(embedded, tmp_path):
     store = copy_of(embedded, tmp_path)
     with store.transaction("test") as transaction:

@@ -1,24 +1,155 @@
 """The flow of admissions through each label rule, and the differences between the rules."""
 
-import pytest
+import json
 
-from featurestore import create_store
+import pytest
+from click.testing import CliRunner
+
+from featurestore import create_store, sync
+from featurestore.cli import main
 from featurestore.cohort.flow import admission_flow, compare_rules
 from featurestore.errors import FeatureStoreError
 from tests.hospital import admission, note, write_hospital
+from tests.timeline import day
 
 
-@pytest.mark.parametrize("rule", ["readmission", "clinicalbert"])
-def test_the_counts_of_the_flow_add_up(synthetic_store, rule):
-    counts = admission_flow(synthetic_store, 30, rule)
-    excluded = sum(counts["excluded"].values())
+def store_observed_until(folder, admissions, until):
+    """Return a store of a live hospital that is observed until a day."""
+    hospital = write_hospital(folder / "hospital", admissions, [note(1, 1, "text")])
+    store = create_store(folder / "w.duckdb", hospital, "mimic3")
+    sync(store)
+    with store.transaction("test") as transaction:
+        transaction.con.execute("UPDATE settings SET live = TRUE, observed_until = $1", [until])
+    return store
+
+
+@pytest.fixture(scope="module")
+def live_store(tmp_path_factory):
+    """Six patients of a hospital that has been observed for 60 days."""
+    return store_observed_until(
+        tmp_path_factory.mktemp("live"),
+        [
+            # Returned after ten days; the return has no other within 30 days.
+            admission(1, 1, day(0), day(5)),
+            admission(2, 1, day(15), day(20)),
+            # Died in hospital.
+            admission(3, 2, day(0), day(5), hospital_expire_flag=1),
+            # Too short to be predicted at 72h, returned after four days.
+            admission(4, 3, day(0), day(2)),
+            admission(5, 3, day(6), day(10)),
+            # Returned after five days, but the 30 days are not over; nor those of the return.
+            admission(6, 4, day(40), day(45)),
+            admission(7, 4, day(50), day(55)),
+            # Left against medical advice.
+            admission(8, 5, day(0), day(5), discharge_location="LEFT AGAINST MEDICAL ADVI"),
+            # Returned after one day, before the prediction 48 hours after discharge.
+            admission(9, 6, day(0), day(5)),
+            admission(10, 6, day(6), day(9)),
+        ],
+        day(60),
+    )
+
+
+def test_early_returns_are_counted_apart(live_store):
+    counts = admission_flow(live_store)
+    assert counts.pop("predicted") == {
+        "cutoff": "72h",
+        "stays": 9,
+        "judged": 5,
+        "returned": 2,
+        "not_returned": 3,
+        "not_judged": {"died in hospital": 1, "left against medical advice": 1},
+        "immature": 2,
+        "returned_so_far": 1,
+        "returns_not_predicted": 1,
+    }
+    assert counts == {
+        "rule": "readmission",
+        "horizon_days": 30,
+        "admissions": 10,
+        "excluded": {"died in hospital": 1, "left against medical advice": 1},
+        "immature": 2,
+        "returned_so_far": 1,
+        "labelled": 6,
+        "returned": 3,
+        "not_returned": 3,
+        "planned_returns": 0,
+        "died_within_horizon": 0,
+        "warnings": [],
+    }
+
+
+def test_returns_before_the_discharge_prediction_are_counted_and_warned_of(live_store):
+    counts = admission_flow(live_store, cutoff="discharge")
+    assert counts["predicted"] == {
+        "cutoff": "discharge",
+        "stays": 8,
+        "judged": 5,
+        "returned": 2,
+        "not_returned": 3,
+        "not_judged": {"left against medical advice": 1},
+        "immature": 2,
+        "returned_so_far": 1,
+        "returns_not_predicted": 1,
+        "returns_before_prediction": 1,
+    }
+    assert [warning.split(",")[0] for warning in counts["warnings"]] == [
+        "1 of 3 returns within 30 days come before the discharge prediction"
+    ]
+    result = CliRunner().invoke(main, ["labels", str(live_store.path), "--cutoff", "discharge"])
+    assert "warning: 1 of 3 returns within 30 days come before" in result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["horizon", "not", "over", "2", "20.0%"] in lines
+    assert ["returned", "so", "far", "1", "50.0%"] in lines
+    assert ["before", "the", "discharge", "prediction", "1", "33.3%"] in lines
+
+
+def test_a_store_that_is_live_for_less_than_the_horizon_has_no_label(live_store, tmp_path):
+    store = store_observed_until(
+        tmp_path, [admission(1, 1, day(0), day(5)), admission(2, 1, day(9), day(13))], day(20)
+    )
+    result = CliRunner().invoke(main, ["labels", str(store.path), "--json"])
+    counts = json.loads(result.stdout)
+    assert (counts["labelled"], counts["immature"], counts["returned_so_far"]) == (0, 2, 1)
+    assert result.stderr.startswith(
+        "warning: the horizon of all 2 possible index stays is not over, so nothing can be trained"
+    )
+    assert result.stderr.count("\n") == 1
+
+
+def check_sums(counts):
+    excluded, predicted = sum(counts["excluded"].values()), counts["predicted"]
     assert counts["admissions"] == excluded + counts["immature"] + counts["labelled"]
     assert counts["labelled"] == counts["returned"] + counts["not_returned"]
-    assert (
-        counts["returned"]
-        == synthetic_store.one(f"SELECT count(*) FROM {rule}_labels() WHERE label")[0]
-    )
-    assert {"newborn", "died in hospital"} <= counts["excluded"].keys()
+    assert counts["returned"] == predicted["returned"] + predicted["returns_not_predicted"]
+    for part in (predicted, counts["scored"]):
+        assert part["stays"] == (
+            part["judged"] + sum(part["not_judged"].values()) + part["immature"]
+        )
+        assert part["judged"] == part["returned"] + part["not_returned"]
+
+
+@pytest.mark.parametrize("cutoff", ["24h", "72h", "discharge"])
+@pytest.mark.parametrize("rule", ["readmission", "clinicalbert"])
+def test_the_counts_of_the_flow_add_up(synthetic_store, live_store, rule, cutoff):
+    for store in (synthetic_store, live_store):
+        counts = admission_flow(store, 30, rule, cutoff, encoder="none-00000000")
+        check_sums(counts)
+        in_sql = f"SELECT count(*) FROM {rule}_labels() WHERE label AND mature"
+        assert counts["returned"] == store.one(in_sql)[0]
+        predicted = store.one("SELECT count(*) FROM prediction_times(cutoff := $c)", c=cutoff)
+        assert counts["predicted"]["stays"] == predicted[0]
+    assert {"newborn", "died in hospital"} <= admission_flow(synthetic_store)["excluded"].keys()
+
+
+def test_the_counts_of_the_mimic_demo_add_up(mimic_demo, tmp_path):
+    store = create_store(tmp_path / "w.duckdb", mimic_demo, "mimic3")
+    sync(store)
+    counts = admission_flow(store, 30, cutoff="discharge", encoder="none-00000000")
+    check_sums(counts)
+    assert (counts["admissions"], counts["returned"], counts["immature"]) == (129, 11, 0)
+    assert counts["excluded"] == {"died in hospital": 40}
+    assert "died in hospital" not in counts["predicted"]["not_judged"]
 
 
 def test_the_differences_of_the_rules_add_up(synthetic_store):
