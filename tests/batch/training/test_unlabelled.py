@@ -82,8 +82,8 @@ def test_they_are_recorded_as_test_stays_with_the_reason(with_deaths):
         "died in hospital",
         "left against medical advice",
     }
-    (labelled,) = store.one("SELECT count(*) FROM scorer_admissions WHERE label IS NOT NULL")
-    assert labelled == sum(trained["admissions"].values())
+    (with_label,) = store.one("SELECT count(*) FROM scorer_admissions WHERE label IS NOT NULL")
+    assert with_label == sum(trained["admissions"].values())
 
 
 def test_alerts_are_split_by_outcome_over_all_predicted_test_stays(with_deaths):
