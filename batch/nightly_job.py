@@ -13,7 +13,7 @@ from batch.embedding.drift import check_drift
 from batch.embedding.encoder import Encoder
 from batch.embedding.staging import Progress, stage
 from batch.scoring.score import add_scores, scores_due
-from batch.scoring.scorer_registry import find_scorer
+from batch.scoring.scorer_registry import find_scorer, why_no_signal
 from featurestore.errors import ModelError, UnusualNightError
 from featurestore.source.sync import apply_diff, diff_source
 from featurestore.store.store import Store
@@ -31,7 +31,8 @@ def nightly(
 
     `scorer` is a name (its newest version) or a scorer_id. An admission is scored if it has no
     score by that scorer yet, or if its score would differ from the last one. If nothing changed,
-    nothing is written and `run_id` is None. The result also has `seconds` by stage.
+    nothing is written and `run_id` is None. The result also has `no_signal`, why all probabilities of
+    the scorer are the prevalence (else None), and `seconds` by stage.
 
     Raises FeatureStoreError if a stage fails, and UnusualNightError if the night differs from the
     last ones (batch/embedding/drift.py) and `force` is not given. The store then stays as it was,
@@ -73,7 +74,8 @@ def nightly(
             counts |= staged.counts | {"scored": 0, "unusual": []}
             counts["unchanged"] = ready - counts["waiting"]
         staged.shards.clear()
-    return {"run_id": run_id, **counts, "seconds": stopwatch.seconds}
+    no_signal = why_no_signal(store, scorer_id)
+    return {"run_id": run_id, **counts, "no_signal": no_signal, "seconds": stopwatch.seconds}
 
 
 def _check_scorer(store: Store, scorer: str, encoder: Encoder) -> str:

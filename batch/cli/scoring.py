@@ -35,6 +35,8 @@ def score_command(
     if as_json:
         click.echo(json.dumps(result))
         return
+    if result["no_signal"]:
+        click.echo(result["no_signal"])
     if result["pending_notes"]:
         say(
             f"{result['pending_notes']:,} ready notes are not embedded by its encoder yet - "

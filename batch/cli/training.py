@@ -56,8 +56,8 @@ def training_summary(scorer: TrainedScorer) -> str:
     inputs = {"mean": "the mean of the windows", "clinicalbert": "windows by ClinicalBERT's rule"}
     splits = ("train", "valid", "test")
     lines = [
-        f"{scorer['scorer_id']}  {inputs[scorer['aggregate']]}, C = {scorer['c']:.3g}, "
-        f"fitted on {scorer['fitted_on']}",
+        *([scorer["no_signal"]] if scorer["no_signal"] else []),
+        f"{scorer['scorer_id']}  {inputs[scorer['aggregate']]}, C = {scorer['c']:.3g}",
         f"{'':<18}" + "".join(f"{split:>8}" for split in splits),
     ]
     for name, counts in (("admissions", scorer["admissions"]), ("positives", scorer["positives"])):

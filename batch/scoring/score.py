@@ -8,7 +8,12 @@ from typing import Any
 
 from batch.embedding.embed import update_embeddings
 from batch.embedding.pending import pending_notes
-from batch.scoring.scorer_registry import check_admission, encoder_and_cutoff, find_scorer
+from batch.scoring.scorer_registry import (
+    check_admission,
+    encoder_and_cutoff,
+    find_scorer,
+    why_no_signal,
+)
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
 from featurestore.store.sql_files import read_sql
@@ -27,8 +32,9 @@ def score(
     `scorer` is a name (its newest version) or a scorer_id. `output` is a .csv or .parquet file,
     which also gets the scores, the highest first; it is private (0600). `hadm_ids` selects
     admissions (default: all). Embeddings are updated to the last sync first. Returns run_id,
-    scorer_id, scored and pending_notes, the number of notes without vectors. Raises
-    FeatureStoreError, and scores nothing, if one of `hadm_ids` cannot be scored.
+    scorer_id, scored, pending_notes, the number of notes without vectors, and no_signal, why all
+    probabilities are the prevalence (None if they are not). Raises FeatureStoreError, and scores
+    nothing, if one of `hadm_ids` cannot be scored.
     """
     scorer_id = find_scorer(store, scorer)
     output = Path(output) if output else None
@@ -51,6 +57,7 @@ def score(
         "scorer_id": scorer_id,
         "scored": scored,
         "pending_notes": pending,
+        "no_signal": why_no_signal(store, scorer_id),
     }
 
 

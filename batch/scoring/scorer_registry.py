@@ -32,6 +32,14 @@ def find_scorer(store: Store, scorer: str) -> str:
     return str(row[0])
 
 
+def why_no_signal(store: Store, scorer_id: str) -> str | None:
+    """Return why all probabilities of a scorer are the prevalence; None if they are not."""
+    (reason,) = store.one(
+        "SELECT metrics ->> '$.no_signal' FROM scorers WHERE scorer_id = $s", s=scorer_id
+    )
+    return reason
+
+
 def newest_scorer(store: Store) -> str:
     """Return the scorer that was trained last; raise NotEnoughDataError if there is none."""
     row = store.sql("SELECT scorer_id FROM scorers ORDER BY created_at DESC LIMIT 1").fetchone()

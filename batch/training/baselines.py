@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.training.calibration import Floats, platt, probability
+from batch.training.calibration import Floats, log_loss, platt, probability
 from batch.training.data import Cohort, Mask, TrainingData, Vectors
-from batch.training.model_selection import enough_outcomes
 from featurestore.errors import ModelError
 
 BASELINES = ("prior_admissions", "bag_of_words", "classifier_head")
 
 WORD_GRID = tuple(float(c) for c in np.logspace(-2, 4, 13))  # for TF-IDF rows of length 1
+_MIN_OUTCOMES = 10  # returned, and as many not, of validation patients
 _PATIENCE = 3  # values of C without an improvement that end the search
 
 
@@ -33,25 +33,25 @@ def fit_baselines(data: TrainingData) -> dict[str, Floats]:
 def bag_of_words(word_counts: Any, cohort: Cohort) -> Floats:
     """Return the calibrated probabilities of a regression on TF-IDF: (admissions,).
 
-    C is the best on validation patients, or the middle of the grid where they are too few.
+    C has the least log loss on validation patients, or is the middle of the grid where fewer than
+    10 of them returned, or did not.
     """
     from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
 
     train, valid = cohort.split == "train", cohort.split == "valid"
     X = TfidfTransformer(sublinear_tf=True).fit(word_counts[train]).transform(word_counts)
     y = cohort.y
 
-    # Warm-started from one C to the next; the search ends where validation AUROC declines.
+    # Warm-started from one C to the next; the search ends where the validation loss rises.
     model = LogisticRegression(warm_start=True, tol=1e-3, max_iter=1_000)
-    grid = WORD_GRID if enough_outcomes(y[valid]) else WORD_GRID[len(WORD_GRID) // 2 :][:1]
-    best_auroc, best_log_odds, without_gain = -1.0, np.zeros(len(y)), 0
+    grid = WORD_GRID if _enough_outcomes(y[valid]) else WORD_GRID[len(WORD_GRID) // 2 :][:1]
+    best_loss, best_log_odds, without_gain = np.inf, np.zeros(len(y)), 0
     for c in grid:
         z = model.set_params(C=c).fit(X[train], y[train]).decision_function(X)
-        auroc = roc_auc_score(y[valid], z[valid]) if len(grid) > 1 else 0.0
-        if round(auroc, 6) > best_auroc:
-            best_auroc, best_log_odds, without_gain = round(auroc, 6), np.asarray(z), 0
+        loss = log_loss(z[valid], y[valid]).mean() if len(grid) > 1 else 0.0
+        if loss < best_loss:
+            best_loss, best_log_odds, without_gain = loss, np.asarray(z), 0
         else:
             without_gain += 1
         if without_gain == _PATIENCE:
@@ -97,9 +97,17 @@ def classifier_log_odds(weights: bytes, X: npt.NDArray[np.float32]) -> Floats:
 
 
 def _calibrated(z: Floats, cohort: Cohort) -> Floats:
-    """Return probabilities of log odds, calibrated on validation patients if they are enough."""
+    """Return probabilities of log odds, calibrated on validation patients if they are enough.
+
+    A baseline keeps its ranking, whatever the evidence for it: a slope that is not positive is left
+    at 1.
+    """
     valid = cohort.split == "valid"
-    slope, intercept = 1.0, 0.0
-    if enough_outcomes(cohort.y[valid]):
+    slope, intercept = 0.0, 0.0
+    if _enough_outcomes(cohort.y[valid]) and np.ptp(z[valid]) > 0:
         slope, intercept = platt(z[valid], cohort.y[valid])
-    return probability(slope * z + intercept)
+    return probability(slope * z + intercept if slope > 0 else z)
+
+
+def _enough_outcomes(y: Mask) -> bool:
+    return bool(min(y.sum(), (~y).sum()) >= _MIN_OUTCOMES)

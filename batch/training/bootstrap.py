@@ -14,6 +14,7 @@ from batch.training.metrics import METRICS, Metric, Ranked, top_fraction
 from featurestore.store.scorer_metrics import AlertMetrics, AlertOutcomes, Interval
 
 BOOTSTRAPS = 1_000
+MIN_OUTCOMES = 10  # returned, and as many not, below which nothing is estimated
 ALERTS_PER_100 = (1, 5, 10, 20, 30)
 _WEIGHTS_IN_MEMORY = 4_000_000
 
@@ -56,12 +57,19 @@ class PatientBootstrap:
             ]
         return np.concatenate(values)
 
+    @property
+    def enough_outcomes(self) -> bool:
+        """Whether enough stays returned, and did not, for an estimate."""
+        return bool(min(self.y.sum(), (~self.y).sum()) >= MIN_OUTCOMES)
+
     def estimate(self, metric: Metric, p: Floats) -> Interval:
-        """Return a metric with its interval."""
-        return percentile_interval(self.samples(metric, p))
+        """Return a metric with its interval; None with fewer than 10 stays of an outcome."""
+        return percentile_interval(self.samples(metric, p)) if self.enough_outcomes else None
 
     def difference(self, metric: Metric, p: Floats, other: Floats) -> Interval:
-        """Return the paired difference of a metric of p and of other, with its interval."""
+        """Return the paired difference of a metric of p and of other, as `estimate` does."""
+        if not self.enough_outcomes:
+            return None
         return percentile_interval(self.samples(metric, p) - self.samples(metric, other))
 
     def metrics(self, p: Floats) -> dict[str, Interval]:

@@ -7,18 +7,11 @@ from importlib.metadata import version
 import numpy as np
 import numpy.typing as npt
 
-from batch.training.bootstrap import BOOTSTRAPS, PatientBootstrap
-from batch.training.calibration import Floats, probability
+from batch.training.bootstrap import BOOTSTRAPS, MIN_OUTCOMES, PatientBootstrap
+from batch.training.calibration import MIN_CHI_SQUARED, Floats, probability
 from batch.training.data import UNLABELLED, Cohort, Mask, TrainingData
 from batch.training.metrics import auroc, calibration_slope
-from batch.training.model_selection import (
-    CROSS_VALIDATED,
-    MIN_OUTCOMES,
-    VALIDATION_FIT,
-    CalibratedFit,
-    Fit,
-    fit_subset,
-)
+from batch.training.model_selection import CalibratedFit, fit_subset, patients_calibrated_on
 from featurestore.store.scorer_metrics import (
     AlertMetrics,
     Calibration,
@@ -37,9 +30,10 @@ _RELIABLE_RETURNS = 100  # of test patients, below which a validation is conside
 
 
 def evaluate(
-    data: TrainingData, model: CalibratedFit, baselines: dict[str, Floats]
+    data: TrainingData, candidates: list[CalibratedFit], baselines: dict[str, Floats]
 ) -> ScorerMetrics:
-    """Return the metrics of a model and of its baselines (admissions,) on test patients."""
+    """Return the metrics of the first candidate and of baselines (admissions,) on test patients."""
+    model = candidates[0]
     cohort, p = data.cohort, model.probability
     test = cohort.split == "test"
     bootstrap = PatientBootstrap(cohort.y[test], cohort.subject_id[test])
@@ -48,13 +42,17 @@ def evaluate(
     metrics: ScorerMetrics = {
         "admissions": _split_counts(cohort.split),
         "positives": _split_counts(cohort.split[cohort.y]),
-        "c": model.fit.c,
-        "aggregate": model.fit.aggregate,
-        "fitted_on": model.fit.fitted_on,
+        "c": model.c,
+        "aggregate": model.aggregate,
+        "no_signal": _why_no_signal(data, model),
         "calibration": {
-            "slope": model.slope,
-            "intercept": model.intercept,
-            "calibrated_on": model.calibrated_on,
+            "slope": model.calibration.slope,
+            "intercept": model.calibration.intercept,
+            "chi_squared": model.calibration.chi_squared,
+            "separated": model.calibration.separated,
+            "min_probability": model.calibration.min_probability,
+            "max_probability": model.calibration.max_probability,
+            "calibrated_on": _calibrated_on(data),
         },
         "test": {name: bootstrap.metrics(risk[test]) for name, risk in systems.items()},
         "differences": {
@@ -62,9 +60,7 @@ def evaluate(
             for name, risk in baselines.items()
         },
         "alerts": _alerts(data, p),
-        "candidates": [
-            _candidate(each, each is model.fit, bootstrap, test) for each in model.candidates
-        ],
+        "candidates": [_candidate(each, each is model, bootstrap, test) for each in candidates],
         "subgroups": _subgroups(data, p, bootstrap),
         "learning_curve": _learning_curve(model, cohort, bootstrap),
         "stays_per_day": data.stays_per_day,
@@ -85,17 +81,15 @@ def _alerts(data: TrainingData, p: Floats) -> list[AlertMetrics]:
 
 
 def _candidate(
-    candidate: Fit, selected: bool, bootstrap: PatientBootstrap, test: Mask
+    candidate: CalibratedFit, selected: bool, bootstrap: PatientBootstrap, test: Mask
 ) -> CandidateMetrics:
     log_odds = candidate.log_odds[test]
     return {
         "aggregate": candidate.aggregate,
-        "fitted_on": candidate.fitted_on,
         "c": candidate.c,
-        "valid_auroc": candidate.valid_auroc,
+        "log_loss": candidate.log_loss,
         "test_auroc": bootstrap.estimate(auroc, log_odds),
         "test_slope": bootstrap.estimate(calibration_slope, probability(log_odds)),
-        "default": candidate.aggregate == "mean" and candidate.fitted_on == CROSS_VALIDATED,
         "selected": selected,
     }
 
@@ -126,7 +120,7 @@ def _learning_curve(
     model: CalibratedFit, cohort: Cohort, bootstrap: PatientBootstrap
 ) -> list[LearningCurvePoint]:
     """Return test AUROC of the regression fitted on an eighth, a quarter, half and all patients."""
-    members = cohort.split == ("valid" if model.fit.fitted_on == VALIDATION_FIT else "train")
+    members = cohort.split == "train"
     patients = np.random.default_rng(0).permutation(np.unique(cohort.subject_id[members]))
     test = cohort.split == "test"
     curve: list[LearningCurvePoint] = []
@@ -134,7 +128,7 @@ def _learning_curve(
         subset = members & np.isin(cohort.subject_id, patients[: round(fraction * len(patients))])
         y = cohort.y[subset]
         if len(np.unique(y)) == 2:
-            log_odds = fit_subset(model.vectors, cohort, subset, model.fit.c)
+            log_odds = fit_subset(model.vectors, cohort, subset, model.c)
             curve.append(
                 {
                     "admissions": int(subset.sum()),
@@ -148,23 +142,45 @@ def _learning_curve(
 def _warnings(metrics: ScorerMetrics) -> list[str]:
     """Return what a reader of the metrics must know first, a sentence each."""
     return [
-        *_warn_of_one_outcome(metrics["admissions"], metrics["positives"]),
+        *_warn_of_few_outcomes(metrics["admissions"]["test"], metrics["positives"]["test"]),
         *_warn_of_auroc(metrics["test"]["scorer"]["auroc"], metrics["positives"]["test"]),
         *_warn_of_bag_of_words(metrics["differences"].get("bag_of_words")),
         *_warn_of_calibration(metrics["calibration"]),
     ]
 
 
-def _warn_of_one_outcome(admissions: SplitCounts, positives: SplitCounts) -> Iterator[str]:
-    for split, name, use in (
-        ("valid", "validation", "select a model"),
-        ("test", "test", "evaluate the scorer"),
-    ):
-        if positives[split] in (0, admissions[split]):
-            yield (
-                f"{positives[split]:,} of {admissions[split]:,} stays of {name} patients returned: "
-                f"they cannot be used to {use}"
-            )
+def _why_no_signal(data: TrainingData, model: CalibratedFit) -> str | None:
+    """Return why all probabilities are the prevalence, as a sentence; None if they are not."""
+    calibration = model.calibration
+    if calibration.has_signal:
+        return None
+    y = data.cohort.y[patients_calibrated_on(data.cohort, data.encoder_saw_training)]
+    risk = probability(np.array(calibration.intercept))
+    evidence = (
+        f"chi-squared {calibration.chi_squared:.1f}, more than {MIN_CHI_SQUARED:.0f} is needed"
+        if calibration.chi_squared
+        else "their log odds do not rise with the outcome"
+    )
+    return (
+        f"no signal: the embeddings do not discriminate between the {int(y.sum()):,} of "
+        f"{len(y):,} stays of {_calibrated_on(data)} that returned and the others ({evidence}), so "
+        f"every probability is the prevalence, {risk:.3f}"
+    )
+
+
+def _calibrated_on(data: TrainingData) -> str:
+    if data.encoder_saw_training:
+        return "validation patients"
+    return "training patients, out of fold, and validation patients"
+
+
+def _warn_of_few_outcomes(admissions: int, returned: int) -> Iterator[str]:
+    if min(returned, admissions - returned) < MIN_OUTCOMES:
+        yield (
+            f"{returned:,} of {admissions:,} stays of test patients returned: at least "
+            f"{MIN_OUTCOMES} that did and {MIN_OUTCOMES} that did not are needed to evaluate the "
+            "scorer"
+        )
 
 
 def _warn_of_auroc(interval: Interval, returned: int) -> Iterator[str]:
@@ -200,14 +216,12 @@ def _warn_of_bag_of_words(difference: Interval) -> Iterator[str]:
 
 
 def _warn_of_calibration(calibration: Calibration) -> Iterator[str]:
-    patients = calibration["calibrated_on"]
-    if not patients.startswith("validation"):
+    if calibration["separated"]:
         yield (
-            f"fewer than {MIN_OUTCOMES} validation stays returned (or did not): the fit was not "
-            f"compared with others, and was calibrated on {patients}"
+            f"the outcomes of {calibration['calibrated_on']} are separated completely, which "
+            "suggests a leak; probabilities are limited to "
+            f"{calibration['min_probability']:.3f} to {calibration['max_probability']:.3f}"
         )
-    if calibration["slope"] <= 0.01:
-        yield f"on {patients.split(',')[0]} the scorer does not discriminate"
 
 
 def _versions() -> dict[str, str]:

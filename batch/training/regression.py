@@ -54,7 +54,7 @@ class RegularizationPath:
     """The regressions of a grid of C."""
 
     theta: Floats  # (grid, dim + 1): coefficients and, last, the intercept, fitted on all rows
-    out_of_fold: Floats  # (grid, rows): log odds by the regression fitted without the row's fold
+    out_of_fold: Floats  # (grid, rows): log odds by the coefficients without the row's fold
 
 
 def fit_path(
@@ -75,6 +75,8 @@ def fit_path(
 
     def path(rows: npt.NDArray[np.bool_]) -> Floats:
         # Faster on float32 columns than L-BFGS, and closer to the optimum where C is large.
+        if len(np.unique(y[rows])) < 2:  # of too few patients all returned, or none did
+            return np.zeros((len(grid), Z.shape[1] + 1))
         model = _regression(tol=1e-4)
         Z_rows, fitted = Z[rows], []
         for c in grid:
@@ -95,7 +97,9 @@ def fit_path(
         all_rows, *without_fold = threads.map(path, subsets)
     out_of_fold = np.empty((len(grid), len(y)))
     for k, theta in enumerate(without_fold):
-        out_of_fold[:, fold == k] = theta[:, :-1] @ Z[fold == k].T + theta[:, -1:]
+        # Where more patients of a fold returned, fewer of the others did: with the intercept of
+        # the others, log odds would be lowest in the folds with the most returns.
+        out_of_fold[:, fold == k] = theta[:, :-1] @ Z[fold == k].T + all_rows[:, -1:]
     return RegularizationPath(all_rows, out_of_fold)
 
 

@@ -14,7 +14,7 @@ from batch.training.baselines import BASELINES, fit_baselines
 from batch.training.calibration import Floats
 from batch.training.data import TrainingData, Vectors, training_data
 from batch.training.evaluation import evaluate
-from batch.training.model_selection import AGGREGATES, CalibratedFit, fit
+from batch.training.model_selection import AGGREGATES, CalibratedFit, fit_candidates
 from featurestore.cohort.flow import admission_flow
 from featurestore.errors import FeatureStoreError
 from featurestore.store.integrity.checksums import COEF_HASH
@@ -38,10 +38,12 @@ def train(
     """Fit a scorer on the training patients, evaluate it on the test patients, and record it.
 
     The candidates are regressions on the mean of each admission's windows (`aggregate` "mean") and
-    on the windows, combined by ClinicalBERT's rule ("clinicalbert"); for an encoder that was
-    fine-tuned on the training patients also regressions fitted on validation patients, and with
-    stronger regularization. The best on validation patients is selected and calibrated on them
-    (Platt). Training a name again adds its next version. `encoder` defaults to the active one.
+    on the windows, combined by ClinicalBERT's rule ("clinicalbert"), with C by cross-validated log
+    loss. They are calibrated on out-of-fold log odds of training and validation patients, or on
+    validation patients alone if the encoder was fine-tuned on the training patients; the one with
+    the least log loss on these is selected. Where it does not discriminate by more than chance, all
+    its probabilities are the prevalence, and the metrics say why (`no_signal`). Training a name
+    again adds its next version. `encoder` defaults to the active one.
     `baseline` fits a bag-of-words regression on the same admissions, whose text is streamed from
     the source. Returns the scorer_id and the recorded metrics (docs/scorers.md). Raises
     NotEnoughDataError where too few admissions are labelled, and leaves the store unchanged then.
@@ -54,10 +56,11 @@ def train(
         data = training_data(
             store, encoder, cutoff, horizon_days, aggregate != "mean", bag_of_words=baseline
         )
-        model = fit(data, aggregate)
+        candidates = fit_candidates(data, aggregate)
         baselines = fit_baselines(data)
-        metrics = evaluate(data, model, baselines)
+        metrics = evaluate(data, candidates, baselines)
         metrics["warnings"] += admission_flow(store, horizon_days, LABEL_RULE, cutoff)["warnings"]
+        model = candidates[0]
         with store.transaction("train", started_at) as transaction:
             question = {
                 "encoder_id": encoder,
@@ -101,7 +104,7 @@ def _insert_scorer(
         "label_rule": LABEL_RULE,
         "metrics": json.dumps(metrics),
         "training_hash": _training_hash(data, model.vectors),
-        "aggregate": model.fit.aggregate,
+        "aggregate": model.aggregate,
         **question,
         **_coefficients(model),
     }
@@ -152,14 +155,24 @@ def _coefficients(model: CalibratedFit) -> dict[str, Any]:
     The calibration of a regression on means is folded into its coefficients. On windows it applies
     to the combined log odds of the admission, and stays separate.
     """
-    fold = model.fit.aggregate == "mean"
-    return {
-        "coef": model.slope * model.fit.coef if fold else model.fit.coef,
-        "intercept": (
-            model.slope * model.fit.intercept + model.intercept if fold else model.fit.intercept
-        ),
-        "calibration_slope": 1.0 if fold else model.slope,
-        "calibration_intercept": 0.0 if fold else model.intercept,
+    calibration = model.calibration
+    limits = {
+        "min_probability": calibration.min_probability,
+        "max_probability": calibration.max_probability,
+    }
+    if model.aggregate == "mean":
+        return limits | {
+            "coef": calibration.slope * model.coef,
+            "intercept": calibration.slope * model.intercept + calibration.intercept,
+            "calibration_slope": 1.0,
+            "calibration_intercept": 0.0,
+        }
+    # Without a signal no window contributes.
+    return limits | {
+        "coef": model.coef if calibration.has_signal else np.zeros_like(model.coef),
+        "intercept": model.intercept if calibration.has_signal else 0.0,
+        "calibration_slope": calibration.slope,
+        "calibration_intercept": calibration.intercept,
     }
 
 

@@ -7,23 +7,25 @@ SplitCounts = dict[str, int]  # of train, valid and test
 
 
 class Calibration(TypedDict):
-    """The map of log odds to calibrated log odds (Platt 1999), and whom it was estimated on."""
+    """The map of log odds to probabilities, and the patients on whom it was estimated."""
 
-    slope: float
+    slope: float  # 0 without a signal
     intercept: float
+    chi_squared: float  # likelihood ratio of the slope
+    separated: bool  # log odds separate the outcomes completely
+    min_probability: float
+    max_probability: float
     calibrated_on: str
 
 
 class CandidateMetrics(TypedDict):
-    """One of the regressions that were compared on validation patients."""
+    """One of the regressions that were compared."""
 
     aggregate: str
-    fitted_on: str
     c: float
-    valid_auroc: float | None
+    log_loss: float  # calibrated, on the patients calibrated on
     test_auroc: Interval
     test_slope: Interval  # before calibration
-    default: bool  # on mean vectors of training patients, C by cross-validation
     selected: bool
 
 
@@ -74,7 +76,7 @@ class ScorerMetrics(TypedDict):
     positives: SplitCounts
     c: float
     aggregate: str
-    fitted_on: str
+    no_signal: str | None  # why all probabilities are the prevalence
     calibration: Calibration
     test: dict[str, dict[str, Interval]]  # of the scorer and each baseline: metric -> interval
     differences: dict[str, Interval]  # AUROC of the scorer minus that of each baseline

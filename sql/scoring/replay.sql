@@ -24,7 +24,13 @@ recomputed_scores AS (
     SELECT
         m.hadm_id,
         hash(m.embedding) AS input_hash,
-        1 / (1 + exp(-(array_inner_product(m.embedding, s.coef) + s.intercept))) AS probability
+        greatest(
+            s.min_probability,
+            least(
+                s.max_probability,
+                1 / (1 + exp(-(array_inner_product(m.embedding, s.coef) + s.intercept)))
+            )
+        ) AS probability
     FROM scorers AS s
     INNER JOIN means AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
     WHERE s.scorer_id = $scorer AND s.aggregate = 'mean'

@@ -19,6 +19,8 @@ CREATE TABLE scorers (
     aggregate VARCHAR NOT NULL,
     calibration_slope DOUBLE NOT NULL,
     calibration_intercept DOUBLE NOT NULL,
+    min_probability DOUBLE NOT NULL,
+    max_probability DOUBLE NOT NULL,
     coef_hash VARCHAR NOT NULL
 );
 
@@ -38,5 +40,9 @@ COMMENT ON COLUMN scorers.calibration_slope IS
 'Applied to the log odds of the combined probability.';
 COMMENT ON COLUMN scorers.calibration_intercept IS
 'Applied to the log odds of the combined probability.';
+COMMENT ON COLUMN scorers.min_probability IS
+'No probability is lower; by the number of stays that did not return.';
+COMMENT ON COLUMN scorers.max_probability IS
+'No probability is higher; by the number of stays that returned.';
 COMMENT ON COLUMN scorers.coef_hash IS
-'SHA-256 of coefficients, intercepts and slope when they were written.';
+'SHA-256 of coefficients, intercepts, slope and limits when they were written.';

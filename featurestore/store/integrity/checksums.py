@@ -13,7 +13,10 @@ from featurestore.store.schema import KEYS
 # A vector's hash is a column of its row, so that a commit need not read every vector again.
 VECTOR_TABLES = ("embeddings", "admission_embeddings", "archived_admission_embeddings")
 # A SHA-256 of a scorer's coefficients, which does not depend on the version of DuckDB.
-COEF_HASH = "sha256(CAST((coef, intercept, calibration_slope, calibration_intercept) AS VARCHAR))"
+COEF_HASH = (
+    "sha256(CAST((coef, intercept, calibration_slope, calibration_intercept, min_probability, "
+    "max_probability) AS VARCHAR))"
+)
 
 
 class TableChecksum(TypedDict):
