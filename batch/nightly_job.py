@@ -31,8 +31,8 @@ def nightly(
 
     `scorer` is a name (its newest version) or a scorer_id. An admission is scored if it has no
     score by that scorer yet, or if its score would differ from the last one. If nothing changed,
-    nothing is written and `run_id` is None. The result also has `no_signal`, why all probabilities of
-    the scorer are the prevalence (else None), and `seconds` by stage.
+    nothing is written and `run_id` is None. The result also has `no_signal`, why all probabilities
+    of the scorer are the prevalence (else None), and `seconds` by stage.
 
     Raises FeatureStoreError if a stage fails, and UnusualNightError if the night differs from the
     last ones (batch/embedding/drift.py) and `force` is not given. The store then stays as it was,

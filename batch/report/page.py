@@ -6,6 +6,7 @@ from typing import TypedDict
 from batch.embedding.drift import SHIFT
 from batch.report.data import MAP_SIZE, ReportData, report_data
 from batch.report.figures import FIGURES, NAMES, OUTCOME_FIGURES, SPLITS, draw
+from batch.training.bootstrap import MIN_OUTCOMES
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
 from featurestore.store.scorer_metrics import format_interval, format_range
@@ -49,10 +50,10 @@ def missing_figures(data: ReportData) -> dict[str, str]:
     """Return each figure that cannot be drawn, with the reason as a sentence."""
     missing = {}
     stays, returned = len(data.y), int(data.y.sum())
-    if returned in (0, stays):
+    if min(returned, stays - returned) < MIN_OUTCOMES:
         reason = (
-            f"{returned:,} of {stays:,} test stays returned: this figure needs stays with and "
-            "without a return."
+            f"{returned:,} of {stays:,} test stays returned: this figure needs at least "
+            f"{MIN_OUTCOMES} that did and {MIN_OUTCOMES} that did not."
         )
         missing = dict.fromkeys(OUTCOME_FIGURES, reason)
     elif not any(group["auroc"] for group in data.metrics["subgroups"]):

@@ -160,17 +160,19 @@ def _coefficients(model: CalibratedFit) -> dict[str, Any]:
         "min_probability": calibration.min_probability,
         "max_probability": calibration.max_probability,
     }
+    # Without a signal nothing contributes.
+    coef = model.coef if calibration.has_signal else np.zeros_like(model.coef)
+    intercept = model.intercept if calibration.has_signal else 0.0
     if model.aggregate == "mean":
         return limits | {
-            "coef": calibration.slope * model.coef,
-            "intercept": calibration.slope * model.intercept + calibration.intercept,
+            "coef": calibration.slope * coef,
+            "intercept": calibration.slope * intercept + calibration.intercept,
             "calibration_slope": 1.0,
             "calibration_intercept": 0.0,
         }
-    # Without a signal no window contributes.
     return limits | {
-        "coef": model.coef if calibration.has_signal else np.zeros_like(model.coef),
-        "intercept": model.intercept if calibration.has_signal else 0.0,
+        "coef": coef,
+        "intercept": intercept,
         "calibration_slope": calibration.slope,
         "calibration_intercept": calibration.intercept,
     }

@@ -70,9 +70,10 @@ def with_scorer(store, one_outcome=False, **changed):
         transaction.con.execute(
             "INSERT INTO scorers (scorer_id, name, version, encoder_id, cutoff, label_rule, "
             "horizon_days, coef, intercept, metrics, training_hash, created_at, aggregate, "
-            "calibration_slope, calibration_intercept, coef_hash) VALUES "
+            "calibration_slope, calibration_intercept, min_probability, max_probability, "
+            "coef_hash) VALUES "
             "('readmit-v1', 'readmit', 1, 'one-00000000', '72h', 'readmission', 30, [1, 2, 3, 4], "
-            "0.5, $1, 'abcdef', TIMESTAMP '2026-01-02 03:04:05', 'mean', 1, 0, '')",
+            "0.5, $1, 'abcdef', TIMESTAMP '2026-01-02 03:04:05', 'mean', 1, 0, 0.01, 0.99, '')",
             [json.dumps(metrics)],
         )
         predictions = np.clip(rng.normal(0.35, 0.15, (len(rows), 4)), 0.01, 0.99)
@@ -116,12 +117,10 @@ def numbers(rows, one_outcome=False):
     group = {"by": "gender", "admissions": 41, "returned": 21, "observed": 0.51, "expected": 0.49}
     fit = {
         "aggregate": "mean",
-        "fitted_on": "training patients, C by cross-validation",
         "c": 0.001,
-        "valid_auroc": 0.6812,
+        "log_loss": 0.6812,
         "test_auroc": interval(0.6923),
         "test_slope": interval(0.4423),
-        "default": True,
         "selected": False,
     }
     return {
@@ -129,11 +128,15 @@ def numbers(rows, one_outcome=False):
         "positives": {split: sum(row[1] == split and row[2] for row in rows) for split in splits},
         "c": 0.001,
         "aggregate": "mean",
-        "fitted_on": "training patients, C by cross-validation",
-        "candidates": [fit, fit | {"default": False, "selected": True, "c": 0.01}],
+        "no_signal": None,
+        "candidates": [fit, fit | {"selected": True, "c": 0.01}],
         "calibration": {
             "slope": 0.77,
             "intercept": -0.11,
+            "chi_squared": 31.4,
+            "separated": False,
+            "min_probability": 0.01,
+            "max_probability": 0.99,
             "calibrated_on": "validation patients",
         },
         "test": dict.fromkeys((*SYSTEMS, "prevalence"), every),
@@ -240,7 +243,7 @@ def test_figures_that_need_both_outcomes_are_explained_when_one_is_missing(embed
     page = (tmp_path / "report.html").read_text()
     assert result["figures"] == 2
     assert all(f'<figure id="{name}">' in page for name in FIGURES)
-    assert "this figure needs stays with and without a return" in page
+    assert "this figure needs at least 10 that did and 10 that did not" in page
     assert "Drift needs at least two nights" in page
     assert "Its performance cannot be estimated" in page
 

@@ -35,7 +35,8 @@ SCORER = (
     "'72h' AS cutoff, 'readmission' AS label_rule, 30 AS horizon_days, "
     "CAST(list_value(0) || repeat([0], 767) AS DOUBLE[768]) AS coef, 0 AS intercept, "
     "$1 AS metrics, '' AS training_hash, now()::TIMESTAMP AS created_at, 'mean' AS aggregate, "
-    "1 AS calibration_slope, 0 AS calibration_intercept, '' AS coef_hash"
+    "1 AS calibration_slope, 0 AS calibration_intercept, "
+    "0.01 AS min_probability, 0.99 AS max_probability, '' AS coef_hash"
 )
 # A note that is not embedded yet, and that no prediction may use.
 LATE_NOTE = (
