@@ -17,7 +17,7 @@ from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
-PATIENTS = 120
+PATIENTS = 300
 CANARY = "zebrafinch"
 SUBJECTS = range(7_310_001, 7_310_001 + PATIENTS)
 STAYS, NOTES = 1_100_000, 2_200_000  # added to subject_id

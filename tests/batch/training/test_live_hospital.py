@@ -58,7 +58,8 @@ def scores_of_last_month(store, scorer_id):
     (probabilities,) = zip(
         *store.sql(
             "SELECT probability FROM score_admissions($scorer) "
-            "INNER JOIN admissions USING (hadm_id) WHERE hadm_id < 100000 AND dischtime > $today - INTERVAL 30 DAY",
+            "INNER JOIN admissions USING (hadm_id) "
+            "WHERE hadm_id < 100000 AND dischtime > $today - INTERVAL 30 DAY",
             scorer=scorer_id,
             today=TODAY,
         ).fetchall(),

@@ -95,7 +95,10 @@ def test_nothing_is_estimated_with_fewer_than_ten_stays_of_an_outcome(returned, 
     p = np.where(y, 0.9, 0.1)  # perfect, by chance
     assert set(bootstrap.metrics(p).values()) == {None}
     assert bootstrap.difference(auroc, p, 1 - p) is None
-    assert all(alert["ppv"] is None and alert["recall"] is None for alert in bootstrap.alerts(p))
+    assert all(
+        alert["ppv"] is None and alert["recall"] is None
+        for alert in bootstrap.alerts(p, np.full(len(y), ""))
+    )
 
 
 @pytest.mark.slow
