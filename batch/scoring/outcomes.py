@@ -84,7 +84,8 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
         "calibration_slope": calibration(calibration_slope),
         "calibration_intercept": calibration(calibration_intercept),
         "periods": [
-            {"period": name, **counts(period == name)} for name in sorted(set(period.tolist()))
+            {"period": name, **counts(period == name)}
+            for name in sorted(set(period[scored].tolist()))
         ],
     }
 
