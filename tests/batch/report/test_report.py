@@ -258,22 +258,24 @@ def test_the_flow_leads_from_all_stays_to_the_judged_ones(embedded, tmp_path):
     with_scorer(store, one_outcome=True)  # draws two figures only, for speed
     report(store, "readmit", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    # Of 120 patients 60 have a short second stay; 12 died; one has no note.
-    assert store.one("SELECT count(*) FROM admissions") == (180,)
+    # Half of the patients have a short second stay; a tenth died; one stay has no note.
+    stays, died = PATIENTS * 3 // 2, PATIENTS // 10
+    scored = PATIENTS - 1
+    assert store.one("SELECT count(*) FROM admissions") == (stays,)
     figure = page[page.index('<figure id="flow">') :]
     shown = re.findall(r"<text [^>]*>([^<]*)</text>", figure[: figure.index("</figure>")])
-    assert shown[:10] == [
-        *("All admissions", "180", "not predicted at 72h", "60"),
-        *("Predicted at 72h", "120", "no note known by then", "1"),
-        *("Scored", "119"),
+    assert shown[:13] == [
+        *("All admissions", f"{stays}", "not predicted at 72h", f"{stays - PATIENTS}"),
+        *("Predicted at 72h", f"{PATIENTS}", "no note known by then", "1"),
+        *("Scored", f"{scored}", "died in hospital", f"{died}", "Judged"),
     ]
-    assert shown[10:14] == ["died in hospital", "12", "Judged", shown[13]]
-    assert shown[13].startswith("107")
+    assert shown[13].startswith(f"{scored - died}")
     for words in (
-        "180 stays, of which 120 are predicted, 119 scored and 107 judged",
-        "Of the 120 predicted stays, 1 have no known note and are not scored; of the scored stays, "
-        "12 have no label",
-        "from 180 stays to 107 judged",
+        f"{stays} stays, of which {PATIENTS} are predicted, {scored} scored and {scored - died} "
+        "judged",
+        f"Of the {PATIENTS} predicted stays, 1 have no known note and are not scored; of the "
+        f"scored stays, {died} have no label",
+        f"from {stays} stays to {scored - died} judged",
     ):
         assert words in page
 
