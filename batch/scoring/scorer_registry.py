@@ -34,9 +34,9 @@ def find_scorer(store: Store, scorer: str) -> str:
 
 def why_no_signal(store: Store, scorer_id: str) -> str | None:
     """Return why all probabilities of a scorer are the prevalence; None if they are not."""
-    (reason,) = store.one(
+    reason: str | None = store.one(
         "SELECT metrics ->> '$.no_signal' FROM scorers WHERE scorer_id = $s", s=scorer_id
-    )
+    )[0]
     return reason
 
 

@@ -70,17 +70,17 @@ def calibrate(
     """
     returned, others = int(y.sum()), int((~y).sum())
     limits = 1 / (others + 2), (returned + 1) / (returned + 2)
-    prevalence = min(max(returned / max(len(y), 1), limits[0]), limits[1])
-    no_signal = Calibration(0.0, float(log_odds(np.array(prevalence))), 0.0, False, *limits)
-    if not returned or not others or np.ptp(z) <= 1e-9 * max(1.0, float(np.abs(z).max())):
+    prevalence = np.array(returned / max(len(y), 1))
+    no_signal = Calibration(0.0, float(log_odds(prevalence)), 0.0, False, 0.0, 1.0)
+    slope, intercept = platt(z, y) if returned and others else (0.0, 0.0)
+    if slope <= 0:
         return no_signal
-    slope, intercept = platt(z, y)
     targets = _platt_targets(y)
     null = float(log_odds(np.array(targets.mean())))
     gain = log_loss(np.full(len(z), null), targets) - log_loss(slope * z + intercept, targets)
     chi_squared = 2 * float(gain.sum()) / _design_effect(z, y, subject_id)
-    if slope <= 0 or chi_squared <= MIN_CHI_SQUARED:
-        no_signal.chi_squared = chi_squared if slope > 0 else 0.0
+    if chi_squared <= MIN_CHI_SQUARED:
+        no_signal.chi_squared = chi_squared
         return no_signal
     slope *= 1 - MIN_CHI_SQUARED / chi_squared
     centre = float(z.mean())
@@ -93,16 +93,18 @@ def platt(z: Floats, y: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """Return slope and intercept of the logistic regression of outcomes on log odds (Platt 1999).
 
     Platt's targets, (n + 1) / (n + 2) for n returns and 1 / (n + 2) for n other stays, keep the
-    slope finite where log odds separate the outcomes. z must not be constant.
+    slope finite where log odds separate the outcomes. The slope of equal log odds is 0.
     """
     centre, spread = float(z.mean()), float(z.std())
-    weight = np.ones((1, len(y)))
-    intercept, slope = recalibrate((z - centre) / spread, _platt_targets(y), weight, slope=True)[0]
+    targets, weight = _platt_targets(y), np.ones((1, len(y)))
+    if spread <= 1e-9 * max(1.0, abs(centre)):  # equal up to rounding
+        return 0.0, float(log_odds(np.array(targets.mean())))
+    intercept, slope = recalibrate((z - centre) / spread, targets, weight, slope=True)[0]
     return float(slope / spread), float(intercept - slope * centre / spread)
 
 
 def _platt_targets(y: npt.NDArray[np.bool_]) -> Floats:
-    return np.where(y, (y.sum() + 1) / (y.sum() + 2), 1 / ((~y).sum() + 2))
+    return np.asarray(np.where(y, (y.sum() + 1) / (y.sum() + 2), 1 / ((~y).sum() + 2)))
 
 
 def _design_effect(z: Floats, y: npt.NDArray[np.bool_], subject_id: npt.NDArray[np.int64]) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from batch.training.calibration import Calibration, Floats, calibrate, log_loss, log_odds
+from batch.training.calibration import Calibration, Floats, calibrate, log_loss, log_odds, platt
 from batch.training.data import Cohort, Mask, TrainingData, Vectors
 from batch.training.regression import fit_exactly, fit_path, standardize
 
@@ -72,7 +72,7 @@ def fit_calibrated(vectors: Vectors, cohort: Cohort, encoder_saw_training: bool)
     fold = patient_folds(members)
     path = fit_path(columns.Z, y, weight, GRID, fold[subset.admission_index])
     out_of_fold = [subset.admission_log_odds(rows) for rows in path.out_of_fold]
-    best = int(np.argmin([log_loss(z, members.y).mean() for z in out_of_fold]))
+    best = int(np.argmin([_cross_validated_loss(vectors, z, members.y) for z in out_of_fold]))
     c = GRID[best]
     coef, intercept = columns.unscale(fit_exactly(columns.Z, y, weight, c))
     z = vectors.admission_log_odds(vectors.X @ coef + intercept)
@@ -90,10 +90,22 @@ def fit_calibrated(vectors: Vectors, cohort: Cohort, encoder_saw_training: bool)
     return CalibratedFit(vectors, c, coef, intercept, z, calibration, loss)
 
 
+def _cross_validated_loss(vectors: Vectors, z: Floats, y: Mask) -> float:
+    """Return the mean log loss of out-of-fold log odds.
+
+    A maximum over windows is not a probability, whatever C is, so the log odds of combined windows
+    are recalibrated first.
+    """
+    if vectors.aggregate == "clinicalbert":
+        slope, intercept = platt(z, y)
+        z = slope * z + intercept
+    return float(log_loss(z, y).mean())
+
+
 def patients_calibrated_on(cohort: Cohort, encoder_saw_training: bool) -> Mask:
     """Return the admissions on which a calibration is estimated: (admissions,)."""
-    valid = cohort.split == "valid"
-    return valid if encoder_saw_training else valid | (cohort.split == "train")
+    splits = ("valid",) if encoder_saw_training else ("train", "valid")
+    return np.asarray(np.isin(cohort.split, splits))
 
 
 def patient_folds(cohort: Cohort) -> npt.NDArray[np.int64]:

@@ -120,7 +120,8 @@ def test_separated_outcomes_have_a_finite_slope_and_limited_probabilities():
     # Ten of ten returned: by the rule of succession the next one does with a probability of 11/12.
     p = calibration.probability(np.array([-1e9, 1e9]))
     assert p.tolist() == pytest.approx([1 / 92, 11 / 12])
-    assert not calibrate(*stays(np.random.default_rng(0), 500), np.arange(500)).separated
+    z, y = stays(np.random.default_rng(0), 500)
+    assert not calibrate(z, y, np.arange(500)).separated
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_scores_of_windows_follow_clinicalberts_rule(embedded, tmp_path):
     for hadm_id, p in windows.items():
         n = len(p)
         combined = (max(p) + np.mean(p) * n / 2) / (1 + n / 2)
-        expected[hadm_id] = 1 / (1 + (combined / (1 - combined)) ** -slope * np.exp(-shift))
+        expected[hadm_id] = expit(slope * logit(combined) + shift)
     scores = store.sql("SELECT hadm_id, probability FROM score_admissions('windows-v1')")
     assert dict(scores.fetchall()) == pytest.approx(expected, abs=1e-6)
 
