@@ -73,7 +73,7 @@ def calibrate(
     prevalence = np.array(returned / max(len(y), 1))
     no_signal = Calibration(0.0, float(log_odds(prevalence)), 0.0, False, 0.0, 1.0)
     slope, intercept = platt(z, y) if returned and others else (0.0, 0.0)
-    if slope <= 0:
+    if not slope > 0:
         return no_signal
     targets = _platt_targets(y)
     null = float(log_odds(np.array(targets.mean())))
