@@ -150,7 +150,7 @@ def main():
                 for fit in scorer["candidates"]:
                     selected = ", selected" if fit["selected"] else ""
                     print(
-                        f"| {model} | {stage}: {fit['aggregate']}, {fit['fitted_on']}{selected} "
+                        f"| {model} | {stage}: {fit['aggregate']}{selected} "
                         f"| {estimate(fit['test_auroc'])} |"
                     )
             difference = after["differences"]["bag_of_words"]

@@ -69,7 +69,7 @@ def cross_validation(X, y, subject_id):
             cv=cuts,
             solver=solver,
             max_iter=5_000,
-            scoring="roc_auc",
+            scoring="neg_log_loss",
             l1_ratios=(0.0,),
             use_legacy_attributes=False,
             n_jobs=os.cpu_count(),

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pyarrow.parquet
 import pytest
+from click.testing import CliRunner
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
@@ -20,7 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from batch.training.calibration import log_loss
 from batch.training.data import Cohort, Vectors, training_data, word_counts
 from batch.training.model_selection import GRID, fit_calibrated
-from featurestore import Store, create_store, embed_pending, promote, score, sync, train
+from featurestore import Store, create_store, embed_pending, promote, score, sync, train, verify
+from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
 from tests.batch.training.test_calibration import platt_by_scikit_learn
 from tests.hospital import admission, note, write_hospital
@@ -50,6 +52,13 @@ def embedded(hospital, counter_class):
     sync(store)
     embed_pending(store, counter_class("one-00000000"))
     return store
+
+
+def featurestore(*arguments):
+    """Run a command; return its output."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def copy_of(store, folder):
@@ -226,6 +235,34 @@ def test_an_encoder_that_saw_the_training_patients_is_calibrated_on_validation_p
 
     assert slope_on_test(False) < 0.7  # overconfident
     assert slope_on_test(True) == pytest.approx(1, abs=0.15)
+
+
+def test_without_a_signal_every_command_says_that_scores_are_the_prevalence(embedded, tmp_path):
+    store = copy_of(embedded, tmp_path)
+    with store.transaction("test") as transaction:
+        # Vectors that have nothing to do with the outcome.
+        transaction.con.execute(
+            "UPDATE admission_embeddings SET embedding = "
+            "[hash(hadm_id * 7 + i) % 1000 / 1000 FOR i IN range(4)]::FLOAT[4]"
+        )
+    command = ["train", store.path, "noise", "--no-baseline", "--aggregate", "mean"]
+    first_line = featurestore(*command).splitlines()[0]
+    assert re.fullmatch(
+        r"no signal: the embeddings do not discriminate between the \d+ of \d+ stays of training "
+        r"patients, out of fold, and validation patients that returned and the others \(.*\), so "
+        r"every probability is the prevalence, 0\.\d{3}",
+        first_line,
+    )
+    returned, total = store.one(
+        "SELECT count(*) FILTER (label), count(*) FROM scorer_admissions WHERE split <> 'test'"
+    )
+    assert featurestore("score", store.path, "noise").splitlines()[0] == first_line
+    scores = store.sql("SELECT DISTINCT probability FROM scores").fetchall()
+    assert scores == [(pytest.approx(returned / total, abs=1e-9),)]
+    assert score(store, "noise")["no_signal"] == first_line
+    featurestore("report", store.path, "noise", "-o", tmp_path / "report.html")
+    assert first_line[1:] in (tmp_path / "report.html").read_text()
+    assert not [finding for finding in verify(store) if "coefficients" in finding]
 
 
 def test_the_training_set_is_split_by_patient_and_recorded(trained):
