@@ -58,8 +58,7 @@ combined AS (
 ),
 
 clipped AS (
-    SELECT
-        * REPLACE (greatest(1e-9, least(1 - 1e-9, p)) AS p)
+    SELECT * REPLACE (greatest(1e-9, least(1 - 1e-9, p)) AS p)
     FROM combined
 ),
 

@@ -142,7 +142,7 @@ def test_info_shows_what_the_store_contains(ward):
 
 def test_embed_train_and_score_run_in_sequence(ward, model, tmp_path, write_prose):
     stays, notes = [], []
-    for patient in range(1, 81):
+    for patient in range(1, 301):
         stays.append(admission(patient, patient, day(0), day(10)))
         if patient % 2:
             stays.append(admission(1000 + patient, patient, day(20), day(21)))
@@ -151,19 +151,22 @@ def test_embed_train_and_score_run_in_sequence(ward, model, tmp_path, write_pros
     write_hospital(tmp_path / "hospital", stays, notes)
     run("sync", ward)
     result = run("embed", ward, model, "--device", "cpu", "--json")
-    assert json.loads(result.stdout)["embedded"] == 80
+    assert json.loads(result.stdout)["embedded"] == 300
     assert "on CPUExecutionProvider" in result.stderr
-    assert "embedded 80  windows 80  provider CPUExecutionProvider" in run("info", ward).stdout
+    assert "embedded 300  windows 300  provider CPUExecutionProvider" in run("info", ward).stdout
     assert "0 embedded" in run("embed", ward, model).stdout
     output = run("train", ward, "readmit").stdout
     assert output.startswith("readmit-v1  the mean of the windows, C = ")
     assert re.search(r"^scorer +1\.000 \(1\.000-1\.000\) +1\.000 \(1\.000-1\.000\)", output, re.M)
     assert re.search(r"^bag of words +1\.000", output, re.M)
     assert re.search(r"^prevalence +0\.500", output, re.M)
+    assert re.search(
+        r"^- the outcomes of training patients, .* are separated completely", output, re.M
+    )
     assert re.search(r"^- only \d+ test stays returned: with fewer than 100", output, re.M)
     assert "readmit-v1" in run("scorers", ward).stdout
     output = run("score", ward, "readmit", "-o", tmp_path / "scores.csv").stdout
-    assert output.startswith("80 admissions scored by readmit-v1: run 5 of ")
+    assert output.startswith("300 admissions scored by readmit-v1: run 5 of ")
     first = (tmp_path / "scores.csv").read_text().splitlines()[1].split(",")
     assert int(first[0]) % 2 == 1 and float(first[1]) > 0.5
     (encoder,) = [row["encoder"] for row in info(Store(ward))["encoders"]]
