@@ -123,6 +123,7 @@ def outcomes_table(result: dict[str, Any]) -> str:
         del lines[1]
     return "\n".join(
         [
+            *([result["no_signal"]] if result["no_signal"] else []),
             *lines,
             f"calibration slope {interval(result['calibration_slope'])}, "
             f"intercept {interval(result['calibration_intercept'])}",
@@ -192,6 +193,7 @@ def explanation_table(explanation: dict[str, Any], n: int) -> str:
     """Return the n notes that contributed most to a score, each with its strongest window."""
     notes, windows = explanation["notes"], explanation["windows"]
     lines = [
+        *([explanation["no_signal"]] if explanation["no_signal"] else []),
         f"admission {explanation['hadm_id']}: {explanation['probability']:.1%} by "
         f"{explanation['scorer_id']}, from {len(windows):,} windows of {len(notes):,} notes",
         f"contributions in {explanation['unit']}",

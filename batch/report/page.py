@@ -58,6 +58,8 @@ def missing_figures(data: ReportData) -> dict[str, str]:
         missing = dict.fromkeys(OUTCOME_FIGURES, reason)
     elif not any(group["auroc"] for group in data.metrics["subgroups"]):
         missing["subgroups"] = "No group of test patients is large enough for its own AUROC."
+    if data.metrics["no_signal"]:
+        missing["alerts"] = "Without a signal nobody is at a higher risk than others."
     if not any(point["auroc"] for point in data.metrics["learning_curve"]):
         missing["learning"] = "There is no test AUROC to plot."
     if len(data.returned) < 3:

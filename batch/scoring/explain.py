@@ -7,6 +7,7 @@ from batch.scoring.scorer_registry import (
     encoder_and_cutoff,
     find_scorer,
     newest_scorer,
+    why_no_signal,
 )
 from featurestore.store.store import Store
 
@@ -16,8 +17,9 @@ def explain(store: Store, hadm_id: int, scorer: str | None = None) -> dict[str, 
 
     `scorer` is a name or scorer_id (default: the newest). Contributions are exact;
     sql/macros/explain_admission.sql says what they add up to. The result has scorer_id, hadm_id,
-    probability, base, unit (log odds, or probability before calibration), `notes` and `windows`,
-    the largest contribution first. Raises FeatureStoreError.
+    probability, no_signal (why it is the prevalence, else None), base, unit (log odds, or
+    probability before calibration), `notes` and `windows`, the largest contribution first. Raises
+    FeatureStoreError.
     """
     scorer_id = newest_scorer(store) if scorer is None else find_scorer(store, scorer)
     check_admission(store, hadm_id, *encoder_and_cutoff(store, scorer_id))
@@ -32,6 +34,7 @@ def explain(store: Store, hadm_id: int, scorer: str | None = None) -> dict[str, 
         "scorer_id": scorer_id,
         "hadm_id": hadm_id,
         "probability": probability,
+        "no_signal": why_no_signal(store, scorer_id),
         "base": windows[0]["base"],
         "unit": "log odds" if aggregate == "mean" else "probability before calibration",
         "notes": _sum_by_note(windows),

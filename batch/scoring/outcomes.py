@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from batch.scoring.scorer_registry import find_scorer
-from batch.training.bootstrap import PatientBootstrap, alert_outcomes
+from batch.scoring.scorer_registry import find_scorer, why_no_signal
+from batch.training.bootstrap import MIN_OUTCOMES, PatientBootstrap, alert_outcomes
 from batch.training.metrics import auroc, calibration_intercept, calibration_slope
 from featurestore.errors import NotEnoughDataError
 from featurestore.store.sql_files import read_sql
@@ -18,9 +18,8 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
     """Compare the first score of each admission with its label, once its horizon is over.
 
     Admissions that the scorer was fitted or selected on are excluded, and so are those without a
-    label of the same patients and time. An alert is a probability of
-    at least `alert_above` (default: the threshold that the riskiest 10% of predicted test stays
-    reach).
+    label of the same patients and time. An alert is a probability of at least `alert_above`
+    (default: what the riskiest 10% of predicted test stays reach).
 
     Returns counts and metrics (estimate, low, high: patient-level bootstrap) over all admissions,
     and `periods`, the same by month of the prediction. A research extract is one period, because
@@ -28,7 +27,8 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
     horizon is not over (`returned_so_far` of them), some are `judged` by their label (`returned`;
     `expected` is the sum of their probabilities), and some are `not_judged`, as they have none.
     `alert_outcomes` splits the alerts that are not waiting; `ppv` is the fraction of them that
-    returned. Raises NotEnoughDataError if nothing was scored.
+    returned, None below 10. `no_signal` says why all probabilities are the prevalence; then nobody
+    is alerted by default. Raises NotEnoughDataError if nothing was scored.
     """
     scorer_id = find_scorer(store, scorer)
     horizon = store.one("SELECT horizon_days FROM scorers WHERE scorer_id = $s", s=scorer_id)[0]
@@ -50,9 +50,16 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
     y = np.array([bool(label) for label in rows["label"]])
     p = np.array(rows["probability"])
     period = np.array(rows["period"], dtype=str)
-    threshold = _default_threshold(store, scorer_id) if alert_above is None else alert_above
+    no_signal = why_no_signal(store, scorer_id)
+    if alert_above is not None:
+        threshold = alert_above
+    elif no_signal:  # all are equal, so nobody is at a higher risk than others
+        threshold = 1.0
+    else:
+        threshold = _default_threshold(store, scorer_id)
     bootstrap = PatientBootstrap(y[judged], np.array(rows["subject_id"])[judged])
-    alerted = (p >= threshold) & scored
+    # Probabilities that are equal in SQL and in Python may differ in the last bit.
+    alerted = (p >= threshold * (1 - 1e-12)) & scored
 
     def counts(members: Any) -> dict[str, Any]:
         with_label, mature_alerts = members & judged, members & alerted & mature
@@ -66,7 +73,7 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
             "expected": float(p[with_label].sum()),
             "alerts": int((members & alerted).sum()),
             "alert_outcomes": alert_outcomes(y[mature_alerts], reason[mature_alerts]),
-            "ppv": float(y[mature_alerts].mean()) if mature_alerts.any() else None,
+            "ppv": float(y[mature_alerts].mean()) if mature_alerts.sum() >= MIN_OUTCOMES else None,
             "auroc": bootstrap.subset(members[judged]).estimate(auroc, p[with_label])
             if with_label.any()
             else None,
@@ -78,6 +85,7 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
     return {
         "scorer_id": scorer_id,
         "horizon_days": horizon,
+        "no_signal": no_signal,
         "fitted_on": int(fitted_on.sum()),
         "alert_above": threshold,
         **counts(np.ones(len(p), bool)),
@@ -94,7 +102,7 @@ def _default_threshold(store: Store, scorer_id: str) -> float:
     """Return what the riskiest 10% of predicted test stays reach; of training stays if none are."""
     for split in ("test", "train"):
         (threshold,) = store.one(
-            "SELECT quantile_cont(probability, $q) FROM scorer_admissions "
+            "SELECT quantile_disc(probability, $q) FROM scorer_admissions "
             "WHERE scorer_id = $scorer AND split = $split",
             scorer=scorer_id,
             split=split,

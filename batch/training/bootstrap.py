@@ -80,15 +80,22 @@ class PatientBootstrap:
         """Return PPV, recall and outcomes of alerts on the 1, 5, 10, 20 or 30% of highest risk.
 
         `reason` (stays,) is why a stay has no label, '' where it has one; without a label it counts
-        as not returned. Of stays with equal probabilities at the threshold, PPV and recall count a
-        part, and the outcomes are those of the first stays.
+        as not returned. PPV and recall are None below 10 alerts, or 10 labelled stays of an
+        outcome. Of stays with equal probabilities at the threshold, PPV and recall count a part,
+        and the outcomes are those of the first stays.
         """
         by_risk = np.argsort(-p, kind="stable")
+        enough = min(self.y.sum(), (~self.y & (reason == "")).sum()) >= MIN_OUTCOMES
+
+        def estimate(per_100: int, which: int, n_alerts: int) -> Interval:
+            metric = partial(_alert_metric, per_100=per_100, which=which)
+            return self.estimate(metric, p) if enough and n_alerts >= MIN_OUTCOMES else None
+
         return [
             {
                 "per_100": per_100,
-                "ppv": self.estimate(partial(_alert_metric, per_100=per_100, which=0), p),
-                "recall": self.estimate(partial(_alert_metric, per_100=per_100, which=1), p),
+                "ppv": estimate(per_100, 0, len(alerted)),
+                "recall": estimate(per_100, 1, len(alerted)),
                 **alert_outcomes(self.y[alerted], reason[alerted]),
             }
             for per_100 in ALERTS_PER_100

@@ -72,6 +72,7 @@ def calibrate(
     limits = 1 / (others + 2), (returned + 1) / (returned + 2)
     prevalence = np.array(returned / max(len(y), 1))
     no_signal = Calibration(0.0, float(log_odds(prevalence)), 0.0, False, 0.0, 1.0)
+    z = _clip_outliers(z)
     slope, intercept = platt(z, y) if returned and others else (0.0, 0.0)
     if not slope > 0:
         return no_signal
@@ -101,6 +102,16 @@ def platt(z: Floats, y: npt.NDArray[np.bool_]) -> tuple[float, float]:
         return 0.0, float(log_odds(np.array(targets.mean())))
     intercept, slope = recalibrate((z - centre) / spread, targets, weight, slope=True)[0]
     return float(slope / spread), float(intercept - slope * centre / spread)
+
+
+def _clip_outliers(z: Floats) -> Floats:
+    """Clip log odds at 30 interquartile ranges from the median.
+
+    One stay farther away would hide the differences of all others.
+    """
+    quarter, median, three_quarters = np.quantile(z, [0.25, 0.5, 0.75]) if len(z) else (0, 0, 0)
+    width = 30 * (three_quarters - quarter)
+    return np.clip(z, median - width, median + width) if width > 0 else z
 
 
 def _platt_targets(y: npt.NDArray[np.bool_]) -> Floats:

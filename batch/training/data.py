@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import duckdb
@@ -89,6 +90,7 @@ class TrainingData:
     frequently_admitted: Mask  # (admissions,) two or more admissions in the 12 months before
     subgroups: dict[str, npt.NDArray[np.str_]]  # grouping -> group of each admission
     stays_per_day: float | None  # predicted in a live hospital
+    observed_until: datetime | None  # of a live hospital
     word_counts: Any | None  # sparse (admissions, hashed words); None without bag-of-words
 
     @property
@@ -121,6 +123,7 @@ def training_data(
     )
     frequent = store.sql(read_sql("training/frequent_admissions")).fetchnumpy()["hadm_id"]
     stays, days = store.one(read_sql("training/stays_per_day"), cutoff=cutoff)
+    observed_until = store.one("SELECT observed_until FROM settings")[0]
     con = store.connect()
     con.register("training_admissions", _hadm_id_table(hadm_id))
     try:
@@ -135,6 +138,7 @@ def training_data(
             frequently_admitted=np.isin(hadm_id, frequent),
             subgroups=_subgroups(con),
             stays_per_day=stays / days if stays else None,
+            observed_until=observed_until,
             word_counts=word_counts(store, hadm_id, cutoff) if bag_of_words else None,
         )
     finally:
@@ -200,6 +204,11 @@ def _add_unlabelled_test_stays(
 
 def _check_training_patients(cohort: Cohort, cutoff: str) -> None:
     y = cohort.y[cohort.split == "train"]
+    if len(np.unique(cohort.subject_id[cohort.split == "train"])) == 1:
+        raise NotEnoughDataError(
+            f"all {len(y)} labelled stays of training patients at {cutoff} are of one patient - "
+            "embed the notes of more patients"
+        )
     if min(y.sum(), (~y).sum()) < _MIN_TRAINING_OUTCOMES or len(y) < _MIN_TRAINING_STAYS:
         raise NotEnoughDataError(
             f"the training patients have {int(y.sum())} returns among {len(y)} labelled stays at "

@@ -44,6 +44,7 @@ def evaluate(
         "positives": _split_counts(cohort.split[cohort.y]),
         "c": model.c,
         "aggregate": model.aggregate,
+        "observed_until": data.observed_until.isoformat() if data.observed_until else None,
         "no_signal": _why_no_signal(data, model),
         "calibration": {
             "slope": model.calibration.slope,
@@ -59,7 +60,7 @@ def evaluate(
             name: bootstrap.difference(auroc, p[test], risk[test])
             for name, risk in baselines.items()
         },
-        "alerts": _alerts(data, p),
+        "alerts": _alerts(data, p) if model.calibration.has_signal else [],
         "candidates": [_candidate(each, each is model, bootstrap, test) for each in candidates],
         "subgroups": _subgroups(data, p, bootstrap),
         "learning_curve": _learning_curve(model, cohort, bootstrap),
@@ -156,6 +157,11 @@ def _why_no_signal(data: TrainingData, model: CalibratedFit) -> str | None:
         return None
     y = data.cohort.y[patients_calibrated_on(data.cohort, data.encoder_saw_training)]
     risk = probability(np.array(calibration.intercept))
+    if y.all() or not y.any():
+        return (
+            f"no signal: {int(y.sum()):,} of {len(y):,} stays of {_calibrated_on(data)} returned, "
+            f"so nothing can be calibrated, and every probability is the prevalence, {risk:.3f}"
+        )
     evidence = (
         f"chi-squared {calibration.chi_squared:.1f}, more than {MIN_CHI_SQUARED:.0f} is needed"
         if calibration.chi_squared

@@ -26,7 +26,7 @@ class CalibratedFit:
     intercept: float
     log_odds: Floats  # (admissions,)
     calibration: Calibration
-    log_loss: float  # mean, of the calibrated probabilities of the patients calibrated on
+    log_loss: float | None  # mean, calibrated, of the patients calibrated on; None without any
 
     @property
     def aggregate(self) -> str:
@@ -53,7 +53,7 @@ def fit_candidates(data: TrainingData, aggregate: str | None = None) -> list[Cal
     candidates = [
         fit_calibrated(vectors, data.cohort, data.encoder_saw_training) for vectors in inputs
     ]
-    return sorted(candidates, key=lambda candidate: candidate.log_loss)
+    return sorted(candidates, key=lambda candidate: candidate.log_loss or 0.0)
 
 
 def fit_calibrated(vectors: Vectors, cohort: Cohort, encoder_saw_training: bool) -> CalibratedFit:
@@ -86,7 +86,7 @@ def fit_calibrated(vectors: Vectors, cohort: Cohort, encoder_saw_training: bool)
         prevalence = cohort.y[train | (cohort.split == "valid")].mean()
         calibration.intercept = float(log_odds(np.array(prevalence)))
     p = calibration.probability(z_calibrated)
-    loss = float(-np.log(np.where(y, p, 1 - p)).mean()) if len(y) else np.inf
+    loss = float(-np.log(np.where(y, p, 1 - p)).mean()) if len(y) else None
     return CalibratedFit(vectors, c, coef, intercept, z, calibration, loss)
 
 
@@ -98,7 +98,8 @@ def _cross_validated_loss(vectors: Vectors, z: Floats, y: Mask) -> float:
     """
     if vectors.aggregate == "clinicalbert":
         slope, intercept = platt(z, y)
-        z = slope * z + intercept
+        prevalence = np.full(len(y), log_odds(np.array(y.mean())))
+        z = slope * z + intercept if slope > 0 else prevalence
     return float(log_loss(z, y).mean())
 
 

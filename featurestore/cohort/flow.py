@@ -53,7 +53,7 @@ def admission_flow(
     returned = [row for row in rows if row["outcome"] == "returned"]
     predicted: dict[str, Any] = {
         "cutoff": cutoff,
-        **_outcomes(row for row in rows if row["is_predicted"]),
+        **_outcomes(_as_judged(row) for row in rows if row["is_predicted"]),
         "returns_not_predicted": _total(row for row in returned if not row["is_predicted"]),
     }
     flow = {
@@ -76,7 +76,7 @@ def admission_flow(
         predicted["returns_before_prediction"] = early
         flow["warnings"] += _warn_of_early_returns(early, total["returned"], horizon_days)
     if encoder is not None:
-        flow["scored"] = _outcomes(row for row in rows if row["is_scored"])
+        flow["scored"] = _outcomes(_as_judged(row) for row in rows if row["is_scored"])
     return flow
 
 
@@ -114,6 +114,11 @@ def _outcomes(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "immature": outcomes["immature"],
         "returned_so_far": returned_so_far,
     }
+
+
+def _as_judged(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of predicted stays; all wait for their horizon, with a label or without."""
+    return row if row["mature"] else row | {"outcome": "immature"}
 
 
 def _warn_of_no_label(total: dict[str, Any]) -> Iterator[str]:

@@ -96,7 +96,7 @@ def audit(store: Store, scorer: str | None = None) -> list[Finding]:
 def accept_finding(store: Store, code: str, scorer: str | None = None) -> None:
     """Record that the current findings of a code are accepted: all of them, or a scorer's.
 
-    An acceptance holds while the count of the finding is not larger. Raises UnknownNameError, and
+    An accepted error comes back when its count grows. Raises UnknownNameError, and
     records nothing, where there is no such finding.
     """
     with store.lock("audit"):
@@ -219,13 +219,14 @@ def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Findin
         scorer_id=scorer_id,
         rule=scorer["label_rule"],
         horizon_days=horizon_days,
+        observed_until=json.loads(scorer["metrics"]).get("observed_until"),
     )
     if n_immature:
         yield _finding(
             "immature-labels",
             n_immature,
-            f"{n_immature:,} of its labels are immature, as their horizon is not over - train it "
-            "again later, or with a shorter horizon",
+            f"{n_immature:,} of its labels are immature, as their horizon is not over or was not "
+            "when it was fitted - train it again, later or with a shorter horizon",
         )
     if n_changed:
         yield _finding(
@@ -324,7 +325,9 @@ def _acceptances(store: Store) -> _Acceptances:
 
 def _acceptance(finding: Finding, acceptances: _Acceptances) -> Acceptance | None:
     count, acceptance = acceptances.get((finding.code, finding.scorer_id), (None, None))
-    holds = finding.count is None or (count is not None and finding.count <= count)
+    # What grows every night, such as notes without a time, is accepted once and for all.
+    grown = finding.count is not None and (count is None or finding.count > count)
+    holds = finding.severity != "error" or not grown
     return acceptance if holds else None
 
 

@@ -23,7 +23,7 @@ class CandidateMetrics(TypedDict):
 
     aggregate: str
     c: float
-    log_loss: float  # calibrated, on the patients calibrated on
+    log_loss: float | None  # calibrated, on the patients calibrated on
     test_auroc: Interval
     test_slope: Interval  # before calibration
     selected: bool
@@ -76,6 +76,7 @@ class ScorerMetrics(TypedDict):
     positives: SplitCounts
     c: float
     aggregate: str
+    observed_until: str | None  # of a live hospital, when it was fitted (ISO 8601)
     no_signal: str | None  # why all probabilities are the prevalence
     calibration: Calibration
     test: dict[str, dict[str, Interval]]  # of the scorer and each baseline: metric -> interval

@@ -2,12 +2,13 @@
 -- predicted?
 --
 -- Grain:   one row per combination of its columns, the most frequent first.
--- Columns: outcome ('returned' or 'not returned', of mature labels; 'immature', of a possible index
---          whose horizon is not over; 'excluded'), reason ("continued by ..." is one reason,
+-- Columns: outcome ('returned' or 'not returned', of mature labels; 'immature', of a possible
+--          index whose horizon is not over; 'excluded'), reason ("continued by ..." is one reason,
 --          whatever the admission), returned_so_far (of immature ones), is_predicted (at the
---          cutoff), is_scored (is_predicted and has an embedding by the encoder), returned_early
---          (within 48 hours of the episode's discharge, which is before the discharge prediction),
---          n_admissions, n_died (after discharge, within the horizon, with no return before).
+--          cutoff), mature (the horizon is over), is_scored (is_predicted and has an embedding by
+--          the encoder), returned_early (within 48 hours of the episode's discharge, which is
+--          before the discharge prediction), n_admissions, n_died (after discharge, within the
+--          horizon, with no return before).
 WITH labels AS (
     SELECT
         hadm_id,
@@ -56,6 +57,7 @@ SELECT
     regexp_replace(o.reason, '^continued by \d+$', 'continued by the next stay') AS reason,
     o.outcome = 'immature' AND coalesce(o.label, FALSE) AS returned_so_far,
     p.hadm_id IS NOT NULL AS is_predicted,
+    o.mature,
     coalesce(p.is_scored, FALSE) AS is_scored,
     coalesce(
         o.outcome = 'returned'

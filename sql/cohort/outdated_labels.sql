@@ -1,5 +1,5 @@
--- outdated_labels($scorer_id, $rule, $horizon_days): which labels of a scorer are immature, and
--- which does its rule give no more?
+-- outdated_labels($scorer_id, $rule, $horizon_days, $observed_until): which labels of a scorer are
+-- immature, or were when it was fitted, and which does its rule give no more?
 --
 -- Grain:   one row.
 -- Columns: n_immature (the horizon is not over, also of early returns), n_changed (others that
@@ -8,20 +8,26 @@ WITH labels AS (
     SELECT
         hadm_id,
         label,
-        mature
+        mature,
+        CAST(dischtime AS DATE) + CAST($horizon_days AS INTEGER)
+        >= CAST(CAST($observed_until AS TIMESTAMP) AS DATE) AS was_immature
     FROM readmission_labels(horizon_days := $horizon_days)
     WHERE $rule = 'readmission'
     UNION ALL
     SELECT
         hadm_id,
         label,
-        mature
+        mature,
+        CAST(dischtime AS DATE) + CAST($horizon_days AS INTEGER)
+        >= CAST(CAST($observed_until AS TIMESTAMP) AS DATE) AS was_immature
     FROM clinicalbert_labels(horizon_days := $horizon_days)
     WHERE $rule = 'clinicalbert'
 )
 
 SELECT
-    count(*) FILTER (WHERE r.label IS NOT NULL AND NOT l.mature) AS n_immature,
+    count(*) FILTER (
+        WHERE r.label IS NOT NULL AND (NOT l.mature OR coalesce(l.was_immature, FALSE))
+    ) AS n_immature,
     count(*) FILTER (
         WHERE l.label IS DISTINCT FROM r.label AND coalesce(l.mature, TRUE)
     ) AS n_changed

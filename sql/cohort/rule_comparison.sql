@@ -8,14 +8,16 @@ WITH labels AS (
         'readmission' AS label_rule,
         hadm_id,
         label,
-        reason
+        reason,
+        mature
     FROM readmission_labels(horizon_days := $horizon_days)
     UNION ALL
     SELECT
         'clinicalbert' AS label_rule,
         hadm_id,
         label,
-        reason
+        reason,
+        mature
     FROM clinicalbert_labels(horizon_days := $horizon_days)
 ),
 
@@ -23,12 +25,16 @@ outcomes AS (
     SELECT
         label_rule,
         hadm_id,
-        CASE label
-            WHEN TRUE THEN 'returned'
-            WHEN FALSE THEN 'did not return'
+        CASE
+            WHEN label IS NOT NULL AND NOT mature THEN 'horizon not yet observed'
+            WHEN label THEN 'returned'
+            WHEN NOT label THEN 'did not return'
             ELSE regexp_replace(reason, '^continued by \d+$', 'continued by the next stay')
         END AS outcome,
-        CASE WHEN label IS FALSE AND reason IS NOT NULL THEN ' (' || reason || ')' ELSE '' END
+        CASE
+            WHEN label IS FALSE AND mature AND reason IS NOT NULL THEN ' (' || reason || ')'
+            ELSE ''
+        END
             AS detail
     FROM labels
 )

@@ -25,6 +25,7 @@ windows AS (
         w.window_no,
         s.aggregate,
         s.intercept,
+        s.calibration_slope,
         array_inner_product(w.embedding, s.coef) AS dot_product,
         1 / (1 + exp(-(array_inner_product(w.embedding, s.coef) + s.intercept))) AS p,
         count(*) OVER () AS n_windows,
@@ -47,6 +48,7 @@ SELECT
     CASE
         WHEN windows.aggregate = 'mean'
             THEN (windows.dot_product - averages.dot_product) / windows.n_windows
+        WHEN windows.calibration_slope = 0 THEN 0
         WHEN row_number() OVER (
             ORDER BY windows.p DESC, windows.note_id ASC, windows.window_no ASC
         ) = 1
@@ -65,6 +67,7 @@ COMMENT ON MACRO TABLE explain_admission IS
 'explain_admission(scorer, hadm_id): how much does each window contribute to a score?
 One row per window that the score was computed from (note_id, window_no).
 contribution, base: for a scorer on means, (coef . window - coef . average) / n in log odds, and the
-log odds of the average admission; base plus all contributions are the log odds of the score.
+log odds of the average admission; base plus all contributions are the log odds of the score, before
+its limits.
 For a scorer on windows, the share of the window in (Pmax + Pmean * n / 2) / (1 + n / 2), and 0;
-they add up to the probability before calibration.';
+they add up to the probability before calibration. Without a signal nothing contributes.';

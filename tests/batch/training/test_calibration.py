@@ -124,6 +124,25 @@ def test_separated_outcomes_have_a_finite_slope_and_limited_probabilities():
     assert not calibrate(z, y, np.arange(500)).separated
 
 
+def test_one_absurd_stay_does_not_hide_the_signal_of_all_others():
+    z, y = stays(np.random.default_rng(5), 1_000)
+    expected = calibrate(z, y, np.arange(1_000))
+    absurd = calibrate(np.r_[z, -1e6], np.r_[y, False], np.arange(1_001))
+    assert absurd.has_signal
+    assert absurd.slope == pytest.approx(expected.slope, rel=0.2)
+
+
+def test_without_validation_patients_an_encoder_that_saw_the_others_cannot_be_calibrated():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 3)).astype(np.float32)
+    y = X[:, 0] > 0.5
+    cohort = Cohort(y, np.repeat(["train"], 200), np.arange(200))
+    fit = fit_calibrated(Vectors("mean", X, np.arange(200)), cohort, encoder_saw_training=True)
+    assert fit.log_loss is None
+    assert not fit.calibration.has_signal
+    assert fit.probability == pytest.approx(np.full(200, y.mean()))
+
+
 @pytest.mark.parametrize(
     ("z", "y"),
     [

@@ -131,6 +131,17 @@ def test_95_percent_intervals_cover_the_true_value_in_95_percent_of_hospitals():
     assert all(0.93 <= count / hospitals <= 0.97 for count in covered.values()), covered
 
 
+def test_a_ppv_needs_ten_alerts_and_ten_labelled_stays_of_each_outcome():
+    y = np.arange(200) < 40
+    p = np.linspace(0.9, 0.1, 200)
+    bootstrap, no_reason = PatientBootstrap(y, np.arange(200)), np.full(200, "")
+    alerts = {alert["per_100"]: alert for alert in bootstrap.alerts(p, no_reason)}
+    assert (alerts[1]["ppv"], alerts[1]["returned"]) == (None, 2)
+    assert alerts[5]["ppv"] == [1.0, 1.0, 1.0]
+    nine_others = np.where(np.arange(200) < 49, "", "died in hospital")
+    assert {alert["ppv"] is None for alert in bootstrap.alerts(p, nine_others)} == {True}
+
+
 def test_the_bootstrap_draws_patients_not_stays():
     # Ten identical stays of a patient carry the information of one.
     rng = np.random.default_rng(0)

@@ -21,7 +21,18 @@ from sklearn.preprocessing import StandardScaler
 from batch.training.calibration import log_loss
 from batch.training.data import Cohort, Vectors, training_data, word_counts
 from batch.training.model_selection import GRID, fit_calibrated
-from featurestore import Store, create_store, embed_pending, promote, score, sync, train, verify
+from featurestore import (
+    Store,
+    create_store,
+    embed_pending,
+    explain,
+    outcomes,
+    promote,
+    score,
+    sync,
+    train,
+    verify,
+)
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
 from tests.batch.training.test_calibration import platt_by_scikit_learn
@@ -260,6 +271,10 @@ def test_without_a_signal_every_command_says_that_scores_are_the_prevalence(embe
     scores = store.sql("SELECT DISTINCT probability FROM scores").fetchall()
     assert scores == [(pytest.approx(returned / total, abs=1e-9),)]
     assert score(store, "noise")["no_signal"] == first_line
+    assert featurestore("outcomes", store.path, "noise").splitlines()[0] == first_line
+    assert outcomes(store, "noise")["alerts"] == 0  # nobody is at a higher risk than others
+    assert featurestore("explain", store.path, 1).splitlines()[0] == first_line
+    assert {window["contribution"] for window in explain(store, 1)["windows"]} == {0}
     featurestore("report", store.path, "noise", "-o", tmp_path / "report.html")
     assert first_line[1:] in (tmp_path / "report.html").read_text()
     assert not [finding for finding in verify(store) if "coefficients" in finding]
@@ -508,6 +523,11 @@ def test_vectors_that_identify_patients_predict_nothing_on_other_patients():
             "UPDATE settings SET live = TRUE, observed_until = TIMESTAMP '2150-01-12'",
             r"has a label, 400 of them because of 'horizon not yet observed'",
             id="no label is mature",
+        ),
+        pytest.param(
+            "UPDATE admissions SET subject_id = 1",
+            r"all \d+ labelled stays of training patients at 72h are of one patient",
+            id="one patient",
         ),
         pytest.param(
             "DELETE FROM admissions WHERE hadm_id > 9 AND hadm_id < 1000",

@@ -178,3 +178,35 @@ def test_a_store_that_was_never_synced_has_no_flow(tmp_path):
     store = create_store(tmp_path / "w.duckdb", folder, "mimic3")
     with pytest.raises(FeatureStoreError, match='has no admissions yet - run "featurestore sync'):
         admission_flow(store)
+
+
+def test_predicted_stays_wait_for_their_horizon_with_a_label_or_without(tmp_path):
+    """A death is known at once; beside returns that are not known yet it would look frequent."""
+    stays = [
+        admission(1, 1, day(0), day(55), hospital_expire_flag=1),
+        admission(2, 2, day(0), day(55)),
+        admission(3, 3, day(0), day(55)),
+        admission(4, 3, day(58), day(59)),
+    ]
+    store = store_observed_until(tmp_path, stays, day(60))
+    flow = admission_flow(store)
+    assert flow["excluded"] == {"died in hospital": 1}
+    assert (flow["predicted"]["stays"], flow["predicted"]["immature"]) == (3, 3)
+    assert flow["predicted"]["not_judged"] == {}
+
+
+def test_the_rules_are_not_compared_on_immature_labels(tmp_path):
+    stays = [
+        admission(1, 1, day(40), day(45)),
+        admission(2, 1, day(50), day(59), admission_type="ELECTIVE"),
+        admission(3, 2, day(40), day(45)),
+        admission(4, 2, day(45, 20), day(46)),
+    ]
+    store = store_observed_until(tmp_path, stays, day(60))
+    assert compare_rules(store) == [
+        {
+            "readmission": "continued by the next stay",
+            "clinicalbert": "horizon not yet observed",
+            "admissions": 1,
+        },
+    ]

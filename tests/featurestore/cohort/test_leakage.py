@@ -352,6 +352,29 @@ def test_an_unknown_scorer_is_named(store):
 
 
 USER = pwd.getpwuid(os.getuid()).pw_name
+
+
+def test_a_label_that_was_immature_when_the_scorer_was_fitted_stays_a_finding(store):
+    """By now its horizon is over and the label is the same, but it was chosen by its outcome."""
+    fitted = (
+        """UPDATE scorers SET metrics = json_merge_patch(metrics, '{"observed_until": "%s"}')"""
+    )
+    assert not [f for f in audit(store) if f.code == "immature-labels"]
+    execute(store, fitted % "2150-02-25T00:00:00")
+    assert not [f for f in audit(store) if f.code == "immature-labels"]
+    execute(store, fitted % "2150-01-30T00:00:00")
+    (finding,) = [f for f in audit(store) if f.code == "immature-labels"]
+    (n_labels,) = store.one("SELECT count(*) FROM scorer_admissions WHERE label IS NOT NULL")
+    assert (finding.severity, finding.count) == ("error", n_labels)
+
+
+def test_a_note_is_accepted_though_its_count_grows_every_night(store):
+    execute(store, "UPDATE notes SET time_basis = 'date' WHERE note_id IN ('5', '6')")
+    accept_finding(store, "notes-without-time")
+    execute(store, "UPDATE notes SET time_basis = 'date' WHERE note_id IN ('7', '8')")
+    assert "notes-without-time" in codes_accepted(store)
+
+
 LABELS_OF = "UPDATE scorer_admissions SET label = NOT label WHERE hadm_id <= "
 
 
