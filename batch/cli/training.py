@@ -92,4 +92,5 @@ def scorers_command(store: Path, as_json: bool) -> None:
         click.echo(
             f"{row['scorer_id']:<20}{row['cutoff']:<10}{row['horizon_days']:>3} days  "
             f"AUROC {interval(row['test_auroc']):<21}  {row['aggregate']:<13}{row['encoder_id']}"
+            f"{'  no signal' if row['no_signal'] else ''}"
         )

@@ -135,7 +135,9 @@ def scorer_of_a_synthetic_hospital(folder, signal):
     result = train(store, "readmit", cutoff="discharge", baseline=signal > 0)
     with (folder / "h" / "PLANTED_RISK.csv").open() as stream:
         risk = {int(row["HADM_ID"]): float(row["RISK"]) for row in csv.DictReader(stream)}
-    test = store.sql("SELECT hadm_id, label FROM scorer_admissions WHERE split = 'test'").fetchall()
+    test = store.sql(
+        "SELECT hadm_id, label FROM scorer_admissions WHERE split = 'test' AND label IS NOT NULL"
+    ).fetchall()
     y, planted = np.array([(label, risk[hadm_id]) for hadm_id, label in test]).T
     return result, y, planted
 

@@ -272,6 +272,7 @@ def test_without_a_signal_every_command_says_that_scores_are_the_prevalence(embe
     assert scores == [(pytest.approx(returned / total, abs=1e-9),)]
     assert score(store, "noise")["no_signal"] == first_line
     assert featurestore("outcomes", store.path, "noise").splitlines()[0] == first_line
+    assert featurestore("scorers", store.path).endswith("one-00000000  no signal\n")
     assert outcomes(store, "noise")["alerts"] == 0  # nobody is at a higher risk than others
     assert featurestore("explain", store.path, 1).splitlines()[0] == first_line
     assert {window["contribution"] for window in explain(store, 1)["windows"]} == {0}
