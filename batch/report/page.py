@@ -6,7 +6,7 @@ from typing import TypedDict
 from batch.embedding.drift import SHIFT
 from batch.report.data import MAP_SIZE, ReportData, report_data
 from batch.report.figures import FIGURES, NAMES, OUTCOME_FIGURES, SPLITS, draw
-from batch.training.bootstrap import MIN_OUTCOMES
+from batch.training.bootstrap import MIN_OUTCOMES, enough_outcomes
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
 from featurestore.store.scorer_metrics import format_interval, format_range
@@ -50,7 +50,7 @@ def missing_figures(data: ReportData) -> dict[str, str]:
     """Return each figure that cannot be drawn, with the reason as a sentence."""
     missing = {}
     stays, returned = len(data.y), int(data.y.sum())
-    if min(returned, stays - returned) < MIN_OUTCOMES:
+    if not enough_outcomes(data.y):
         reason = (
             f"{returned:,} of {stays:,} test stays returned: this figure needs at least "
             f"{MIN_OUTCOMES} that did and {MIN_OUTCOMES} that did not."

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from batch.training.bootstrap import enough_outcomes
 from batch.training.calibration import Floats, log_loss, platt, probability
 from batch.training.data import Cohort, Mask, TrainingData, Vectors
 from featurestore.errors import ModelError
@@ -14,7 +15,6 @@ from featurestore.errors import ModelError
 BASELINES = ("prior_admissions", "bag_of_words", "classifier_head")
 
 WORD_GRID = tuple(float(c) for c in np.logspace(-2, 4, 13))  # for TF-IDF rows of length 1
-_MIN_OUTCOMES = 10  # returned, and as many not, of validation patients
 _PATIENCE = 3  # values of C without an improvement that end the search
 
 
@@ -45,7 +45,7 @@ def bag_of_words(word_counts: Any, cohort: Cohort) -> Floats:
 
     # Warm-started from one C to the next; the search ends where the validation loss rises.
     model = LogisticRegression(warm_start=True, tol=1e-3, max_iter=1_000)
-    grid = WORD_GRID if _enough_outcomes(y[valid]) else WORD_GRID[len(WORD_GRID) // 2 :][:1]
+    grid = WORD_GRID if enough_outcomes(y[valid]) else WORD_GRID[len(WORD_GRID) // 2 :][:1]
     best_loss, best_log_odds, without_gain = np.inf, np.zeros(len(y)), 0
     for c in grid:
         z = model.set_params(C=c).fit(X[train], y[train]).decision_function(X)
@@ -104,10 +104,6 @@ def _calibrated(z: Floats, cohort: Cohort) -> Floats:
     """
     valid = cohort.split == "valid"
     slope, intercept = 0.0, 0.0
-    if _enough_outcomes(cohort.y[valid]) and np.ptp(z[valid]) > 0:
+    if enough_outcomes(cohort.y[valid]) and np.ptp(z[valid]) > 0:
         slope, intercept = platt(z[valid], cohort.y[valid])
     return probability(slope * z + intercept if slope > 0 else z)
-
-
-def _enough_outcomes(y: Mask) -> bool:
-    return bool(min(y.sum(), (~y).sum()) >= _MIN_OUTCOMES)

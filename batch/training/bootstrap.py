@@ -19,6 +19,11 @@ ALERTS_PER_100 = (1, 5, 10, 20, 30)
 _WEIGHTS_IN_MEMORY = 4_000_000
 
 
+def enough_outcomes(y: npt.NDArray[np.bool_]) -> bool:
+    """Return whether enough stays (stays,) returned, and did not, for an estimate."""
+    return bool(min(y.sum(), (~y).sum()) >= MIN_OUTCOMES)
+
+
 class PatientBootstrap:
     """The outcomes of stays, and bootstrap samples of their patients, the same for every metric."""
 
@@ -57,18 +62,13 @@ class PatientBootstrap:
             ]
         return np.concatenate(values)
 
-    @property
-    def enough_outcomes(self) -> bool:
-        """Whether enough stays returned, and did not, for an estimate."""
-        return bool(min(self.y.sum(), (~self.y).sum()) >= MIN_OUTCOMES)
-
     def estimate(self, metric: Metric, p: Floats) -> Interval:
         """Return a metric with its interval; None with fewer than 10 stays of an outcome."""
-        return percentile_interval(self.samples(metric, p)) if self.enough_outcomes else None
+        return percentile_interval(self.samples(metric, p)) if enough_outcomes(self.y) else None
 
     def difference(self, metric: Metric, p: Floats, other: Floats) -> Interval:
         """Return the paired difference of a metric of p and of other, as `estimate` does."""
-        if not self.enough_outcomes:
+        if not enough_outcomes(self.y):
             return None
         return percentile_interval(self.samples(metric, p) - self.samples(metric, other))
 
@@ -85,7 +85,7 @@ class PatientBootstrap:
         and the outcomes are those of the first stays.
         """
         by_risk = np.argsort(-p, kind="stable")
-        enough = min(self.y.sum(), (~self.y & (reason == "")).sum()) >= MIN_OUTCOMES
+        enough = enough_outcomes(self.y[reason == ""])
 
         def estimate(per_100: int, which: int, n_alerts: int) -> Interval:
             metric = partial(_alert_metric, per_100=per_100, which=which)

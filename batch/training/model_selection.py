@@ -98,8 +98,7 @@ def _cross_validated_loss(vectors: Vectors, z: Floats, y: Mask) -> float:
     """
     if vectors.aggregate == "clinicalbert":
         slope, intercept = platt(z, y)
-        prevalence = np.full(len(y), log_odds(np.array(y.mean())))
-        z = slope * z + intercept if slope > 0 else prevalence
+        z = slope * z + intercept if slope > 0 else log_odds(np.full(len(y), y.mean()))
     return float(log_loss(z, y).mean())
 
 

@@ -96,8 +96,8 @@ def audit(store: Store, scorer: str | None = None) -> list[Finding]:
 def accept_finding(store: Store, code: str, scorer: str | None = None) -> None:
     """Record that the current findings of a code are accepted: all of them, or a scorer's.
 
-    An accepted error comes back when its count grows. Raises UnknownNameError, and
-    records nothing, where there is no such finding.
+    An accepted error comes back when its count grows. Raises UnknownNameError, and records nothing,
+    where there is no such finding.
     """
     with store.lock("audit"):
         findings = audit(store, scorer)

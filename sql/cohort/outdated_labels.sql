@@ -9,8 +9,7 @@ WITH labels AS (
         hadm_id,
         label,
         mature,
-        CAST(dischtime AS DATE) + CAST($horizon_days AS INTEGER)
-        >= CAST(CAST($observed_until AS TIMESTAMP) AS DATE) AS was_immature
+        dischtime
     FROM readmission_labels(horizon_days := $horizon_days)
     WHERE $rule = 'readmission'
     UNION ALL
@@ -18,10 +17,17 @@ WITH labels AS (
         hadm_id,
         label,
         mature,
-        CAST(dischtime AS DATE) + CAST($horizon_days AS INTEGER)
-        >= CAST(CAST($observed_until AS TIMESTAMP) AS DATE) AS was_immature
+        dischtime
     FROM clinicalbert_labels(horizon_days := $horizon_days)
     WHERE $rule = 'clinicalbert'
+),
+
+maturities AS (
+    SELECT
+        *,
+        CAST(dischtime AS DATE) + CAST($horizon_days AS INTEGER)
+        >= CAST(CAST($observed_until AS TIMESTAMP) AS DATE) AS was_immature
+    FROM labels
 )
 
 SELECT
@@ -32,5 +38,5 @@ SELECT
         WHERE l.label IS DISTINCT FROM r.label AND coalesce(l.mature, TRUE)
     ) AS n_changed
 FROM scorer_admissions AS r
-LEFT JOIN labels AS l ON r.hadm_id = l.hadm_id
+LEFT JOIN maturities AS l ON r.hadm_id = l.hadm_id
 WHERE r.scorer_id = $scorer_id;
