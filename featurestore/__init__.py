@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from featurestore.errors import UnknownNameError as UnknownNameError
     from featurestore.errors import UnusualNightError as UnusualNightError
     from featurestore.source.source import create_store as create_store
+    from featurestore.source.sync import change_source as change_source
     from featurestore.source.sync import sync as sync
     from featurestore.store.forget import forget as forget
     from featurestore.store.info import info as info
@@ -82,7 +83,7 @@ _MODULES = {
         "QueryError",
     ),
     "featurestore.source.source": ("create_store",),
-    "featurestore.source.sync": ("sync",),
+    "featurestore.source.sync": ("change_source", "sync"),
     "featurestore.store.forget": ("forget",),
     "featurestore.store.info": ("info",),
     "featurestore.store.store": ("Store",),

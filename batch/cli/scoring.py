@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE
+from featurestore.cli.options import CUTOFF, HORIZON, JSON, NEGATIVE_NUMBERS, STORE
 from featurestore.cli.progress import say
 from featurestore.store.scorer_metrics import format_interval
 
@@ -138,7 +138,7 @@ def outcomes_table(result: dict[str, Any]) -> str:
     )
 
 
-@click.command("similar")
+@click.command("similar", context_settings=NEGATIVE_NUMBERS)
 @STORE
 @click.argument("hadm_id", type=int)
 @click.option("-n", type=click.IntRange(1), default=10, show_default=True, help="How many.")
@@ -157,7 +157,9 @@ def similar_command(
 
 def similar_table(neighbours: list[dict[str, Any]]) -> str:
     """Return a line per similar admission, with its outcome."""
-    lines = [f"{'hadm_id':>10}{'subject_id':>12}{'similarity':>12}  outcome"]
+    ids = [str(row[name]) for row in neighbours for name in ("hadm_id", "subject_id")]
+    width = max(11, *map(len, ids)) + 1  # ids may be 64-bit numbers
+    lines = [f"{'hadm_id':>{width}}{'subject_id':>{width}}{'similarity':>12}  outcome"]
     for row in neighbours:
         outcome = {True: "returned", False: "did not return", None: "no label"}[row["label"]]
         days = f" after {row['days_to_return']} days" if row["label"] else ""
@@ -167,13 +169,13 @@ def similar_table(neighbours: list[dict[str, Any]]) -> str:
         elif row["label"] is not None and not row["mature"]:
             reason = f"{reason} (horizon not over)"
         lines.append(
-            f"{row['hadm_id']:>10}{row['subject_id']:>12}{row['similarity']:>12.6f}  "
+            f"{row['hadm_id']:>{width}}{row['subject_id']:>{width}}{row['similarity']:>12.6f}  "
             f"{outcome}{days}{reason}"
         )
     return "\n".join(lines)
 
 
-@click.command("explain")
+@click.command("explain", context_settings=NEGATIVE_NUMBERS)
 @STORE
 @click.argument("hadm_id", type=int)
 @click.option("--scorer", help="A name or scorer_id (default: the newest).")

@@ -14,7 +14,8 @@ from batch.embedding.pending import pending_notes, split_pending
 from batch.embedding.shards import Shards
 from export.tokenizer import Ids
 from featurestore.errors import ModelError
-from featurestore.source.source import Source, open_source, text_hash
+from featurestore.source.note_texts import text_hash
+from featurestore.source.source import Source, open_source
 from featurestore.source.sync import SourceDiff
 from featurestore.store import failpoints
 from featurestore.store.store import Store

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from export.model_folder import sha256
 from export.tokenizer import Ids, WindowTokenizer, clean
 from featurestore.errors import FeatureStoreError, NotEnoughDataError
-from featurestore.source.source import open_source, text_hash
+from featurestore.source.note_texts import text_hash
+from featurestore.source.source import open_source
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": ("batch.cli.demo", "Run the pipeline end to end on a synthetic hospital."),
     "synth": ("featurestore.cli.source", "Write a synthetic hospital as MIMIC CSV files."),
     "init": ("featurestore.cli.source", "Create an empty store that reads from a hospital."),
+    "source": ("featurestore.cli.source", "Show or change where a store reads from."),
     "sync": ("featurestore.cli.source", "Update admissions and the index of notes."),
     "labels": ("featurestore.cli.cohort", "Count the labels, and why admissions have none."),
     "audit": ("featurestore.cli.cohort", "Check for leakage and immature labels."),

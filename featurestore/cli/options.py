@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+# Lets an argument be a negative number, such as an id of OHDSI's MIMIC, and not an option.
+NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
 STORE = click.argument("store", type=click.Path(path_type=Path))
 HORIZON = click.option(
     "--horizon-days",

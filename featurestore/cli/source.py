@@ -1,4 +1,4 @@
-"""The commands of the source: synth, init, sync."""
+"""The commands of the source: synth, init, source, sync."""
 
 import json
 from datetime import datetime
@@ -10,6 +10,11 @@ from click.core import ParameterSource
 from featurestore.cli.options import JSON, SINCE, STORE
 from featurestore.cli.progress import progress, say
 from featurestore.cli.text_tables import sync_table
+
+_PASSWORD_IS_VISIBLE = (
+    "every user of this machine can read a password on the command line - set FEATURESTORE_SOURCE "
+    "to the complete URL"
+)
 
 
 @click.command("synth")
@@ -37,10 +42,10 @@ def synth_command(folder: Path, patients: int, seed: int, schema: str) -> None:
     "--source",
     required=True,
     envvar="FEATURESTORE_SOURCE",
-    help="A folder, a DuckDB file or a SQLAlchemy URL. Pass a URL with a password in the "
-    "environment variable FEATURESTORE_SOURCE.",
+    help="A folder, a DuckDB or SQLite file, or a SQLAlchemy URL. Pass a URL with a password in "
+    "the environment variable FEATURESTORE_SOURCE.",
 )
-@click.option("--schema", required=True, help="mimic3, mimic4, or a folder with two SELECTs.")
+@click.option("--schema", required=True, help="A built-in schema, or a folder with two SELECTs.")
 @click.option("--live", is_flag=True, help="A running hospital, not a research extract.")
 @click.option("--group", help="Let this group of users read the store.")
 @click.option(
@@ -53,17 +58,39 @@ def init_command(
 ) -> None:
     """Create an empty store that reads from a hospital."""
     from featurestore import create_store
-    from featurestore.source.engines import without_password
+    from featurestore.source.urls import has_password
 
     origin = click.get_current_context().get_parameter_source("source")
-    has_password = "://" in source and source != without_password(source)
-    if origin is ParameterSource.COMMANDLINE and has_password:
-        raise click.ClickException(
-            "every user of this machine can read a password on the command line - set "
-            "FEATURESTORE_SOURCE to the URL and omit --source"
-        )
+    if origin is ParameterSource.COMMANDLINE and "://" in source and has_password(source):
+        raise click.ClickException(f"{_PASSWORD_IS_VISIBLE} and omit --source")
     create_store(store, source, schema, live, group, encrypt)
     click.echo(f'{store} is ready - next: "featurestore sync {store}"')
+
+
+@click.command("source")
+@STORE
+@click.argument("new", required=False)
+@click.option(
+    "--force", is_flag=True, help="Proceed even if more than half of the stored rows are not there."
+)
+def source_command(store: Path, new: str | None, force: bool) -> None:
+    """Show or change where a store reads from.
+
+    NEW is a location of the same schema. A URL with a password is set in FEATURESTORE_SOURCE, and
+    given here without it.
+    """
+    from featurestore import Store, change_source
+    from featurestore.source.urls import has_password
+
+    opened = Store(store)
+    if new is None:
+        location, schema = opened.one("SELECT source, schema_name FROM settings")
+        click.echo(f"{location} (schema {schema})")
+        return
+    if "://" in new and has_password(new):
+        raise click.ClickException(f"{_PASSWORD_IS_VISIBLE}, and give it here without it")
+    click.echo(sync_table(change_source(opened, new, force)))
+    say(f'{store} reads from there now - "featurestore sync {store}" brings these changes')
 
 
 @click.command("sync")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from featurestore.cli.options import JSON, STORE
+from featurestore.cli.options import JSON, NEGATIVE_NUMBERS, STORE
 from featurestore.cli.text_tables import info_table, receipt_table
 
 
@@ -39,7 +39,7 @@ def verify_command(store: Path) -> None:
     click.echo(f"no findings: run {run}, {chain}")
 
 
-@click.command("forget")
+@click.command("forget", context_settings=NEGATIVE_NUMBERS)
 @STORE
 @click.argument("subject_id", type=int, nargs=-1, required=True)
 @click.option(

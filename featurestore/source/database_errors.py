@@ -1,18 +1,16 @@
-"""Database errors as messages that name tables and columns, and quote no value."""
+"""Database errors as messages that quote no value of a row."""
 
 import re
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from featurestore.errors import SourceError
 from featurestore.source.csv_folder import first_line_not_utf8
 
-# Errors that are raised before a row is read, so that their messages contain only names.
-_ERRORS_WITHOUT_VALUES = (
-    "CatalogException",
-    "BinderException",
-    "UndefinedTable",
-    "UndefinedColumn",
-)
+# DuckDB's errors about a statement itself, raised before a row is read.
+_ABOUT_SQL = ("CatalogException", "BinderException", "ParserException")
+_MAX_OWN_LINE = 300  # characters
 # Words of DuckDB's messages about a CSV line, which quote the line after them.
 _CSV_FAULTS = {
     "Maximum line size": "it is longer than 32 MB",
@@ -29,8 +27,23 @@ class NotUtf8Error(SourceError):
         self.place = place
 
 
+def own_line(error: sa.exc.DBAPIError) -> str:
+    """Return the database's own line on a statement that it did not run."""
+    driver_error = error.orig or error
+    message = driver_error.args[-1] if driver_error.args else driver_error
+    line = str(message).strip().partition("\n")[0].strip()
+    return line[:_MAX_OWN_LINE].rstrip(".") or type(driver_error).__name__
+
+
+def is_about_sql(error: sa.exc.DBAPIError, dialect: str) -> bool:
+    """Return whether a statement that asks for no row failed because of the statement itself."""
+    if dialect == "duckdb":  # a file that cannot be read fails too
+        return type(error.orig).__name__ in _ABOUT_SQL
+    return not error.connection_invalidated
+
+
 def source_error(
-    error: Exception, location: str, schema: str, repaired: bool = False
+    error: Exception, location: str, schema: str, connected: bool, repaired: bool = False
 ) -> SourceError:
     """Return the error to raise for one of SQLAlchemy or of a database driver.
 
@@ -38,59 +51,36 @@ def source_error(
     """
     # SQLAlchemy wraps the driver's error; a driver that is called directly raises its own.
     driver_error = getattr(error, "orig", None) or error
+    kind = type(driver_error).__name__
     # DuckDB 1.5 fails internally on an invalid byte in a column that the query does not read.
-    internal = type(driver_error).__name__ in ("InternalException", "FatalException")
+    internal = kind in ("InternalException", "FatalException")
     if (internal or "unicode" in str(driver_error)) and not repaired:
         place = first_line_not_utf8(Path(location))
         if place:
             return NotUtf8Error(place)
-    return SourceError(_message(driver_error, location, schema))
-
-
-def _message(error: Exception, location: str, schema: str) -> str:
-    kind = type(error).__name__
-    if kind in _ERRORS_WITHOUT_VALUES and (
-        message := _missing_name(str(error).partition("\n")[0], location, schema)
-    ):
-        return message
-    if line := re.search(r"CSV Error on Line: (\d+)", str(error)):
-        fault = next((fault for words, fault in _CSV_FAULTS.items() if words in str(error)), None)
-        return (
+    if line := re.search(r"CSV Error on Line: (\d+)", str(driver_error)):
+        fault = next(
+            (fault for words, fault in _CSV_FAULTS.items() if words in str(driver_error)), None
+        )
+        return SourceError(
             f"{location}: line {line[1]} of a CSV file cannot be read ({fault or 'invalid CSV'}) - "
             "correct that line; nothing was changed"
         )
-    if kind in ("ParserException", "SyntaxError"):
-        return (
-            f"the SELECTs of schema {schema} are not valid SQL - test them in the database's own "
-            "shell"
-        )
-    if {"OperationalError", "InterfaceError"} & {base.__name__ for base in type(error).__mro__}:
-        return (
+    if not connected or _is_disconnect(error):
+        return SourceError(
             f"{location} could not be reached or closed the connection ({kind}) - check that the "
             "database runs and that FEATURESTORE_SOURCE contains its URL with the password, then "
             "run this again: finished work is kept"
         )
-    return f"{location} could not be read as {schema} ({kind}) - check that its tables are complete"
+    return SourceError(
+        f"{location} could not be read as {schema} ({kind}) - check that its tables are complete, "
+        "and test the SELECTs in the database's own shell"
+    )
 
 
-def _missing_name(message: str, location: str, schema: str) -> str | None:
-    """Return a message about the missing table or column that a database's message names."""
-    if table := re.search(
-        r'(?:[Tt]able (?:with name )?|relation )"?([\w.]+)"? does not exist', message
-    ):
-        formats, place = "", "database"
-        if Path(location).is_dir():
-            formats = " (CSV or CSV.gz with a first line of column names, or Parquet)"
-            place = "folder"
-        return (
-            f"{location} has no table {table[1].upper()}{formats} - give the {place} that "
-            "contains the hospital's tables"
-        )
-    if column := re.search(r'[Cc]olumn "?(?:\w+\.)?(\w+)"?', message) or re.search(
-        r'does not have a column named "(\w+)"', message
-    ):
-        return (
-            f"{location} has no column {column[1].upper()}, which schema {schema} reads - add the "
-            "column, or describe your own tables with --schema DIR"
-        )
-    return None
+def _is_disconnect(error: Exception) -> bool:
+    if isinstance(error, sa.exc.DBAPIError):
+        return error.connection_invalidated
+    return any(
+        base.__name__ in ("OperationalError", "InterfaceError") for base in type(error).__mro__
+    )

@@ -1,18 +1,18 @@
-"""SQLAlchemy engines over PostgreSQL, DuckDB files and folders, all of them read-only."""
+"""SQLAlchemy engines over databases and folders, read-only where the database can enforce it."""
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
+import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import pyarrow as pa
-import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
 from featurestore.errors import SourceError
-from featurestore.source.csv_folder import RepairedCsv, as_text, folder_tables
+from featurestore.source.csv_folder import RepairedCsv, folder_tables
+from featurestore.source.urls import DRIVERS, parse_url, public_location, with_secrets
 from featurestore.store.database import DUCKDB
+from featurestore.store.sql_files import read_sql
 
 # When a connection breaks, the pool logs an error that quotes values of the database.
 logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
@@ -21,54 +21,43 @@ logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 _DATABASE_SCHEMAS = {"mimic3": ("mimiciii",), "mimic4": ("mimiciv_hosp", "mimiciv_note")}
 # No spilling: note text must not reach the disk.
 _DUCKDB_CONFIG = {**DUCKDB, "temp_directory": ""}
+_SQLITE_HEADER = b"SQLite format 3\0"
+# A server must not end a session that waits while the model works.
+_SESSION = {
+    "mysql": (
+        "SET SESSION TRANSACTION READ ONLY",
+        "SET SESSION net_write_timeout = 86400, wait_timeout = 86400",
+    ),
+}
+_SESSION["mariadb"] = _SESSION["mysql"]
 
 
 def open_engine(location: str, schema: str) -> tuple[str, sa.Engine]:
     """Return a location, as it may be stored and displayed, and an engine that reads from it.
 
-    The password of a URL is removed from the location. If the URL has none, it comes from the same
+    Secrets of a URL are removed from the location. If the URL has none, they come from the same
     URL in FEATURESTORE_SOURCE. Raises SourceError where the location cannot be opened.
     """
+    complete = with_secrets(location)
+    public = public_location(location)
     if "://" in location:
-        public = without_password(location)
-        complete = os.environ.get("FEATURESTORE_SOURCE", "")
-        if location == public and "://" in complete and without_password(complete) == public:
-            location = complete
-        return public, _postgresql_engine(location, schema)
+        url = parse_url(complete)
+        if url.get_backend_name() == "sqlite":
+            return public, _sqlite_engine(url.database)
+        if url.get_backend_name() == "postgresql":
+            return public, _postgresql_engine(url, schema)
+        return public, _server_engine(url)
     path = Path(location)
     if path.is_dir():
-        return str(path.resolve()), folder_engine(path)
-    if path.is_file():
-        return str(path.resolve()), _duckdb_engine(path, schema)
-    raise SourceError(
-        f"{location} is not a folder, DuckDB file or URL - give the location of the hospital's "
-        "tables (for MIMIC, the downloaded folder)"
-    )
-
-
-def without_password(url: str) -> str:
-    """Return a URL without its password; raise SourceError where it cannot be parsed."""
-    try:
-        parsed = sa.make_url(url)
-        # Both are signs of a password that was parsed as something else: an @ in it splits the
-        # URL there, and libpq reads a database name that contains = as parameters.
-        if "@" in (parsed.host or "") or "=" in (parsed.database or ""):
-            raise ValueError
-    except (sa.exc.ArgumentError, ValueError):  # ValueError also for a port that is not a number
+        return public, folder_engine(path)
+    if not path.is_file():
         raise SourceError(
-            "the source is not a URL that SQLAlchemy can parse - write it as "
-            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, with %40 for an @ in the password"
-        ) from None
-    # sslpassword decrypts a client's key.
-    query = {name: value for name, value in parsed.query.items() if "password" not in name}
-    return sa.URL.create(
-        parsed.drivername,
-        parsed.username,
-        host=parsed.host,
-        port=parsed.port,
-        database=parsed.database,
-        query=query,
-    ).render_as_string()
+            f"{location} is not a folder, database file or URL - give the location of the "
+            "hospital's tables (for MIMIC, the downloaded folder)"
+        )
+    with path.open("rb") as stream:
+        is_sqlite = stream.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER
+    return public, _sqlite_engine(public) if is_sqlite else _duckdb_engine(path, schema)
 
 
 def folder_engine(folder: Path, repair: bool = False) -> sa.Engine:
@@ -83,7 +72,7 @@ def folder_engine(folder: Path, repair: bool = False) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def create_views(connection: Any, _record: Any) -> None:
-        connection.execute("SET enable_progress_bar = false")
+        _set_up_duckdb(connection)
         for name, table in tables.items():
             if isinstance(table, RepairedCsv):
                 connection.register(name, table)
@@ -91,73 +80,6 @@ def folder_engine(folder: Path, repair: bool = False) -> sa.Engine:
                 connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM {table}')
 
     return engine
-
-
-def column_types(
-    connection: sa.Connection, select: str, columns: Sequence[str]
-) -> Iterator[tuple[str, str]]:
-    """Yield columns of a SELECT with the names of their types, before any row is fetched.
-
-    Omits those whose type is unknown: DuckDB gives the literal NULL the type INTEGER.
-    """
-    driver: Any = connection.connection.driver_connection
-    query = f"SELECT {', '.join(columns)} FROM ({select}\n) AS selected LIMIT 0"
-    with connection.execute(sa.text(escaped(query))) as result:
-        for column, description in zip(columns, result.cursor.description, strict=True):
-            if connection.dialect.name == "postgresql":
-                yield column, driver.adapters.types[description[1]].name
-                continue
-            not_null = f"FROM ({select}\n) AS selected WHERE {column} IS NOT NULL LIMIT 1"
-            if str(description[1]) != "INTEGER" or driver.execute(not_null).fetchall():
-                yield column, str(description[1])
-
-
-def read_table(connection: sa.Connection, query: str) -> pa.Table:
-    """Run a query and return its rows, by the fastest method of each database.
-
-    All columns of PostgreSQL are returned as text, those of DuckDB with their own types.
-    """
-    driver: Any = connection.connection.driver_connection
-    if connection.dialect.name == "postgresql":
-        with driver.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv, HEADER)") as copy:
-            return _parse_copy(b"".join(copy))
-    # DuckDB creates a table on all cores, but returns an ordered result on one.
-    driver.execute(f"CREATE OR REPLACE TEMP TABLE query_result AS {query}")
-    table = driver.execute("FROM query_result").to_arrow_table()
-    driver.execute("DROP TABLE query_result")
-    return table
-
-
-def escaped(query: str) -> str:
-    """Return a query in which SQLAlchemy finds no parameters."""
-    return query.replace(":", "\\:")
-
-
-def _postgresql_engine(url: str, schema: str) -> sa.Engine:
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "postgresql":
-        raise SourceError(
-            f"{parsed.drivername} is not supported - use PostgreSQL or a DuckDB file, or write the "
-            "tables of another database as Parquet or CSV to a folder, and use that"
-        )
-    options = {
-        "search_path": ",".join(['"$user"', *_DATABASE_SCHEMAS.get(schema, ()), "public"]),
-        "default_transaction_read_only": "on",
-        "datestyle": "ISO",
-        "parallel_tuple_cost": "0",  # otherwise only one process would hash the texts
-    }
-    arguments = {"options": " ".join(f"-c{name}={value}" for name, value in options.items())}
-    try:
-        return sa.create_engine(
-            parsed.set(drivername="postgresql+psycopg"),
-            hide_parameters=True,
-            poolclass=sa.NullPool,
-            connect_args={} if "options" in parsed.query else arguments,
-        )
-    except ImportError:
-        raise SourceError(
-            'the PostgreSQL driver is not installed - pip install "clinical-featurestore[postgres]"'
-        ) from None
 
 
 def _duckdb_engine(file: Path, schema: str) -> sa.Engine:
@@ -170,7 +92,7 @@ def _duckdb_engine(file: Path, schema: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def set_search_path(connection: Any, _record: Any) -> None:
-        connection.execute("SET enable_progress_bar = false")
+        _set_up_duckdb(connection)
         schemas = connection.execute("SELECT schema_name FROM duckdb_schemas()").fetchall()
         path = [name for name in (*_DATABASE_SCHEMAS.get(schema, ()), "main") if (name,) in schemas]
         connection.execute(f"SET search_path = '{','.join(path)}'")
@@ -178,11 +100,90 @@ def _duckdb_engine(file: Path, schema: str) -> sa.Engine:
     return engine
 
 
-def _parse_copy(csv_bytes: bytes) -> pa.Table:
-    """Parse PostgreSQL's CSV, in which empty texts are quoted and NULLs are not."""
-    names = csv_bytes[: csv_bytes.index(b"\n")].decode().split(",")
-    return pa_csv.read_csv(
-        pa.BufferReader(csv_bytes),
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-        convert_options=as_text(names, quoted_null=False),
+def _set_up_duckdb(connection: Any) -> None:
+    connection.execute("SET enable_progress_bar = false")
+    connection.execute(read_sql("source/convert_to"))
+
+
+def _postgresql_engine(url: sa.URL, schema: str) -> sa.Engine:
+    settings = {
+        "search_path": ",".join(['"$user"', *_DATABASE_SCHEMAS.get(schema, ()), "public"]),
+        "datestyle": "ISO",
+        "parallel_tuple_cost": "0",  # otherwise only one process would hash the texts
+        "idle_in_transaction_session_timeout": "0",
+    }
+    options = [f"-c{name}={value}" for name, value in settings.items()]
+    # Of two values the last one counts: the URL's own options are kept, but not a writable session.
+    own = url.query.get("options", ())
+    options += [own] if isinstance(own, str) else own
+    options.append("-cdefault_transaction_read_only=on")
+    engine = _server_engine(
+        url.difference_update_query(["options"]), options=" ".join(options), client_encoding="utf8"
     )
+
+    @sa.event.listens_for(engine, "connect")
+    def keep_invalid_bytes(connection: Any, _record: Any) -> None:
+        """Return a text of a SQL_ASCII database, which holds any bytes, as bytes if not UTF-8."""
+        if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+            from featurestore.source.sql_ascii import Utf8OrBytes
+
+            for type_name in ("text", "varchar", "bpchar", "unknown"):
+                connection.adapters.register_loader(type_name, Utf8OrBytes)
+
+    return engine
+
+
+def _server_engine(url: sa.URL, **arguments: Any) -> sa.Engine:
+    backend = url.get_backend_name()
+    try:
+        engine = sa.create_engine(
+            url, hide_parameters=True, poolclass=sa.NullPool, connect_args=arguments
+        )
+    except (ImportError, sa.exc.NoSuchModuleError):
+        raise SourceError(
+            f"the driver of {url.drivername} is not installed - pip install "
+            f'"clinical-featurestore[{DRIVERS[backend][1]}]"'
+        ) from None
+
+    @sa.event.listens_for(engine, "connect")
+    def set_up_session(connection: Any, _record: Any) -> None:
+        for statement in _SESSION.get(backend, ()):
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+
+    if backend == "oracle":
+
+        @sa.event.listens_for(engine, "begin")
+        def begin_read_only(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
+    return engine
+
+
+def _sqlite_engine(file: str | None) -> sa.Engine:
+    """Return a read-only engine, in which a text that is not UTF-8 stays bytes."""
+    if not file or not Path(file).is_file():
+        raise SourceError(
+            f"{file or 'the SQLite file of the URL'} does not exist - write the URL as "
+            "sqlite:///FILE, or sqlite:////FOLDER/FILE for an absolute path"
+        )
+
+    def connect() -> sqlite3.Connection:
+        # A reader in another thread uses the connection.
+        connection = sqlite3.connect(
+            f"file:{quote(file)}?mode=ro", uri=True, check_same_thread=False
+        )
+        connection.text_factory = _utf8_or_bytes
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    return sa.create_engine(
+        "sqlite://", creator=connect, poolclass=sa.NullPool, hide_parameters=True
+    )
+
+
+def _utf8_or_bytes(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value

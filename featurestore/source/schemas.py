@@ -1,27 +1,35 @@
 """Schemas: two SELECTs that map a hospital's tables to the canonical columns."""
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.errors import SourceError
 from featurestore.store.sql_files import SQL
 
-ADMISSION_COLUMNS = (
-    *("hadm_id", "subject_id", "admittime", "dischtime", "deathtime", "died_in_hospital"),
-    *("admission_type", "planned", "discharge_location", "dod", "dob", "gender"),
-    *("ethnicity", "insurance"),
-)
-NOTE_COLUMNS = (
-    *("note_id", "subject_id", "hadm_id", "category", "chartdate", "charttime", "storetime"),
-    *("is_error", "text"),
-)
+# The canonical columns of each table, and those that a SELECT may return besides them.
+COLUMNS = {
+    "admissions": (
+        *("hadm_id", "subject_id", "admittime", "dischtime", "deathtime", "died_in_hospital"),
+        *("admission_type", "planned", "discharge_location", "dod", "dob", "gender"),
+        *("ethnicity", "insurance"),
+    ),
+    "notes": (
+        *("note_id", "subject_id", "hadm_id", "category", "chartdate", "charttime", "storetime"),
+        *("is_error", "text"),
+    ),
+}
+OPTIONAL_COLUMNS = {"admissions": ("observed_until",), "notes": ()}
+# Text ids in place of numbers: sync makes stable numbers of them.
+TEXT_IDS = {"hadm_id": "source_hadm_id", "subject_id": "source_subject_id"}
 
 # The kinds of type that a canonical column may have. Text is always allowed: sync converts it.
 _NUMBER, _TIME, _FLAG = ("number", "text"), ("time", "text"), ("flag", "number", "text")
 _KINDS = {
     **dict.fromkeys(("hadm_id", "subject_id"), _NUMBER),
-    **dict.fromkeys(("admittime", "dischtime", "deathtime", "dod", "dob"), _TIME),
+    **dict.fromkeys(("admittime", "dischtime", "deathtime", "dod", "observed_until"), _TIME),
+    "dob": ("number", "time", "text"),  # a year, or YYYYMMDD
     **dict.fromkeys(("chartdate", "charttime", "storetime"), _TIME),
     **dict.fromkeys(("died_in_hospital", "planned", "is_error"), _FLAG),
     "text": ("text",),
@@ -30,38 +38,86 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Schema:
-    """The name of a schema, which the store records, and its two SELECTs."""
+    """The name of a schema, which the store records, and its SELECT of each table."""
 
     name: str
-    admissions: str
-    notes: str
+    selects: dict[str, str]
 
 
-def load_schema(schema: str | Path) -> Schema:
+@dataclass(frozen=True)
+class CanonicalTable:
+    """A SELECT of a schema with the canonical columns that it returns."""
+
+    name: str  # admissions or notes
+    select: str
+    columns: Sequence[str]
+
+
+def built_in_schemas() -> list[str]:
+    """Return the names of the schemas that this project ships."""
+    return sorted(folder.name for folder in (SQL / "schemas").iterdir() if folder.is_dir())
+
+
+def schema_name(schema: str | Path) -> str:
+    """Return the name of a built-in schema, or the absolute path of a folder of one's own."""
+    return str(schema) if str(schema) in built_in_schemas() else str(Path(schema).resolve())
+
+
+def load_schema(schema: str | Path, dialect: str) -> Schema:
     """Read a built-in schema, or the folder with `admissions.sql` and `notes.sql` at a path.
 
-    Raises SourceError where one of the files is missing or is not text.
+    A file `admissions.DIALECT.sql` or `notes.DIALECT.sql`, with SQLAlchemy's name of the dialect,
+    takes the place of the general one. Raises SourceError where a file is missing or is not text.
     """
-    built_in = sorted(folder.name for folder in (SQL / "schemas").iterdir() if folder.is_dir())
-    name = str(schema) if str(schema) in built_in else str(Path(schema).resolve())
-    selects = []
-    for table in ("admissions", "notes"):
-        file = SQL / "schemas" / name / f"{table}.sql"  # an absolute path replaces the first part
-        if not file.is_file():
+    name = schema_name(schema)
+    folder = SQL / "schemas" / name  # an absolute path replaces the first part
+    selects = {}
+    for table in COLUMNS:
+        files = (folder / f"{table}.{dialect}.sql", folder / f"{table}.sql")
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
             raise SourceError(
-                f"schema {name} does not exist - use {', '.join(built_in)}, or a folder that "
-                "contains admissions.sql and notes.sql"
+                f"schema {name} does not exist - use {', '.join(built_in_schemas())}, or a folder "
+                "that contains admissions.sql and notes.sql"
             )
         try:
-            selects.append(file.read_text().rstrip().rstrip(";"))
+            selects[table] = file.read_text(encoding="utf-8").rstrip().rstrip(";")
         except UnicodeDecodeError:
             raise SourceError(f"{file} is not UTF-8 - write the SELECT as plain text") from None
-    return Schema(name, *selects)
+    return Schema(name, selects)
 
 
-def check_column_kind(schema: str, table: str, column: str, type_name: str) -> None:
-    """Raise SourceError unless a column of this type, in DuckDB or PostgreSQL, can be read."""
-    kind = _kind(type_name)
+def selected_columns(schema: str, table: str, available: Collection[str]) -> list[str]:
+    """Return the columns to read from a SELECT that returns `available` (in lower case).
+
+    Raises SourceError where a canonical column is missing.
+    """
+    columns = [
+        TEXT_IDS[name] if name not in available and TEXT_IDS.get(name) in available else name
+        for name in COLUMNS[table]
+    ]
+    if missing := [name for name in columns if name not in available]:
+        raise SourceError(
+            f"{table}.sql of schema {schema} does not return {', '.join(missing).upper()} - add "
+            "the column, as NULL where the hospital does not record it"
+        )
+    return columns + [name for name in OPTIONAL_COLUMNS[table] if name in available]
+
+
+def escaped(query: str) -> str:
+    """Return a query in which SQLAlchemy finds no parameters."""
+    return query.replace(":", "\\:")
+
+
+def check_column_kind(
+    schema: str, table: str, column: str, type_name: str, kind: str | None = None
+) -> None:
+    """Raise SourceError unless a column of this type can be read.
+
+    The kind (number, time, zoned time, flag, text or other) follows from a name of DuckDB or
+    PostgreSQL where it is not given.
+    """
+    kind = kind or _kind(type_name)
     if kind == "zoned time":
         raise SourceError(
             f"{column.upper()} of {table} has a time zone ({type_name}) - select the hospital's "

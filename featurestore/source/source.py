@@ -4,101 +4,100 @@ Note text is held in memory only, and no error quotes a value of the database.
 """
 
 import contextlib
-import hashlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 
 from featurestore.errors import SourceError
-from featurestore.source.database_errors import NotUtf8Error, source_error
-from featurestore.source.engines import (
-    column_types,
-    escaped,
-    folder_engine,
-    open_engine,
-    read_table,
+from featurestore.source import fast_reader, generic_reader
+from featurestore.source.database_errors import (
+    NotUtf8Error,
+    is_about_sql,
+    own_line,
+    source_error,
 )
+from featurestore.source.engines import folder_engine, open_engine
 from featurestore.source.schemas import (
-    ADMISSION_COLUMNS,
-    NOTE_COLUMNS,
-    check_column_kind,
+    CanonicalTable,
+    built_in_schemas,
     load_schema,
+    schema_name,
+    selected_columns,
 )
-from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
-
-_BLANKS = " \t\r\n\f\v"
-_TEXTS_PER_LIST = 256
 
 
 class Source:
     """A hospital's database or files, seen through a schema.
 
     `location` is a folder of CSV, CSV.gz or Parquet files (MIMIC as it is downloaded, with its
-    subfolders), a DuckDB file, or a SQLAlchemy URL. The password of a URL is used and not kept:
-    the attribute `location`, which a store records, has none, and a store reads the complete URL
-    from FEATURESTORE_SOURCE. `schema` is the name of a built-in schema, or a folder with
-    `admissions.sql` and `notes.sql`. Raises SourceError where either cannot be opened.
+    subfolders), a DuckDB or SQLite file, or the SQLAlchemy URL of a database. Secrets of a URL are
+    used and not kept: the attribute `location`, which a store records, has none, and a store reads
+    the complete URL from FEATURESTORE_SOURCE. `schema` is the name of a built-in schema, or a
+    folder with `admissions.sql` and `notes.sql`. Raises SourceError where either cannot be opened.
     """
 
     def __init__(self, location: str | Path, schema: str | Path) -> None:
-        self.schema = load_schema(schema)
-        self.location, self._engine = open_engine(str(location), self.schema.name)
+        self._given = str(location)
+        self.location, self._engine = open_engine(self._given, schema_name(schema))
+        self.schema = load_schema(schema, self._engine.dialect.name)
         self.not_utf8: str | None = None  # the first invalid line, once files are repaired
+        self._tables: dict[str, CanonicalTable] = {}
 
     def check(self) -> None:
         """Raise SourceError unless every table and canonical column exists and has a valid type.
 
-        No row is read.
+        DuckDB and PostgreSQL know the types of columns; of other databases the first 1,000 rows
+        are looked at.
         """
-        for table, select, columns in (
-            ("admissions", self.schema.admissions, ADMISSION_COLUMNS),
-            ("notes", self.schema.notes, NOTE_COLUMNS),
-        ):
+        for name in self.schema.selects:
             with self._connect() as connection:
-                for column, type_name in column_types(connection, select, columns):
-                    check_column_kind(self.schema.name, table, column, type_name)
+                table = self._table(connection, name)
+                self._reader(connection).check_kinds(connection, self.schema.name, table)
 
     def admissions(self) -> pa.Table:
-        """Return all admissions with ADMISSION_COLUMNS, in the source's own types or as text."""
-        columns = ", ".join(ADMISSION_COLUMNS)
-        return self._read(
-            "admissions", f"SELECT {columns} FROM ({self.schema.admissions}\n) AS admissions"
-        )
+        """Return all admissions with their canonical columns, in the source's types or as text."""
+
+        def read() -> pa.Table:
+            with self._connect() as connection:
+                table = self._table(connection, "admissions")
+                return self._reader(connection).read_admissions(connection, table)
+
+        return self._not_empty("admissions", self._repairing(read))
 
     def note_index(self, since: date | None = None) -> pa.Table:
-        """Return all notes without their text: its MD5 and length are computed by the database.
+        """Return all notes without their text: its MD5, length and problem, if any.
 
         With `since`, only the notes stored (else charted) on that day or later, and those without
-        a time.
+        a time; some databases return more.
         """
-        earliest = f"'{since}'" if since else "NULL"
-        query = (
-            f"WITH canonical_notes AS ({self.schema.notes}\n), params AS "
-            f"(SELECT CAST({earliest} AS VARCHAR) AS since, '{_BLANKS}' AS blanks)\n"
-            f"{read_sql('sync/note_index')}"
-        )
-        return self._read("notes", query, may_be_empty=since is not None)
+
+        def read() -> pa.Table:
+            with self._connect() as connection:
+                table = self._table(connection, "notes")
+                return self._reader(connection).read_index(connection, table, since)
+
+        rows = self._repairing(read)
+        return rows if since else self._not_empty("notes", rows)
 
     def texts(self, note_ids: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
-        """Yield lists of (note_id, text) with each of the given notes once, in a single pass."""
-        query = (
-            f"WITH canonical_notes AS ({escaped(self.schema.notes)}\n)\n"
-            f"{read_sql('sync/note_texts')}"
-        )
+        """Yield lists of (note_id, text) with each of the given notes once."""
         remaining = set(note_ids)
 
         def read() -> Iterator[list[tuple[str, str]]]:
             with self._connect() as connection:
-                streaming = connection.execution_options(stream_results=True)
-                with streaming.execute(sa.text(query), {"note_ids": list(remaining)}) as result:
-                    for rows in result.partitions(_TEXTS_PER_LIST):
-                        new = {row.note_id: row.text for row in rows if row.note_id in remaining}
-                        remaining.difference_update(new)
-                        yield list(new.items())
+                table = self._table(connection, "notes")
+                reader = self._reader(connection)
+                for pairs in reader.read_texts(connection, table, sorted(remaining)):
+                    new = {note_id: text for note_id, text in pairs if note_id in remaining}
+                    remaining.difference_update(new)
+                    yield list(new.items())
 
         if remaining:
             try:
@@ -107,37 +106,119 @@ class Source:
                 self._repair(error)
                 yield from read()
 
-    def _repair(self, error: NotUtf8Error) -> None:
-        """From now on, read CSV files with a replacement character for each invalid byte."""
-        self.not_utf8 = error.place
-        self._engine = folder_engine(Path(self.location), repair=True)
+    def _table(self, connection: sa.Connection, name: str) -> CanonicalTable:
+        """Return a SELECT with the columns that it returns, which one query finds out."""
+        if name not in self._tables:
+            select = self._with_table_names(connection, self.schema.selects[name])
+            try:
+                with connection.execute(generic_reader.no_rows(select)) as result:
+                    available = {column.lower() for column in result.keys()}  # noqa: SIM118
+            except sa.exc.DBAPIError as error:
+                if is_about_sql(error, connection.dialect.name):
+                    raise self._misfit(name, error) from None
+                raise
+            columns = selected_columns(self.schema.name, name, available)
+            self._tables[name] = CanonicalTable(name, select, columns)
+        return self._tables[name]
 
-    def _read(self, table: str, query: str, may_be_empty: bool = False) -> pa.Table:
-        def read() -> pa.Table:
-            with self._connect() as connection:
-                return read_table(connection, query)
+    def _with_table_names(self, connection: sa.Connection, select: str) -> str:
+        """Return a built-in SELECT with names of tables in the database's case.
 
+        The names of MySQL's tables depend on case on Linux, and mimic-code makes them upper-case.
+        """
+        if connection.dialect.name not in ("mysql", "mariadb") or Path(self.schema.name).is_dir():
+            return select
+        names = sa.inspect(connection).get_table_names()
+        in_case = {name.lower(): name for name in names}
+        return re.sub(
+            r"\b(FROM|JOIN) (\w+)",
+            lambda match: f"{match[1]} {in_case.get(match[2], match[2])}",
+            select,
+        )
+
+    def _misfit(self, table: str, error: sa.exc.DBAPIError) -> SourceError:
+        """Return an error with the database's own line about a SELECT that it cannot run.
+
+        No row was asked for, so the line can quote nothing but the SELECT.
+        """
+        if Path(self.schema.name).is_dir():
+            advice = f"correct {Path(self.schema.name) / table}.sql"
+        elif alike := self._schema_alike():
+            advice = f"the tables look like those of schema {alike}: use --schema {alike}"
+        elif Path(self.location).is_dir():
+            advice = (
+                "give the folder that contains the hospital's tables (NAME.csv, NAME.csv.gz or "
+                "NAME.parquet), or describe your own tables with --schema DIR"
+            )
+        else:
+            advice = (
+                "give the database that contains the hospital's tables, or describe your own "
+                "tables with --schema DIR"
+            )
+        return SourceError(
+            f"{self.location} cannot run {table}.sql of schema {self.schema.name}: "
+            f"{own_line(error)} - {advice}"
+        )
+
+    def _schema_alike(self) -> str | None:
+        """Return the name of a built-in schema whose SELECTs the source can run."""
+        for name in built_in_schemas():
+            other = Source(self._given, name)
+            with contextlib.suppress(sa.exc.SQLAlchemyError), other._engine.connect() as connection:
+                for select in other.schema.selects.values():
+                    select = other._with_table_names(connection, select)
+                    connection.execute(generic_reader.no_rows(select)).close()
+                return name
+        return None
+
+    def _reader(self, connection: sa.Connection) -> ModuleType:
+        """Return the module that reads from this database."""
+        dialect = connection.dialect.name
+        if dialect == "postgresql":
+            driver: Any = connection.connection.driver_connection
+            # Its md5() would hash bytes of unknown encodings.
+            is_fast = driver.info.parameter_status("server_encoding") != "SQL_ASCII"
+            return fast_reader if is_fast else generic_reader
+        return fast_reader if dialect == "duckdb" else generic_reader
+
+    def _repairing(self, read: Callable[[], pa.Table]) -> pa.Table:
+        """Read a table; once more, with repaired files, where a CSV file is not UTF-8."""
         try:
             rows = read()
         except NotUtf8Error as error:
             self._repair(error)
             rows = read()
-        if not len(rows) and not may_be_empty:
+        return rows.rename_columns([name.lower() for name in rows.column_names])
+
+    def _repair(self, error: NotUtf8Error) -> None:
+        """From now on, read CSV files with a replacement character for each invalid byte."""
+        self.not_utf8 = error.place
+        self._engine = folder_engine(Path(self.location), repair=True)
+
+    def _not_empty(self, table: str, rows: pa.Table) -> pa.Table:
+        if not len(rows):
             raise SourceError(
                 f"{self.location} has no rows for the {table} of schema {self.schema.name} - check "
                 "that the download is complete"
             )
-        return rows.rename_columns([name.lower() for name in rows.column_names])
+        return rows
 
     @contextlib.contextmanager
     def _connect(self) -> Iterator[sa.Connection]:
         """Connect, and raise SourceError, which quotes no value, for every database error."""
+        connection = None
         try:
-            with self._engine.connect() as connection:
+            connection = self._engine.connect()
+            with connection:
                 yield connection
         except (sa.exc.SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
-            repaired = self.not_utf8 is not None
-            raise source_error(error, self.location, self.schema.name, repaired) from None
+            raise source_error(
+                error,
+                self.location,
+                self.schema.name,
+                connected=connection is not None,
+                repaired=self.not_utf8 is not None,
+            ) from None
 
 
 def create_store(
@@ -151,7 +232,8 @@ def create_store(
     """Create an empty store that reads from `source`, after checking its tables and columns.
 
     `source` and `schema` are those of `Source`. `live` declares a running hospital, whose outcomes
-    are observed up to the newest sync, instead of a research extract. The file is private (0600),
+    are observed up to the newest sync (or up to the source's own `observed_until`), instead of a
+    research extract. The file is private (0600),
     or readable by `group` (0640). `encrypt` encrypts it, and everything beside it, with the key in
     the environment. Raises FeatureStoreError.
     """
@@ -165,8 +247,3 @@ def open_source(store: Store) -> Source:
     """Return the source that a store reads from."""
     location, schema = store.one("SELECT source, schema_name FROM settings")
     return Source(location, schema)
-
-
-def text_hash(text: str) -> str:
-    """Return the MD5 of a text in hex, as databases compute it; it detects changed notes."""
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()

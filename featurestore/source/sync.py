@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from featurestore.errors import SourceError
-from featurestore.source.source import open_source
+from featurestore.source.source import Source, open_source
 from featurestore.store.database import attach, open_duckdb
 from featurestore.store.forget import forgotten_test
 from featurestore.store.schema import KEYS
@@ -17,6 +18,14 @@ from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
 
 _TABLES = ("admissions", "notes")
+_MACROS = (
+    *(
+        "source/implausible_date",
+        "source/unreadable_date",
+        "source/birth_date",
+        "macros/available_at",
+    ),
+)
 
 
 @dataclass
@@ -26,7 +35,7 @@ class SourceDiff:
     counts: dict[str, Any]
     rows: dict[str, pa.Table]  # new or changed, with all columns
     deleted: dict[str, pa.Table]  # the keys of rows that are no longer in the source
-    observed_until: datetime | None  # of a live hospital
+    observed_until: datetime | None  # if it is to change
 
     def __bool__(self) -> bool:
         """Return whether there is anything to apply."""
@@ -39,8 +48,9 @@ def sync(store: Store, force: bool = False, since: date | None = None) -> dict[s
 
     Rows that are new, changed or withdrawn in the source are added, replaced or deleted in one
     commit; where nothing changed, nothing is written. The outcomes of a live store are observed up
-    to the time at which the sync began. With `since`, only the notes dated on that day or later are
-    compared, and withdrawn notes stay until the next complete sync.
+    to the time at which the sync began, or to the source's own `observed_until`. With `since`, only
+    the notes dated on that day or later are compared, and withdrawn notes stay until the next
+    complete sync.
 
     Raises SourceError, with nothing changed, if a table or column is missing, if an admission has
     an invalid number or date, or if more than half of the stored rows have disappeared from the
@@ -56,12 +66,34 @@ def sync(store: Store, force: bool = False, since: date | None = None) -> dict[s
     return diff.counts
 
 
-def diff_source(store: Store, force: bool = False, since: date | None = None) -> SourceDiff:
-    """Compare the source with the store in a single pass; change nothing."""
+def change_source(
+    store: Store, location: str | Path, force: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Let a store read from another location of the same schema; return what a sync would change.
+
+    Only the location is stored; the next sync brings the changes. Raises SourceError, with nothing
+    changed, if the new location cannot be read as the store's schema, or if more than half of the
+    store's admissions or notes are not there, unless `force` is given.
+    """
+    with store.lock("source"):
+        source = Source(location, store.one("SELECT schema_name FROM settings")[0])
+        source.check()
+        diff = diff_source(store, force, source=source)
+        with store.transaction("source") as transaction:
+            transaction.con.execute("UPDATE settings SET source = $1", [source.location])
+            transaction.counts.update(diff.counts)
+    return diff.counts
+
+
+def diff_source(
+    store: Store, force: bool = False, since: date | None = None, source: Source | None = None
+) -> SourceDiff:
+    """Compare the store with its source, or with another one, in a single pass; change nothing."""
     started_at = datetime.now()
-    source = open_source(store)
+    source = source or open_source(store)
     with open_duckdb() as con:
         forgotten = _load(con, store, source.admissions(), source.note_index(since), since)
+        end_of_source = _end_of_source(con)
         rows = {table: _changed_rows(con, table) for table in _TABLES}
         deleted = {table: _deleted_keys(con, table) for table in _TABLES}
         if since:  # the notes before that day were not read
@@ -78,15 +110,16 @@ def diff_source(store: Store, force: bool = False, since: date | None = None) ->
         if len(keys) > max(10, n_stored / 2) and not force:
             raise SourceError(
                 f"{len(keys):,} of {n_stored:,} {table} are no longer in the source, as after an "
-                "incomplete download; nothing was changed - complete it, or run sync --force if "
-                "they were withdrawn"
+                "incomplete download; nothing was changed - complete it, or add --force if they "
+                "were withdrawn"
             )
     for table, n_forgotten in forgotten.items():
         counts[table]["forgotten"] = n_forgotten
     if source.not_utf8:
         counts["notes"]["not_utf8"] = source.not_utf8
-    (live,) = store.one("SELECT live FROM settings")
-    return SourceDiff(counts, rows, deleted, started_at if live else None)
+    live, stored_end = store.one("SELECT live, observed_until FROM settings")
+    end = min(started_at, end_of_source or started_at) if live else end_of_source
+    return SourceDiff(counts, rows, deleted, end if end != stored_end else None)
 
 
 def apply_diff(transaction: Transaction, diff: SourceDiff) -> None:
@@ -119,7 +152,7 @@ def _load(
     for name in ("forgotten_admissions", "source_admissions", "source_notes"):
         con.execute(read_sql(f"sync/{name}"))
     attach(con, store.path, "store")
-    for name in ("sync/implausible_date", "sync/unreadable_date", "macros/available_at"):
+    for name in _MACROS:
         con.execute(read_sql(name))
     _check(con)
     con.execute(read_sql("sync/incoming_admissions"))
@@ -158,6 +191,23 @@ def _check(con: duckdb.DuckDBPyConnection) -> None:
             f"NOTE_ID is missing in {n_notes:,} notes - complete it in the source; "
             "nothing was changed"
         )
+
+
+def _end_of_source(con: duckdb.DuckDBPyConnection) -> datetime | None:
+    """Return the `observed_until` of the source's admissions; None where it has none.
+
+    Raises SourceError unless it is one time.
+    """
+    if "observed_until" not in con.table("source_admissions").columns:
+        return None
+    ends = con.execute(read_sql("sync/ends_of_source")).fetchall()
+    if len(ends) > 1 or (ends and ends[0][0] is None):
+        raise SourceError(
+            "OBSERVED_UNTIL of admissions is not one time - return the end of the extract in every "
+            "row; nothing was changed"
+        )
+    end: datetime | None = ends[0][0] if ends else None
+    return end
 
 
 def _n_rows(con: duckdb.DuckDBPyConnection, relation: str) -> int:

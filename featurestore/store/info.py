@@ -19,7 +19,9 @@ def info(store: Store) -> dict[str, Any]:
         "store": f"{store.path} ({store.path.stat().st_size / 1e6:,.1f} MB)",
         "encrypted": "yes" if store.is_encrypted() else "no",
         "source": f"{source} ({schema})",
-        "observed": f"until {observed_until}" if live else "fully (a research extract)",
+        "observed": f"until {observed_until}"
+        if live or observed_until
+        else "fully (a research extract)",
         "admissions": store.one("SELECT count(*) FROM admissions")[0],
         "notes": f"{ready:,} ready, {excluded:,} excluded",
         **{

@@ -54,7 +54,7 @@ predictions AS (
 
 SELECT
     o.outcome,
-    regexp_replace(o.reason, '^continued by \d+$', 'continued by the next stay') AS reason,
+    regexp_replace(o.reason, '^continued by -?\d+$', 'continued by the next stay') AS reason,
     o.outcome = 'immature' AND coalesce(o.label, FALSE) AS returned_so_far,
     p.hadm_id IS NOT NULL AS is_predicted,
     o.mature,

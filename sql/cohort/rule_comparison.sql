@@ -29,7 +29,7 @@ outcomes AS (
             WHEN label IS NOT NULL AND NOT mature THEN 'horizon not yet observed'
             WHEN label THEN 'returned'
             WHEN NOT label THEN 'did not return'
-            ELSE regexp_replace(reason, '^continued by \d+$', 'continued by the next stay')
+            ELSE regexp_replace(reason, '^continued by -?\d+$', 'continued by the next stay')
         END AS outcome,
         CASE
             WHEN label IS FALSE AND mature AND reason IS NOT NULL THEN ' (' || reason || ')'

@@ -31,7 +31,7 @@ intervals AS (
             WHEN admission_type = 'NEWBORN' THEN 'newborn'
             WHEN deathtime IS NOT NULL THEN 'died in hospital'
         END AS not_an_index,
-        NOT s.live OR coalesce(
+        (NOT s.live AND s.observed_until IS NULL) OR coalesce(
             CAST(dischtime AS DATE) + CAST(horizon_days AS INTEGER)
             < CAST(s.observed_until AS DATE),
             FALSE

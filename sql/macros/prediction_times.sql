@@ -15,7 +15,7 @@ WITH params AS (
             WHEN 'discharge' THEN NULL
             ELSE error('unknown cutoff - use 24h, 48h, 72h or discharge')
         END AS hours,
-        (SELECT s.observed_until FROM settings AS s WHERE s.live) AS observed_until
+        (SELECT s.observed_until FROM settings AS s) AS observed_until
 ),
 
 stays AS (

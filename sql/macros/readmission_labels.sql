@@ -30,7 +30,7 @@ WITH discharges AS (
                 THEN date_diff('day', e.episode_discharge, e.next_admittime)
         END AS days_to_return,
         -- The horizon begins with the discharge, and its last day must be over.
-        NOT s.live OR coalesce(
+        (NOT s.live AND s.observed_until IS NULL) OR coalesce(
             CAST(coalesce(e.episode_discharge, e.discharge) AS DATE)
             + CAST(horizon_days AS INTEGER) < CAST(s.observed_until AS DATE),
             FALSE

@@ -17,8 +17,8 @@ SELECT
     CAST(gender AS VARCHAR) AS gender,
     -- MIMIC shifts the date of birth of patients over 89; their median age is 91.
     CASE
-        WHEN date_sub('year', CAST(dob AS TIMESTAMP), CAST(admittime AS TIMESTAMP)) > 89 THEN 91
-        ELSE date_sub('year', CAST(dob AS TIMESTAMP), CAST(admittime AS TIMESTAMP))
+        WHEN date_sub('year', birth_date(dob), CAST(admittime AS DATE)) > 89 THEN 91
+        ELSE date_sub('year', birth_date(dob), CAST(admittime AS DATE))
     END AS age,
     CAST(ethnicity AS VARCHAR) AS ethnicity,
     CAST(insurance AS VARCHAR) AS insurance

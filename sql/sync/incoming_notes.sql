@@ -18,10 +18,12 @@ WITH typed_notes AS (
         OR unreadable_date(charttime)
         OR unreadable_date(storetime) AS has_unreadable_date,
         -- Any value but a plain "no" counts as a flag.
-        coalesce(TRY_CAST(is_error AS BOOLEAN), is_error IS NOT NULL) AS is_error,
+        coalesce(
+            TRY_CAST(is_error AS BOOLEAN), nullif(trim(CAST(is_error AS VARCHAR)), '') IS NOT NULL
+        ) AS is_error,
         text_hash,
         CAST(n_chars AS BIGINT) AS n_chars,
-        CAST(is_blank AS BOOLEAN) AS is_blank,
+        text_problem,
         count(DISTINCT text_hash) OVER (PARTITION BY note_id) AS n_texts
     FROM source_notes
     QUALIFY row_number() OVER (PARTITION BY note_id ORDER BY text_hash, hadm_id) = 1
@@ -35,9 +37,12 @@ checked_notes AS (
         n.category,
         available_at(n.storetime, n.charttime, n.chartdate) AS available_at,
         CASE
-            WHEN n.storetime IS NOT NULL THEN 'storetime'
-            WHEN n.charttime IS NOT NULL THEN 'charttime'
-            WHEN n.chartdate IS NOT NULL THEN 'date'
+            WHEN available_at(n.storetime, n.charttime, n.chartdate) = n.storetime THEN 'storetime'
+            WHEN
+                n.storetime IS NULL
+                AND available_at(NULL, n.charttime, n.chartdate) = n.charttime
+                THEN 'charttime'
+            WHEN coalesce(n.storetime, n.charttime, n.chartdate) IS NOT NULL THEN 'date'
         END AS time_basis,
         n.text_hash,
         n.n_chars,
@@ -58,7 +63,7 @@ checked_notes AS (
                 OR implausible_date(n.storetime)
                 THEN 'absurd date'
             WHEN coalesce(n.storetime, n.charttime, n.chartdate) IS NULL THEN 'no date'
-            WHEN n.is_blank THEN 'empty text'
+            WHEN n.text_problem IS NOT NULL THEN n.text_problem
             -- The encoder found no words in this same text.
             WHEN stored.reason = 'no words' AND stored.text_hash = n.text_hash THEN stored.reason
         END AS reason

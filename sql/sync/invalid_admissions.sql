@@ -21,8 +21,8 @@ WITH problems AS (
             WHEN unreadable_date(dod) THEN (9, 'DOD is not a date')
             WHEN implausible_date(TRY_CAST(dod AS TIMESTAMP))
                 THEN (10, 'DOD is before 1700 or after 2399')
-            WHEN unreadable_date(dob) THEN (11, 'DOB is not a date')
-            WHEN implausible_date(TRY_CAST(dob AS TIMESTAMP))
+            WHEN dob IS NOT NULL AND birth_date(dob) IS NULL THEN (11, 'DOB is not a date')
+            WHEN implausible_date(birth_date(dob))
                 THEN (12, 'DOB is before 1700 or after 2399')
             WHEN died_in_hospital IS NOT NULL AND TRY_CAST(died_in_hospital AS BOOLEAN) IS NULL
                 THEN (13, 'DIED_IN_HOSPITAL is not TRUE or FALSE')

@@ -6,7 +6,7 @@
 SELECT
     m.hadm_id,
     l.subject_id,
-    regexp_replace(l.reason, '^continued by \d+$', 'continued by the next stay') AS reason,
+    regexp_replace(l.reason, '^continued by -?\d+$', 'continued by the next stay') AS reason,
     m.embedding
 FROM readmission_labels(horizon_days := $horizon) AS l
 INNER JOIN admission_embeddings AS m ON l.hadm_id = m.hadm_id

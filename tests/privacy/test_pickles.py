@@ -28,7 +28,7 @@ from export.model_folder import (
 from featurestore import Store, create_store, sync
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
-from featurestore.source.source import text_hash
+from featurestore.source.note_texts import text_hash
 from featurestore.store.vectors import vectors_to_arrow
 from tests.hospital import admission, note, own_schema, write_hospital
 from tests.timeline import day

@@ -13,7 +13,7 @@ from batch.embedding.encoder import encode
 from batch.embedding.shards import Shards
 from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync
 from featurestore.errors import FeatureStoreError, ModelError
-from featurestore.source.source import text_hash
+from featurestore.source.note_texts import text_hash
 from featurestore.store.vectors import arrow_to_vectors
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day

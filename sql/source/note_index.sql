@@ -1,7 +1,8 @@
 -- note_index: which notes does the source have, without their text?
 --
 -- Grain:   one row per note of canonical_notes, the CTE that Source makes of a schema's SELECT.
--- Columns: those of canonical_notes but the text; its MD5, length and whether it is blank.
+-- Columns: those of canonical_notes but the text; its MD5 as UTF-8, its length in characters, and
+--          text_problem: 'empty text' where it is blank.
 -- Params:  since (a date as text, or NULL for all notes), blanks (the characters of a blank text).
 -- Runs on the source's database, DuckDB or PostgreSQL, so that no text is transferred. Times are
 -- compared as text, which both write alike and which an invalid date cannot stop.
@@ -14,11 +15,15 @@ SELECT
     charttime,
     storetime,
     is_error,
-    md5(coalesce(text, '')) AS text_hash,
+    md5(convert_to(coalesce(text, ''), 'UTF8')) AS text_hash,
     length(coalesce(text, '')) AS n_chars,
     -- The first characters of most texts show that they are not blank.
-    ltrim(substr(coalesce(text, ''), 1, 64), params.blanks) = ''
-    AND ltrim(coalesce(text, ''), params.blanks) = '' AS is_blank
+    CASE
+        WHEN
+            ltrim(substr(coalesce(text, ''), 1, 64), params.blanks) = ''
+            AND ltrim(coalesce(text, ''), params.blanks) = ''
+            THEN 'empty text'
+    END AS text_problem
 FROM canonical_notes
 CROSS JOIN params
 WHERE

@@ -1,0 +1,126 @@
+"""Read DuckDB and PostgreSQL, which hash the texts themselves, by their fastest ways."""
+
+import io
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import sqlalchemy as sa
+
+from featurestore.source.csv_folder import as_text
+from featurestore.source.note_texts import BLANKS, TEXTS_PER_LIST
+from featurestore.source.schemas import TEXT_IDS, CanonicalTable, check_column_kind, escaped
+from featurestore.store.sql_files import read_sql
+
+_CSV_BLOCK = 16 * 1024 * 1024  # bytes of PostgreSQL's CSV that are parsed at once
+
+
+def check_kinds(connection: sa.Connection, schema: str, table: CanonicalTable) -> None:
+    """Raise SourceError where the database's type of a column does not fit; read no row.
+
+    Omits columns whose type is unknown: DuckDB gives the literal NULL the type INTEGER.
+    """
+    driver: Any = connection.connection.driver_connection
+    query = f"SELECT {', '.join(table.columns)} FROM ({table.select}\n) AS selected LIMIT 0"
+    with connection.execute(sa.text(escaped(query))) as result:
+        for column, description in zip(table.columns, result.cursor.description, strict=True):
+            if connection.dialect.name == "postgresql":
+                type_name = driver.adapters.types[description[1]].name
+            else:
+                type_name = str(description[1])
+                not_null = f"FROM ({table.select}\n) AS t WHERE {column} IS NOT NULL LIMIT 1"
+                if type_name == "INTEGER" and not driver.execute(not_null).fetchall():
+                    continue
+            check_column_kind(schema, table.name, column, type_name)
+
+
+def read_admissions(connection: sa.Connection, admissions: CanonicalTable) -> pa.Table:
+    """Return all rows: from PostgreSQL as text, from DuckDB in its own types."""
+    columns = ", ".join(admissions.columns)
+    return _read_table(connection, f"SELECT {columns} FROM ({admissions.select}\n) AS admissions")
+
+
+def read_index(connection: sa.Connection, notes: CanonicalTable, since: date | None) -> pa.Table:
+    """Return all notes without their text: its MD5 and length are computed by the database.
+
+    With `since`, only the notes dated on that day or later, and those without a time.
+    """
+    number_of = {text: number for number, text in TEXT_IDS.items()}
+    columns = ", ".join(
+        f"{column} AS {number_of[column]}" if column in number_of else column
+        for column in notes.columns
+    )
+    earliest = f"'{since}'" if since else "NULL"
+    index = _read_table(
+        connection,
+        f"WITH canonical_notes AS (SELECT {columns} FROM ({notes.select}\n) AS notes), params AS "
+        f"(SELECT CAST({earliest} AS VARCHAR) AS since, '{BLANKS}' AS blanks)\n"
+        f"{read_sql('source/note_index')}",
+    )
+    return index.rename_columns(
+        [TEXT_IDS[c] if TEXT_IDS.get(c) in notes.columns else c for c in index.column_names]
+    )
+
+
+def read_texts(
+    connection: sa.Connection, notes: CanonicalTable, note_ids: Sequence[str]
+) -> Iterator[list[tuple[str, str]]]:
+    """Yield lists of (note_id, text) of the given notes, in a single pass."""
+    query = f"WITH canonical_notes AS ({escaped(notes.select)}\n)\n{read_sql('source/note_texts')}"
+    streaming = connection.execution_options(stream_results=True)
+    with streaming.execute(sa.text(query), {"note_ids": list(note_ids)}) as result:
+        for rows in result.partitions(TEXTS_PER_LIST):
+            yield [(row.note_id, row.text) for row in rows]
+
+
+def _read_table(connection: sa.Connection, query: str) -> pa.Table:
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "postgresql":
+        with driver.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv, HEADER)") as copy:
+            return _parse_copy(_CopyStream(copy))
+    # DuckDB creates a table on all cores, but returns an ordered result on one.
+    driver.execute(f"CREATE OR REPLACE TEMP TABLE query_result AS {query}")
+    table = driver.execute("FROM query_result").to_arrow_table()
+    driver.execute("DROP TABLE query_result")
+    return table
+
+
+class _CopyStream(io.RawIOBase):
+    """The bytes of a COPY, as a stream: the whole result is in memory only once, as a table."""
+
+    def __init__(self, copy: Any) -> None:
+        self._rows = iter(copy)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Return True: this is a stream to read from."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer with the next bytes."""
+        n_filled = 0
+        while n_filled < len(buffer):
+            if not self._rest:
+                self._rest = memoryview(next(self._rows, b""))
+                if not self._rest:
+                    break
+            part = self._rest[: len(buffer) - n_filled]
+            buffer[n_filled : n_filled + len(part)] = part
+            self._rest = self._rest[len(part) :]
+            n_filled += len(part)
+        return n_filled
+
+
+def _parse_copy(stream: io.RawIOBase) -> pa.Table:
+    """Parse PostgreSQL's CSV, in which empty texts are quoted and NULLs are not."""
+    buffered = io.BufferedReader(stream, _CSV_BLOCK)
+    names = buffered.readline().decode().strip().split(",")
+    with pa_csv.open_csv(
+        buffered,
+        read_options=pa_csv.ReadOptions(column_names=names, block_size=_CSV_BLOCK),
+        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+        convert_options=as_text(names, quoted_null=False),
+    ) as reader:
+        return reader.read_all()

@@ -1,0 +1,238 @@
+"""Read any database that SQLAlchemy has a dialect for: stream the rows, hash the texts here.
+
+Statements are SQLAlchemy's own around the two SELECTs of a schema, so that each dialect writes its
+way of limiting rows and of naming a subquery.
+"""
+
+import contextlib
+import hashlib
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from featurestore.source.note_texts import BLANKS, NOT_UTF8, TEXTS_PER_LIST, note_text
+from featurestore.source.schemas import CanonicalTable, check_column_kind, escaped
+
+Row = Sequence[Any]
+
+ROWS_TO_CHECK = 1_000
+IDS_PER_QUERY = 250  # Databricks takes 255 parameters, Oracle 1,000 in a list, SQL Server 2,100
+_ONE_PASS = 0.05  # the part of all notes from which one pass over them beats queries by id
+_INDEX_ROWS, _ADMISSION_ROWS = 1_000, 5_000  # that are in memory at once
+_TIMES = ("storetime", "charttime", "chartdate")
+_ARROW_TYPES = {str: pa.string(), int: pa.int64(), datetime: pa.timestamp("us")}
+
+
+def no_rows(select: str) -> sa.Select[Any]:
+    """Return the statement that asks for the columns of a schema's SELECT, and for no row."""
+    inner = sa.text(f"{escaped(select)}\n").columns().subquery("selected")
+    return sa.select(sa.text("*")).select_from(inner).where(sa.text("1 = 0"))
+
+
+def canonical(table: CanonicalTable) -> sa.Subquery:
+    """Return a schema's SELECT as a subquery with its canonical columns."""
+    columns: list[sa.ColumnClause[Any]] = [sa.column(name) for name in table.columns]
+    return sa.text(f"{escaped(table.select)}\n").columns(*columns).subquery(table.name)
+
+
+def first_rows(table: CanonicalTable, columns: Sequence[str]) -> sa.Select[Any]:
+    """Return the statement for some columns of the first rows, whose types are looked at."""
+    rows = canonical(table)
+    return sa.select(*(rows.c[name] for name in columns)).limit(ROWS_TO_CHECK)
+
+
+def notes_since(notes: CanonicalTable, since: date, examples: dict[str, Any]) -> sa.Select[Any]:
+    """Return the statement for the notes with a time on that day or later, or with none.
+
+    `examples` holds a value of each column of times, or None where no row has one.
+    """
+    rows = canonical(notes)
+    typed = {name: value for name, value in examples.items() if value is not None}
+    on_or_after = [rows.c[name] >= _day_like(since, value) for name, value in typed.items()]
+    without_time = sa.and_(sa.true(), *(rows.c[name].is_(None) for name in typed))
+    return sa.select(rows).where(sa.or_(*on_or_after, without_time)) if typed else sa.select(rows)
+
+
+def texts_by_id(notes: CanonicalTable, note_ids: Sequence[Any]) -> sa.Select[Any]:
+    """Return the statement for the texts of a few notes, at most IDS_PER_QUERY."""
+    rows = canonical(notes)
+    return sa.select(rows.c.note_id, rows.c.text).where(rows.c.note_id.in_(note_ids))
+
+
+def all_texts(notes: CanonicalTable) -> sa.Select[Any]:
+    """Return the statement for the texts of all notes."""
+    rows = canonical(notes)
+    return sa.select(rows.c.note_id, rows.c.text)
+
+
+def n_notes(notes: CanonicalTable) -> sa.Select[Any]:
+    """Return the statement that counts the notes."""
+    return sa.select(sa.func.count()).select_from(canonical(notes))
+
+
+def check_kinds(connection: sa.Connection, schema: str, table: CanonicalTable) -> None:
+    """Raise SourceError where a value in the first 1,000 rows does not fit its column."""
+    examples = _examples(connection, table, table.columns)
+    for column, value in examples.items():
+        if value is not None:
+            type_name = f"{type(value).__name__} in the first {ROWS_TO_CHECK:,} rows"
+            check_column_kind(schema, table.name, column, type_name, _kind_of(value))
+
+
+def read_admissions(connection: sa.Connection, admissions: CanonicalTable) -> pa.Table:
+    """Return all rows, as text."""
+    batches = (
+        [*map(_as_text, zip(*rows, strict=True))]
+        for rows in _rows(connection, sa.select(canonical(admissions)), _ADMISSION_ROWS)
+    )
+    return _table(batches, admissions.columns)
+
+
+def read_index(connection: sa.Connection, notes: CanonicalTable, since: date | None) -> pa.Table:
+    """Return all notes, as text, with the MD5, the length and the problem of each text.
+
+    With `since`, only the notes with a time on that day or later, and those without a time.
+    """
+    statement = sa.select(canonical(notes))
+    if since:
+        statement = notes_since(notes, since, _examples(connection, notes, _TIMES))
+    position = notes.columns.index("text")
+
+    def batches() -> Iterator[list[pa.Array]]:
+        for rows in _rows(connection, statement, _INDEX_ROWS):
+            columns = list(zip(*rows, strict=True))
+            texts = columns.pop(position)
+            yield [*map(_as_text, columns), *_describe(texts)]
+
+    names = [name for name in notes.columns if name != "text"]
+    return _table(batches(), [*names, "text_hash", "n_chars", "text_problem"])
+
+
+def read_texts(
+    connection: sa.Connection, notes: CanonicalTable, note_ids: Sequence[str]
+) -> Iterator[list[tuple[str, str]]]:
+    """Yield lists of (note_id, text) of the given notes, and perhaps of others.
+
+    Many are read in one pass over all notes; a few by their ids, for which the column that note_id
+    comes from should have an index.
+    """
+    total = connection.execute(n_notes(notes)).scalar_one()
+    if len(note_ids) > max(IDS_PER_QUERY, total * _ONE_PASS):
+        statements: Iterator[sa.Select[Any]] = iter([all_texts(notes)])
+    else:
+        convert = _converter(_examples(connection, notes, ["note_id"])["note_id"])
+        statements = (
+            texts_by_id(notes, [convert(no) for no in note_ids[first : first + IDS_PER_QUERY]])
+            for first in range(0, len(note_ids), IDS_PER_QUERY)
+        )
+    for statement in statements:
+        for rows in _rows(connection, statement, TEXTS_PER_LIST):
+            ids, texts = zip(*rows, strict=True)
+            yield [
+                (note_id, note_text(text)[0])
+                for note_id, text in zip(_as_text(ids).to_pylist(), texts, strict=True)
+            ]
+
+
+def _rows(
+    connection: sa.Connection, statement: sa.Select[Any], at_once: int
+) -> Iterator[Sequence[Row]]:
+    with connection.execution_options(yield_per=at_once).execute(statement) as result:
+        yield from result.partitions()
+
+
+def _examples(
+    connection: sa.Connection, table: CanonicalTable, columns: Sequence[str]
+) -> dict[str, Any]:
+    """Return the first value of each column in the first rows that is not NULL, else None."""
+    examples: dict[str, Any] = dict.fromkeys(columns)
+    with connection.execute(first_rows(table, columns)) as result:
+        for row in result:
+            for column, value in zip(columns, row, strict=True):
+                if examples[column] is None:
+                    examples[column] = value
+    return examples
+
+
+def _table(batches: Iterator[list[pa.Array]], names: Sequence[str]) -> pa.Table:
+    schema = pa.schema([(name, pa.string()) for name in names])
+    return pa.Table.from_batches(
+        [pa.record_batch(columns, schema=schema) for columns in batches], schema
+    )
+
+
+def _describe(texts: Sequence[Any]) -> list[pa.Array]:
+    """Return the MD5, the length in characters and the problem of each text."""
+    hashes, lengths, problems = [], [], []
+    for value in texts:
+        text, valid = note_text(value)
+        hashes.append(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest())
+        lengths.append(str(len(text)))
+        is_blank = not text.strip(BLANKS)
+        problems.append(NOT_UTF8 if not valid else "empty text" if is_blank else None)
+    return [pa.array(column, pa.string()) for column in (hashes, lengths, problems)]
+
+
+def _as_text(values: Sequence[Any]) -> pa.Array:
+    """Return the values of a column as text, as a CSV file would have them."""
+    types = set(map(type, values)) - {type(None)}
+    if len(types) == 1 and (arrow_type := _ARROW_TYPES.get(types.pop())):
+        with contextlib.suppress(pa.ArrowException, OverflowError, UnicodeEncodeError):
+            return pa.array(values, arrow_type).cast(pa.string())
+    return pa.array(map(_value_as_text, values), pa.string())
+
+
+def _value_as_text(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        return value.isoformat(" ")
+    if isinstance(value, float | Decimal) and value == int(value):
+        return str(int(value))
+    if isinstance(value, str | bytes | bytearray | memoryview):
+        return note_text(value)[0]
+    return str(value)
+
+
+def _kind_of(value: Any) -> str:
+    """Return the kind of a Python value, as `check_column_kind` names it."""
+    if isinstance(value, datetime):
+        return "zoned time" if value.tzinfo else "time"
+    for types, kind in (
+        (bool, "flag"),
+        ((int, float, Decimal), "number"),
+        (date, "time"),
+        ((str, bytes, bytearray, memoryview, uuid.UUID), "text"),
+    ):
+        if isinstance(value, types):
+            return kind
+    return "other"
+
+
+def _day_like(day: date, example: Any) -> Any:
+    """Return a day as a value of the example's type, to compare a column with."""
+    if isinstance(example, datetime):
+        return datetime(day.year, day.month, day.day)
+    return day if isinstance(example, date) else day.isoformat()
+
+
+def _converter(example: Any) -> Callable[[str], Any]:
+    """Return the function that makes a value of the example's type of a note's id.
+
+    Compared with another type, an id would not be found, or without the help of an index.
+    """
+    if not isinstance(example, int | float | Decimal | uuid.UUID):
+        return str
+
+    def convert(note_id: str) -> Any:
+        try:
+            return type(example)(note_id)
+        except (ValueError, ArithmeticError):  # SQLite columns may hold texts and numbers
+            return note_id
+
+    return convert
