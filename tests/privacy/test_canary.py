@@ -209,6 +209,7 @@ def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_
             (f"init {store} --source {hospital} --schema mimic3", 1),
             (f"init other.duckdb --source {hospital} --schema mimic4", 1),
         ],
+        "source": [(f"source {store}", 0), (f"source {store} nowhere", 1)],
         "sync": [(f"sync {store}", 0), (f"sync {store} --json", 0), ("sync nowhere.duckdb", 1)],
         "labels": [
             (f"labels {store}", 0),
@@ -463,7 +464,8 @@ URLS = {
     "with an unquoted slash": (f"{PROTOCOL}://me:a/{PASSWORD}@127.0.0.1:1/mimic", "not be reached"),
     "without a host": (f"{PROTOCOL}://me:{PASSWORD}", "is not a URL"),
     "in the syntax of libpq": (f"{PROTOCOL}:///host=127.0.0.1 password={PASSWORD}", "is not a URL"),
-    "of an unsupported database": (f"mssql://me:{PASSWORD}@host/mimic", "is not supported"),
+    "of MySQL": (f"mysql://me:{PASSWORD}@127.0.0.1:1/mimic", "could not be reached"),
+    "of SQL Server": (f"mssql://me:{PASSWORD}@127.0.0.1:1/mimic", "could not be reached"),
     "of an unknown database": (f"nonsense://me:{PASSWORD}@host/mimic", "is not supported"),
     "without a scheme": (f"://me:{PASSWORD}@host/mimic", "is not a URL"),
 }

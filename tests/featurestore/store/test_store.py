@@ -186,7 +186,7 @@ def test_a_failed_init_leaves_no_files(store, tmp_path):
     with pytest.raises(FeatureStoreError, match="exists already"):
         create_store(store.path, tmp_path / "hospital", "mimic3")
     (tmp_path / "hospital" / "ADMISSIONS.csv").unlink()
-    with pytest.raises(FeatureStoreError, match="has no table ADMISSIONS"):
+    with pytest.raises(FeatureStoreError, match="name admissions does not exist"):
         create_store(tmp_path / "new.duckdb", tmp_path / "hospital", "mimic3")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
