@@ -7,14 +7,14 @@ SELECT
     a.admittime,
     a.dischtime,
     a.deathtime,
-    CAST(a.hospital_expire_flag AS VARCHAR) = '1' AS died_in_hospital,
+    a.hospital_expire_flag AS died_in_hospital,
     a.admission_type,
-    a.admission_type = 'ELECTIVE' AS planned,
+    CASE WHEN a.admission_type = 'ELECTIVE' THEN 1 ELSE 0 END AS planned,
     a.discharge_location,
     p.dod,
     p.dob,
     p.gender,
     a.ethnicity,
     a.insurance
-FROM admissions AS a
-LEFT JOIN patients AS p ON a.subject_id = p.subject_id
+FROM admissions a
+LEFT JOIN patients p ON a.subject_id = p.subject_id

@@ -10,6 +10,6 @@ SELECT
     charttime,
     storetime,
     -- A physician flagged the note: '1' in MIMIC-III. Any value but '0' counts.
-    coalesce(CAST(iserror AS VARCHAR), '') NOT IN ('', '0') AS is_error,
+    iserror AS is_error,
     text
 FROM noteevents

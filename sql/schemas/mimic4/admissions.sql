@@ -7,9 +7,12 @@ SELECT
     a.admittime,
     a.dischtime,
     a.deathtime,
-    CAST(a.hospital_expire_flag AS VARCHAR) = '1' AS died_in_hospital,
+    a.hospital_expire_flag AS died_in_hospital,
     a.admission_type,
-    a.admission_type IN ('ELECTIVE', 'SURGICAL SAME DAY ADMISSION') AS planned,
+    CASE
+        WHEN a.admission_type IN ('ELECTIVE', 'SURGICAL SAME DAY ADMISSION') THEN 1
+        ELSE 0
+    END AS planned,
     a.discharge_location,
     p.dod,
     -- MIMIC-IV has no date of birth, but the age in an anchor year.
@@ -18,5 +21,5 @@ SELECT
     p.gender,
     a.race AS ethnicity,
     a.insurance
-FROM admissions AS a
-LEFT JOIN patients AS p ON a.subject_id = p.subject_id
+FROM admissions a
+LEFT JOIN patients p ON a.subject_id = p.subject_id

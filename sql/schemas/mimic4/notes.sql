@@ -9,9 +9,9 @@ SELECT
     'Discharge summary' AS category,
     -- In spite of its name, charttime is a date at 00:00; the summary was written later that day.
     charttime AS chartdate,
-    CASE WHEN FALSE THEN charttime END AS charttime,
+    CASE WHEN 1 = 0 THEN charttime END AS charttime,
     storetime,
-    FALSE AS is_error,
+    0 AS is_error,
     text
 FROM discharge
 UNION ALL
@@ -23,6 +23,6 @@ SELECT
     charttime AS chartdate,
     charttime,
     storetime,
-    FALSE AS is_error,
+    0 AS is_error,
     text
 FROM radiology

@@ -218,8 +218,8 @@ def test_other_notes_of_a_file_with_invalid_utf8_are_read_unchanged(folder):
         ("storetime,", "TIME '10:00' AS storetime,", "STORETIME of notes is TIME, and should be a"),
         ("a.hadm_id,", "DATE '2150-01-01' AS hadm_id,", "HADM_ID of admissions is DATE, and"),
         (
-            "= '1' AS died",
-            "AS x, DATE '2150-01-01' AS died",
+            "a.hospital_expire_flag AS died",
+            "DATE '2150-01-01' AS died",
             "DIED_IN_HOSPITAL of admissions is DATE",
         ),
         ("    text\n", "    text::BLOB AS text\n", "TEXT of notes is BLOB, and should be a text"),
@@ -251,7 +251,9 @@ def test_colons_and_percent_signs_in_a_schema_are_not_parameters(folder, tmp_pat
 
 
 def test_a_flag_that_is_neither_true_nor_false_is_refused(folder, tmp_path):
-    own = own_schema(tmp_path / "own", "a.admission_type = 'ELECTIVE' AS", "'maybe' AS")
+    own = own_schema(
+        tmp_path / "own", "CASE WHEN a.admission_type = 'ELECTIVE' THEN 1 ELSE 0 END", "'maybe'"
+    )
     store = create_store(tmp_path / "w.duckdb", folder, own)
     with pytest.raises(SourceError, match=r"PLANNED is not TRUE or FALSE .*hadm_id 7"):
         sync(store)
