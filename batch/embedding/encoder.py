@@ -16,7 +16,7 @@ from featurestore.errors import ModelError
 # Tokens in one batch: enough to keep the cores busy, few enough to stay in their caches.
 _TOKENS_ON_CPU = 1_024
 _TOKENS_ON_CUDA = 65_536
-_LENGTHS_ON_CUDA = 64  # lengths are rounded up to its multiples, so that CUDA plans few shapes
+_LENGTH_STEPS = 1_024  # lengths are rounded up to a multiple of the budget divided by this
 
 
 @dataclass
@@ -161,7 +161,7 @@ def encode(
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group windows so that a batch, padded to its longest, holds at most `budget` tokens.
+    """Group windows so that a batch holds at most `budget` tokens, padding included.
 
     Returns indices of `lengths`. Windows of similar length share a batch, so that little of it is
     padding.
@@ -171,15 +171,25 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     for no in sorted(range(len(lengths)), key=lambda no: -lengths[no]):
         if not grouped or (len(grouped[-1]) + 1) * longest > budget:
             grouped.append([])
-            longest = lengths[no]
+            longest = _round_up(lengths[no], budget)
         grouped[-1].append(no)
     return grouped
 
 
 def fixed_shape(windows: int, tokens: int, max_tokens: int) -> tuple[int, int]:
-    """Return the shape that a batch is padded to on a GPU: few shapes, each planned once."""
-    rows = 1 << (windows - 1).bit_length()
-    return rows, min(max_tokens, -(-tokens // _LENGTHS_ON_CUDA) * _LENGTHS_ON_CUDA)
+    """Return the shape that a batch is padded to on a GPU: few shapes, each planned once.
+
+    A full batch has one shape for each rounded length; the rows of others are a power of two.
+    """
+    tokens = min(max_tokens, _round_up(tokens, _TOKENS_ON_CUDA))
+    full = _TOKENS_ON_CUDA // tokens
+    return max(windows, min(full, 1 << (windows - 1).bit_length())), tokens
+
+
+def _round_up(tokens: int, budget: int) -> int:
+    """Round a length up to a multiple of 64 tokens on a GPU; on a CPU it is unchanged."""
+    step = max(1, budget // _LENGTH_STEPS)
+    return -(-tokens // step) * step
 
 
 def _device(device: str, precision: str, folder: Path) -> str:

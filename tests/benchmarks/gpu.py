@@ -2,10 +2,11 @@
 
 Needs torch with CUDA and onnxruntime-gpu[cuda,cudnn]; prints a Markdown table. Without CHECKPOINT,
 the model is a random BERT of Bio_ClinicalBERT's shape. The fp16 model folder is exported and
-compared with PyTorch on the GPU, then timed from texts to vectors, on full windows and on notes of
-the synthetic hospital. On the same texts, in the same run, PyTorch (fp16, scaled dot-product
-attention) and, if it is installed, sentence-transformers (fp16) are timed too. ONNX Runtime prints
-which kernel each attention node uses; these are counted.
+compared with PyTorch on the GPU, then timed: the session alone on full windows, embedding a
+hospital of nearly full windows into a store, and from texts to vectors, on full windows and on
+notes of the synthetic hospital. On the same texts, in the same run, PyTorch (fp16, scaled
+dot-product attention) and, if it is installed, sentence-transformers (fp16) are timed too. ONNX
+Runtime prints which kernel each attention node uses; these are counted.
 """
 
 import argparse
@@ -18,15 +19,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import pyarrow as pa
 import torch
 
 from batch.embedding.encoder import batches
 from export.checkpoint import load_checkpoint
 from export.tokenizer import WindowTokenizer, padded
-from featurestore import OnnxEncoder, export
+from featurestore import OnnxEncoder, create_store, embed_pending, export, sync
+from featurestore.store import failpoints
 from featurestore.synthetic.hospital import invented_notes
-from tests.benchmarks.common import random_bert
+from tests.benchmarks.common import hospital, random_bert, timed
 
 GFLOP_PER_WINDOW = 96.6  # BERT-base, 512 tokens
 PRINT_KERNELS = """
@@ -93,6 +97,71 @@ def sentence_transformers_encoder(checkpoint, device):
     return lambda texts: model.encode(texts, batch_size=128, show_progress_bar=False)
 
 
+def long_texts(notes):
+    """Return the notes joined and cut into texts of 40 kB: nearly all windows are full."""
+    joined = " ".join(notes)
+    return [joined[start : start + 40_000] for start in range(0, len(joined), 40_000)]
+
+
+def measure_session(encoder, texts, device):
+    """Time `run` on full windows, with as many in a batch as `encode` takes, and with others."""
+    full = [ids for of_text in encoder.tokenize(texts) for ids in of_text if len(ids) == 512]
+    rows = encoder.budget // 512
+    for windows in (rows // 2, rows, rows * 2):
+        batch = full[:windows]
+        seconds, _ = best_time(lambda batch=batch: encoder.run(batch), device, rounds=10)
+        print_row(
+            f"session alone, {len(batch)} x 512",
+            f"{len(batch) / seconds:,.0f} windows/s",
+            "as embed does" if windows == rows else "",
+        )
+
+
+def measure_store(encoder, texts, folder, device):
+    """Time embedding a hospital, from its texts to the rows of the store, and the parts of it."""
+    (folder / "hospital").mkdir()
+    with duckdb.connect() as con:
+        con.register("texts", pa.table({"i": range(len(texts)), "new_text": texts}))
+        for table, query in hospital(-(-len(texts) // 20) * 20).items():
+            if table == "NOTEEVENTS":
+                query = (
+                    f"SELECT notes.* REPLACE (new_text AS TEXT) FROM ({query}) AS notes "
+                    "JOIN texts ON ROW_ID = i"
+                )
+            con.execute(f"COPY ({query}) TO '{folder / 'hospital' / table}.parquet'")
+    store = create_store(folder / "gpu.duckdb", folder / "hospital", "mimic3")
+    sync(store)
+    seconds_in = collections.Counter()
+
+    def add_time(name):
+        method = getattr(encoder, name)
+
+        def timed_method(*args):
+            seconds, result = timed(lambda: method(*args))
+            seconds_in[name] += seconds
+            return result
+
+        setattr(encoder, name, timed_method)
+
+    add_time("tokenize")
+    add_time("run")
+    first_hit = {}
+    failpoints.hit = lambda name: first_hit.setdefault(name, time.perf_counter())
+    seconds, counts = timed(lambda: embed_pending(store, encoder))
+    commit_seconds = time.perf_counter() - first_hit["copy"]
+    failpoints.hit = lambda name: None
+    del encoder.tokenize, encoder.run
+    print_row(
+        f"end to end into a store: {counts['windows']:,} windows, nearly all full",
+        f"{counts['windows'] / seconds:,.0f} windows/s",
+        f"{seconds:.1f} s: model {seconds_in['run']:.1f}, commit {commit_seconds:.1f}; beside them "
+        f"tokenizing {seconds_in['tokenize']:.1f}",
+    )
+    if device == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        print_row("GPU memory in use", f"{(total - free) / 2**30:.1f} GiB", "with PyTorch's own")
+
+
 def attention_kernels(folder):
     """Return how many passes of attention nodes used which kernel, as ONNX Runtime prints it."""
     finished = subprocess.run(
@@ -117,6 +186,9 @@ def measure(checkpoint, folder, device, precision):
     peak = gemm_tflops(device, dtype, size)
     print_row(f"{precision} GEMM, {size:,} wide", f"{peak:,.0f} TFLOP/s")
     print_row("provider", encoder.provider, f"parity measured on {parity['provider']}")
+    texts = long_texts(invented_notes(40_000 if device == "cuda" else 50, seed=1))
+    measure_session(encoder, texts[:20], device)
+    measure_store(encoder, texts, folder.parent, device)
 
     import transformers
 
@@ -134,9 +206,7 @@ def measure(checkpoint, folder, device, precision):
 
     pytorch = pytorch_encoder(exact.to(dtype), window_tokenizer, device)
     sentence_transformers = sentence_transformers_encoder(checkpoint, device)
-    joined = " ".join(notes)
-    long_texts = [joined[start : start + 40_000] for start in range(0, len(joined), 40_000)]
-    for lengths, texts in (("real lengths", notes), ("nearly all full", long_texts)):
+    for lengths, texts in (("real lengths", notes), ("nearly all full", long_texts(notes))):
         seconds, encoded = best_time(lambda texts=texts: encoder.encode(texts), device)
         windows_per_second = len(encoded.vectors) / seconds
         tokens = int(encoded.n_tokens.sum())

@@ -62,6 +62,20 @@ def test_batches_on_a_gpu_have_few_shapes():
     assert fixed_shape(5, 65, 512) == (8, 128)
     assert fixed_shape(128, 512, 512) == (128, 512)
     assert fixed_shape(3, 130, 150) == (4, 150)
+    assert fixed_shape(146, 448, 512) == (146, 448)  # a full batch gets no further rows
+
+
+def test_batches_on_a_gpu_are_within_the_budget_when_padded():
+    budget = 65_536
+    lengths = [3 + no * 7919 % 510 for no in range(5_000)]  # as many of each length from 3 to 512
+    shapes = [
+        (*fixed_shape(len(batch), lengths[batch[0]], 512), len(batch))
+        for batch in batches(lengths, budget)
+    ]
+    assert max(rows * tokens for rows, tokens, _ in shapes) <= budget
+    assert all(rows == windows for rows, _, windows in shapes[:-1])  # only the last has empty rows
+    computed = sum(rows * tokens for rows, tokens, _ in shapes)
+    assert computed < 1.2 * sum(lengths)  # 1.77 times with rows rounded up to a power of two
 
 
 def test_vectors_by_the_code_for_gpus_are_the_same(model, checkpoint, write_prose):
