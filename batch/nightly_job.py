@@ -67,6 +67,7 @@ def nightly(
                 counts["unusual"] = findings
                 stopwatch.lap("apply")
                 transaction.counts.update(counts, seconds=dict(stopwatch.seconds))
+                transaction.counts.update(staged.memory)
                 run_id = transaction.run_id
             stopwatch.lap("commit")
         else:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -41,11 +41,22 @@ def embed_command(
     say(f"{encoder.id} on {encoder.provider}")
     with progress("notes") as advance:
         counts = embed_pending(opened, encoder, limit, advance, category)
+    say_changed_again(counts)
     if as_json:
         click.echo(json.dumps(counts))
         return
     shown = {name: n for name, n in counts.items() if n or name in ("pending", "embedded")}
     click.echo(", ".join(f"{count:,} {name}" for name, count in shown.items()))
+
+
+def say_changed_again(counts: dict[str, Any]) -> None:
+    """Print a warning on stderr if notes were skipped for the second time."""
+    if n_notes := counts["changed since sync, again"]:
+        say(
+            f"Warning: {n_notes:,} notes were skipped as changed since the sync, in this run and "
+            "in the one before - run sync; if that does not help, the source does not return the "
+            "same text twice"
+        )
 
 
 @click.command("promote")

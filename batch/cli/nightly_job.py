@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from batch.cli.embedding import DEVICE, MODEL
+from batch.cli.embedding import DEVICE, MODEL, say_changed_again
 from featurestore.cli.options import SINCE, STORE
 from featurestore.cli.progress import progress
 
@@ -33,4 +33,5 @@ def nightly_command(
         with progress("notes") as advance:
             day = since.date() if since else None
             result = nightly(opened, encoder, scorer, force, day, advance)
+    say_changed_again(result)
     click.echo(json.dumps(result))

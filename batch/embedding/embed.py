@@ -35,6 +35,7 @@ def embed_pending(
             with store.transaction("embed", started_at) as transaction:
                 commit_staged(transaction, encoder, staged)
                 transaction.counts.update(staged.counts, provider=encoder.provider)
+                transaction.counts.update(staged.memory)
         staged.shards.clear()
     return staged.counts
 

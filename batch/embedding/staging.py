@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from batch.embedding.changed_notes import digests_of_last_run, note_digests
 from batch.embedding.encoder import Encoder, Windows, encode
 from batch.embedding.pending import pending_notes, split_pending
 from batch.embedding.shards import Shards
@@ -52,15 +53,31 @@ Progress = Callable[[int, int, Throughput], None]  # notes read, notes to read, 
 
 @dataclass
 class Staged:
-    """Embedded windows that wait for a commit, the counts, and the notes without tokens."""
+    """Embedded windows that wait for a commit, the counts, and the notes without tokens.
+
+    `changed_notes` are digests of the notes whose text is not the indexed one;
+    `is_changed_notes_new` is whether the last run recorded others.
+    """
 
     shards: Shards
     counts: dict[str, int]
     without_tokens: list[str]
+    changed_notes: list[str]
+    is_changed_notes_new: bool
+
+    @property
+    def memory(self) -> dict[str, list[str]]:
+        """What the next run has to know, for the counts of this run."""
+        return {"changed_notes": self.changed_notes} if self.changed_notes else {}
 
     def __bool__(self) -> bool:
         """Return whether there is anything to commit."""
-        return bool(self.without_tokens or self.counts["embedded"] or self.counts["resumed"])
+        return bool(
+            self.without_tokens
+            or self.counts["embedded"]
+            or self.counts["resumed"]
+            or self.is_changed_notes_new
+        )
 
 
 @dataclass
@@ -70,7 +87,7 @@ class TokenizedNotes:
     note_ids: list[str]
     hashes: list[str]
     windows: list[list[Ids]]
-    n_read: int  # includes notes whose text changed since the sync
+    changed: list[tuple[str, str]]  # notes whose text is not the indexed one, with that hash
 
 
 def stage(
@@ -92,9 +109,15 @@ def stage(
     to_embed, resumed = split_pending(pending, shards.notes(), categories)
     if limit is not None:
         to_embed = to_embed.slice(0, max(0, limit - resumed))
-    counts = {"pending": len(pending), "resumed": resumed, "embedded": 0, "no words": 0}
-    counts |= {"changed since sync": 0, "windows": 0}
+    counts = {
+        "pending": len(pending),
+        "resumed": resumed,
+        "embedded": 0,
+        "no words": 0,
+        "windows": 0,
+    }
     without_tokens: list[str] = []
+    changed: list[tuple[str, str]] = []
     throughput = Throughput(len(to_embed))
 
     def report() -> None:
@@ -124,8 +147,8 @@ def stage(
             empty = [no for no, ids in zip(notes.note_ids, notes.windows, strict=True) if not ids]
             without_tokens += empty
             counts["embedded"] += len(notes.note_ids) - len(empty)
-            counts["changed since sync"] += notes.n_read - len(notes.note_ids)
-            throughput.notes += notes.n_read
+            changed += notes.changed
+            throughput.notes += len(notes.note_ids) + len(notes.changed)
             throughput.windows += len(windows.text_no)
             report()
         if written:
@@ -133,7 +156,10 @@ def stage(
     counts["no words"] = len(without_tokens)
     counts["withdrawn since sync"] = len(to_embed) - throughput.notes
     counts["waiting"] = len(pending) - resumed - counts["embedded"] - len(without_tokens)
-    return Staged(shards, counts, without_tokens)
+    digests, previous = note_digests(store, changed), digests_of_last_run(store)
+    counts["changed since sync"] = len(changed)
+    counts["changed since sync, again"] = len(set(digests) & set(previous))
+    return Staged(shards, counts, without_tokens, digests, digests != previous)
 
 
 def check_width(store: Store, encoder: Encoder) -> None:
@@ -172,7 +198,9 @@ def _tokenized(source: Source, encoder: Encoder, to_embed: pa.Table) -> Iterator
             current = [(note, text) for note, text in notes if text_hash(text) == hash_of[note]]
             windows = encoder.tokenize([text for _, text in current])
             note_ids = [note for note, _ in current]
-            yield TokenizedNotes(note_ids, [hash_of[no] for no in note_ids], windows, len(notes))
+            unchanged = set(note_ids)
+            changed = [(note, hash_of[note]) for note, _ in notes if note not in unchanged]
+            yield TokenizedNotes(note_ids, [hash_of[no] for no in note_ids], windows, changed)
 
 
 def prefetch(items: Iterator[TokenizedNotes]) -> Generator[TokenizedNotes]:

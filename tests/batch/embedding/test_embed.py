@@ -277,6 +277,20 @@ def test_a_text_that_changed_since_the_sync_waits_for_the_next_sync(ward, counte
     assert counts["embedded"] == 2
 
 
+def test_a_note_that_is_skipped_in_two_runs_is_counted(ward, counter, tmp_path):
+    store = ward(NOTES[:3])
+    write_hospital(tmp_path / "hospital", STAYS, [NOTES[0] | {"TEXT": "newer"}, *NOTES[1:3]])
+    for expected in ((1, 0), (1, 1), (1, 1)):
+        counts = embed_pending(store, counter())
+        assert (counts["changed since sync"], counts["changed since sync, again"]) == expected
+    (last,) = store.sql("SELECT max(run_id) FROM runs").fetchone()
+    embed_pending(store, counter())
+    assert store.sql("SELECT max(run_id) FROM runs").fetchone() == (last,)
+    sync(store)
+    counts = embed_pending(store, counter())
+    assert (counts["embedded"], counts["changed since sync"]) == (1, 0)
+
+
 def test_a_killed_run_resumes_from_its_shards(ward, counter, tmp_path):
     many = [note(n, 7, f"pain {n} home " * 900, day(1)) for n in range(1, 90)]
     store = ward(many)
