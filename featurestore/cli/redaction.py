@@ -87,7 +87,8 @@ def hide_values(debug: bool) -> None:
 
     sys.excepthook = lambda _, error, __: print_error(error)
     threading.excepthook = lambda thread: print_error(thread.exc_value)
-    sys.unraisablehook = lambda unraisable: print_error(unraisable.exc_value)
+    # Python ignores errors in finalizers, such as those of drivers whose connection is lost.
+    sys.unraisablehook = lambda unraisable: print_error(unraisable.exc_value) if debug else None
     warnings.showwarning = show_warning
     logging.setLogRecordFactory(redacted_record)
     logging.disable(logging.NOTSET if debug else logging.CRITICAL)

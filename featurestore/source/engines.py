@@ -127,7 +127,10 @@ def _postgresql_engine(url: sa.URL, schema: str) -> sa.Engine:
         if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
             from featurestore.source.sql_ascii import Utf8OrBytes
 
-            for type_name in ("text", "varchar", "bpchar", "unknown"):
+            # As UTF-8 the server would refuse to send other bytes.
+            connection.execute("SET client_encoding = 'SQL_ASCII'")
+            connection.commit()
+            for type_name in ("text", "varchar", "bpchar", "name"):
                 connection.adapters.register_loader(type_name, Utf8OrBytes)
 
     return engine

@@ -117,6 +117,8 @@ def _parse_copy(stream: io.RawIOBase) -> pa.Table:
     """Parse PostgreSQL's CSV, in which empty texts are quoted and NULLs are not."""
     buffered = io.BufferedReader(stream, _CSV_BLOCK)
     names = buffered.readline().decode().strip().split(",")
+    if not buffered.peek(1):
+        return pa.schema([(name, pa.string()) for name in names]).empty_table()
     with pa_csv.open_csv(
         buffered,
         read_options=pa_csv.ReadOptions(column_names=names, block_size=_CSV_BLOCK),

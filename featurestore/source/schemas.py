@@ -1,7 +1,7 @@
 """Schemas: two SELECTs that map a hospital's tables to the canonical columns."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,10 +87,10 @@ def load_schema(schema: str | Path, dialect: str) -> Schema:
     return Schema(name, selects)
 
 
-def selected_columns(schema: str, table: str, available: Collection[str]) -> list[str]:
+def selected_columns(schema: str, table: str, available: Sequence[str]) -> list[str]:
     """Return the columns to read from a SELECT that returns `available` (in lower case).
 
-    Raises SourceError where a canonical column is missing.
+    Raises SourceError where a canonical column is missing or is there twice.
     """
     columns = [
         TEXT_IDS[name] if name not in available and TEXT_IDS.get(name) in available else name
@@ -101,7 +101,13 @@ def selected_columns(schema: str, table: str, available: Collection[str]) -> lis
             f"{table}.sql of schema {schema} does not return {', '.join(missing).upper()} - add "
             "the column, as NULL where the hospital does not record it"
         )
-    return columns + [name for name in OPTIONAL_COLUMNS[table] if name in available]
+    columns += [name for name in OPTIONAL_COLUMNS[table] if name in available]
+    if repeated := [name for name in columns if available.count(name) > 1]:
+        raise SourceError(
+            f"{table}.sql of schema {schema} returns {', '.join(repeated).upper()} more than once "
+            "- leave one"
+        )
+    return columns
 
 
 def escaped(query: str) -> str:

@@ -112,7 +112,7 @@ class Source:
             select = self._with_table_names(connection, self.schema.selects[name])
             try:
                 with connection.execute(generic_reader.no_rows(select)) as result:
-                    available = {column.lower() for column in result.keys()}  # noqa: SIM118
+                    available = [column.lower() for column in result.keys()]  # noqa: SIM118
             except sa.exc.DBAPIError as error:
                 if is_about_sql(error, connection.dialect.name):
                     raise self._misfit(name, error) from None
