@@ -15,9 +15,8 @@ SELECT
     END AS planned,
     a.discharge_location,
     p.dod,
-    -- MIMIC-IV has no date of birth, but the age in an anchor year.
-    CAST(CAST(p.anchor_year AS INTEGER) - CAST(p.anchor_age AS INTEGER) AS VARCHAR)
-    || '-01-01' AS dob,
+    -- MIMIC-IV has no date of birth, but the age in an anchor year: this is the year of birth.
+    CAST(p.anchor_year AS DECIMAL(4, 0)) - CAST(p.anchor_age AS DECIMAL(4, 0)) AS dob,
     p.gender,
     a.race AS ethnicity,
     a.insurance
