@@ -18,6 +18,8 @@ from click.testing import CliRunner
 import featurestore
 from featurestore import Store, create_store, sync, write_hospital
 from featurestore.cli import main
+from featurestore.store.sql_files import SQL
+from tests.featurestore.source.omop import from_mimic3, write_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = [f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md"))]
@@ -163,7 +165,7 @@ def walked(tmp_path_factory, checkpoint):
 
 @pytest.fixture(scope="module")
 def prepared(walked):
-    """That folder with a second encoder, MIMIC-IV and labelled CSV files for other pages."""
+    """That folder with a second encoder, MIMIC-IV, OMOP and labelled CSV files for other pages."""
     with contextlib.chdir(walked):
         for line in (
             "featurestore export base models/other --max-tokens 64",
@@ -174,6 +176,8 @@ def prepared(walked):
         for name, first in (("train", 1), ("val", 11)):
             lines = [f"{first + no},lives alone,{no % 2}" for no in range(10)]
             Path(f"{name}.csv").write_text("\n".join(["ID,TEXT,Label", *lines]) + "\n")
+        write_folder(Path("omop-cdm"), from_mimic3(Path("mimic-iii")))
+        shutil.copytree(SQL / "schemas" / "omop", "our-cdm")
         Path("source").mkdir()
         for name, rows in OWN_TABLES.items():
             Path(f"source/{name}.csv").write_text(rows)

@@ -4,6 +4,16 @@ from pathlib import Path
 
 from featurestore.store.store import Store
 
+_OF_OMOP = {
+    "omop-planned": (
+        "OMOP has no field for planned admissions, so a stay is planned only if the name of its "
+        "source concept says so, and every other return counts as unplanned"
+    ),
+    "omop-note-times": (
+        "OMOP has no time of storing, so a note counts from its note_datetime, which may be hours "
+        "before it was written"
+    ),
+}
 _OF_SCHEMA = {
     "mimic3": {
         "mimic3-cohort": (
@@ -19,6 +29,8 @@ _OF_SCHEMA = {
             "its readmission task for this reason"
         )
     },
+    "omop": _OF_OMOP,
+    "omop53": _OF_OMOP,
 }
 # Against the hospital-wide measure of CMS (Horwitz et al. 2014, doi 10.7326/M13-3000).
 _OF_RULE = {

@@ -36,6 +36,7 @@ SEVERITY_OF = {
     "unknown-finetuning-patients": "warning",
     "pretrained-on-source": "warning",
     "early-returns-before-prediction": "warning",
+    "no-planned-stays": "warning",
     "notes-without-time": "note",
     "radiology-exam-time": "note",
 }
@@ -177,6 +178,14 @@ def _store_findings(store: Store) -> Iterator[Finding]:
             n,
             f"{n:,} identical texts are in notes of patients in different splits - check whether "
             "they are templates, or one patient with two subject_ids",
+        )
+    n_stays, n_planned = store.one("SELECT count(*), count_if(planned) FROM admissions")
+    if n_stays and not n_planned:
+        yield _finding(
+            "no-planned-stays",
+            n_stays,
+            f"none of {n_stays:,} stays is planned, so a planned return counts as a readmission - "
+            "select what says so as the column planned of the schema's admissions.sql",
         )
     for (encoder_id,) in store.sql("SELECT encoder_id FROM encoders WHERE active").fetchall():
         if pending := pending_notes_finding(store, encoder_id):

@@ -9,6 +9,7 @@ from featurestore.cohort.caveats import caveats
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "labels.md"
 OF_RULE = {"same-day-returns", "planned-by-admission-type", "no-excluded-diagnoses"}
+OF_OMOP = {"omop-planned", "omop-note-times"}
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,8 @@ OF_RULE = {"same-day-returns", "planned-by-admission-type", "no-excluded-diagnos
     [
         pytest.param("mimic3", "readmission", {"mimic3-cohort"} | OF_RULE, id="MIMIC-III"),
         pytest.param("mimic4", "readmission", {"mimic4-cohort"} | OF_RULE, id="MIMIC-IV"),
+        pytest.param("omop", "readmission", OF_OMOP | OF_RULE, id="OMOP"),
+        pytest.param("omop53", "clinicalbert", OF_OMOP, id="OMOP 5.3, ClinicalBERT's rule"),
         pytest.param("/ours/our-hospital", "readmission", OF_RULE, id="another hospital"),
         pytest.param("mimic4", "clinicalbert", {"mimic4-cohort"}, id="ClinicalBERT's rule"),
         pytest.param("/ours/our-hospital", "clinicalbert", set(), id="nothing is known"),

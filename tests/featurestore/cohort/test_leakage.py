@@ -60,7 +60,8 @@ def template(tmp_path_factory):
     stays, notes = [], []
     for patient in range(1, 201):
         lives_alone = rng.random() < 0.5
-        stays.append(admission(patient, patient, day(0), day(10)))
+        kind = "ELECTIVE" if patient % 10 == 0 else "EMERGENCY"
+        stays.append(admission(patient, patient, day(0), day(10), admission_type=kind))
         if rng.random() < 0.3 + 0.2 * lives_alone:
             stays.append(admission(1000 + patient, patient, day(20), day(21)))
         words = ["alone"] * int(lives_alone) + ["home"] * int(rng.integers(0, 3))
@@ -203,6 +204,12 @@ def manifest(**checkpoint):
             *("warning", "pretrained-on-source"),
             "is based on a model pretrained on MIMIC's notes and is evaluated on MIMIC",
             id="an encoder pretrained on the source's notes",
+        ),
+        pytest.param(
+            "UPDATE admissions SET planned = FALSE",
+            *("warning", "no-planned-stays"),
+            "stays is planned, so a planned return counts as a readmission",
+            id="no planned stay",
         ),
         pytest.param(
             "DELETE FROM encoders",
