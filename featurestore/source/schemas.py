@@ -35,6 +35,9 @@ _KINDS = {
     "text": ("text",),
 }
 
+# Schemas that are another one with a part of its column names replaced.
+_RENAMED = {"omop53": ("omop", "discharged_to_", "discharge_to_")}
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -55,7 +58,8 @@ class CanonicalTable:
 
 def built_in_schemas() -> list[str]:
     """Return the names of the schemas that this project ships."""
-    return sorted(folder.name for folder in (SQL / "schemas").iterdir() if folder.is_dir())
+    folders = (folder.name for folder in (SQL / "schemas").iterdir() if folder.is_dir())
+    return sorted([*folders, *_RENAMED])
 
 
 def schema_name(schema: str | Path) -> str:
@@ -70,7 +74,8 @@ def load_schema(schema: str | Path, dialect: str) -> Schema:
     takes the place of the general one. Raises SourceError where a file is missing or is not text.
     """
     name = schema_name(schema)
-    folder = SQL / "schemas" / name  # an absolute path replaces the first part
+    folder_name, old, new = _RENAMED.get(name, (name, "", ""))
+    folder = SQL / "schemas" / folder_name  # an absolute path replaces the first part
     selects = {}
     for table in COLUMNS:
         files = (folder / f"{table}.{dialect}.sql", folder / f"{table}.sql")
@@ -81,9 +86,10 @@ def load_schema(schema: str | Path, dialect: str) -> Schema:
                 "that contains admissions.sql and notes.sql"
             )
         try:
-            selects[table] = file.read_text(encoding="utf-8").rstrip().rstrip(";")
+            select = file.read_text(encoding="utf-8").rstrip().rstrip(";")
         except UnicodeDecodeError:
             raise SourceError(f"{file} is not UTF-8 - write the SELECT as plain text") from None
+        selects[table] = select.replace(old, new) if old else select
     return Schema(name, selects)
 
 
