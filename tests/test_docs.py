@@ -117,6 +117,8 @@ def check_other_program(program, arguments):
         case "export", [assignment]:
             name, _, value = assignment.partition("=")
             os.environ[name] = value.replace("$PWD", str(Path.cwd()))
+        case "unset", [name]:
+            del os.environ[name]
         case "(umask", ["077;", "openssl", "rand", "-base64", "32", ">", "ward.key)"]:
             Path("ward.key").touch(mode=0o600)
             Path("ward.key").write_text(base64.b64encode(os.urandom(32)).decode() + "\n")

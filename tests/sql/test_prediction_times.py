@@ -156,8 +156,23 @@ def test_a_note_is_known_up_to_the_second_of_the_prediction_time():
         (None, day(2, 9), day(2).date(), day(2, 9)),
         (None, None, day(2).date(), day(3, 0)),
         (None, None, None, None),
+        (None, day(2, 0), day(2).date(), day(3, 0)),
+        (None, day(2, 0), None, day(3, 0)),
+        (day(2, 0), day(2, 9), day(2).date(), day(3, 0)),
+        (day(3, 0), day(2, 9), day(2).date(), day(3, 0)),
+        (None, day(2, 0, 0, 1), day(2).date(), day(2, 0, 0, 1)),
     ],
-    ids=["stored", "charted", "only a date: known on the next day", "no time at all"],
+    ids=[
+        "stored",
+        "charted",
+        "only a date: known on the next day",
+        "no time at all",
+        "charted at midnight of its own date: only a date",
+        "charted at midnight, no date: only a date",
+        "stored at midnight of its own date: only a date, whatever the chart time",
+        "charted at nine, stored at the midnight after: a time",
+        "a second after midnight: a time",
+    ],
 )
 def test_available_at(stored, charted, dated, expected):
     con = store_with([])

@@ -1,12 +1,15 @@
 """Sync: admissions and the index of notes follow the source."""
 
 import json
+from datetime import datetime
 
 import pytest
+from click.testing import CliRunner
 
-from featurestore import Store, create_store, sync
+from featurestore import Store, change_source, create_store, sync
+from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
-from tests.hospital import admission, note, write_hospital
+from tests.hospital import admission, note, own_schema, write_hospital
 from tests.timeline import day
 
 
@@ -55,6 +58,138 @@ def test_a_date_of_birth_shifted_by_mimic_gives_age_91(synced):
         [{"SUBJECT_ID": 7, "GENDER": "M", "DOB": day(-300 * 365), "DOD": ""}],
     )
     assert store.one("SELECT age FROM admissions") == (91,)
+
+
+@pytest.mark.parametrize(
+    ("dob", "age"),
+    [("2080", 70), ("2080-07", 69), ("20800701", 69), ("2080-01-01 00:00:00", 70), ("", None)],
+    ids=["a year", "a month", "a number YYYYMMDD", "a time", "unknown"],
+)
+def test_a_date_of_birth_may_be_incomplete(synced, dob, age):
+    patient = {"SUBJECT_ID": 7, "GENDER": "M", "DOB": dob, "DOD": ""}
+    store, _ = synced([admission(7, admitted=day(0))], [note(1, 7, "text")], [patient])
+    assert store.one("SELECT age FROM admissions") == (age,)
+
+
+@pytest.mark.parametrize("dob", ["208", "2080-13", "20801301", "PHI_CANARY"])
+def test_an_unreadable_date_of_birth_is_refused(synced, dob):
+    patient = {"SUBJECT_ID": 7, "GENDER": "M", "DOB": dob, "DOD": ""}
+    with pytest.raises(FeatureStoreError, match=r"DOB is not a date in 1 admissions .hadm_id 7"):
+        synced([admission(7)], [note(1, 7, "text")], [patient])
+
+
+def test_a_time_at_midnight_of_its_own_date_is_a_date(synced):
+    midnight = note(1, 7, "a", day(2, 0)) | {"STORETIME": ""}
+    at_nine = note(2, 7, "b", day(2, 9)) | {"STORETIME": ""}
+    stored = note(3, 7, "c", day(2, 9)) | {"STORETIME": day(3, 0)}
+    store, _ = synced([admission(7)], [midnight, at_nine, stored])
+    assert store.sql(
+        "SELECT note_id, available_at, time_basis FROM notes ORDER BY 1"
+    ).fetchall() == [
+        ("1", day(3, 0), "date"),
+        ("2", day(2, 9), "charttime"),
+        ("3", day(3, 0), "storetime"),
+    ]
+
+
+def source_until(tmp_path, end):
+    """A hospital of two stays, in January and in February 2020, whose extract ends at a time."""
+    folder = write_hospital(
+        tmp_path / "hospital",
+        [
+            admission(7, 7, datetime(2020, 1, 1), datetime(2020, 1, 10)),
+            admission(8, 8, datetime(2020, 1, 1), datetime(2020, 2, 5)),
+        ],
+        [note(1, 7, "text")],
+    )
+    return folder, own_schema(
+        tmp_path / "own", "    p.dod,", f"    p.dod, {end} AS observed_until,"
+    )
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["an extract", "a live hospital"])
+def test_a_source_that_ends_earlier_says_so(tmp_path, live):
+    store = create_store(
+        tmp_path / "w.duckdb", *source_until(tmp_path, "'2020-03-01 06:00'"), live=live
+    )
+    sync(store)
+    assert store.one("SELECT observed_until FROM settings") == (datetime(2020, 3, 1, 6),)
+    assert store.sql(
+        "SELECT hadm_id, label, reason FROM readmission_labels() ORDER BY 1"
+    ).fetchall() == [(7, False, None), (8, None, "horizon not yet observed")]
+    sync(store)
+    assert store.one("SELECT count(*) FROM runs WHERE command = 'sync'") == (1,)
+
+
+def test_a_live_hospital_is_not_observed_beyond_the_sync(tmp_path):
+    store = create_store(tmp_path / "w.duckdb", *source_until(tmp_path, "'2199-01-01'"), live=True)
+    before = datetime.now()
+    sync(store)
+    (end,) = store.one("SELECT observed_until FROM settings")
+    assert before <= end <= datetime.now()
+
+
+@pytest.mark.parametrize("end", ["a.dischtime", "'soon'"])
+def test_an_end_that_is_not_one_time_is_refused(tmp_path, end):
+    store = create_store(tmp_path / "w.duckdb", *source_until(tmp_path, end))
+    with pytest.raises(FeatureStoreError, match="OBSERVED_UNTIL of admissions is not one time"):
+        sync(store)
+
+
+def test_negative_ids(synced, tmp_path):
+    low = -(2**63)
+    store, _ = synced(
+        [admission(low, -5, day(0), day(5)), admission(-13, -5, day(5), day(9))],
+        [note(-1, low, "text", subject_id=-5)],
+    )
+    labels = store.sql("SELECT hadm_id, label, reason FROM readmission_labels() ORDER BY 1")
+    assert labels.fetchall() == [(low, None, "continued by -13"), (-13, False, None)]
+    flow = CliRunner().invoke(main, ["labels", str(store.path)])
+    assert "continued by the next stay" in flow.output and "-13" not in flow.output
+    for command in (["explain", str(store.path), "-13"], ["similar", str(store.path), str(low)]):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 1, result.output  # no scorer, no vectors: but not a usage error
+    assert CliRunner().invoke(main, ["forget", str(store.path), "-5"]).exit_code == 0
+    assert store.one("SELECT count(*) FROM admissions") == (0,)
+    assert CliRunner().invoke(main, ["explain", str(store.path), "-13", "--jsom"]).exit_code == 2
+
+
+def test_a_source_that_moves(synced, tmp_path):
+    rows = [note(number, 7, f"text {number}") for number in range(30)]
+    store, _ = synced([admission(7)], rows)
+    new = write_hospital(tmp_path / "new", [admission(7)], [*rows[:25], note(99, 7, "new")])
+    shown = CliRunner().invoke(main, ["source", str(store.path)])
+    assert shown.output == f"{tmp_path / 'hospital'} (schema mimic3)\n"
+    counts = change_source(store, new)
+    assert counts["notes"] | {"excluded": {}} == {
+        "total": 26, "new": 1, "changed": 0, "withdrawn": 5, "excluded": {}
+    }  # fmt: skip
+    assert store.one("SELECT source FROM settings") == (str(new),)
+    assert store.one("SELECT count(*) FROM notes") == (30,)
+    assert sync(store)["notes"]["withdrawn"] == 5
+
+    other = write_hospital(tmp_path / "other", [admission(7)], rows[:5])
+    refused = CliRunner().invoke(main, ["source", str(store.path), str(other)])
+    assert refused.exit_code == 1
+    assert "21 of 26 notes are no longer in the source" in refused.output
+    (other / "NOTEEVENTS.csv").unlink()
+    broken = CliRunner().invoke(main, ["source", str(store.path), str(other), "--force"])
+    assert broken.exit_code == 1
+    assert store.one("SELECT source FROM settings") == (str(new),)
+    write_hospital(other, [admission(7)], rows[:5])
+    forced = CliRunner().invoke(main, ["source", str(store.path), str(other), "--force"])
+    assert forced.exit_code == 0, forced.output
+    assert store.one("SELECT source FROM settings") == (str(other),)
+
+
+def test_a_variable_that_is_not_used_is_an_error(synced, tmp_path, monkeypatch):
+    store, _ = synced([admission(7)], [note(1, 7, "text")])
+    monkeypatch.setenv("FEATURESTORE_SOURCE", "postgresql://me:PW_CANARY@db/hospital")
+    with pytest.raises(FeatureStoreError, match=r"FEATURESTORE_SOURCE is set to .*me@db/hos") as e:
+        sync(store)
+    assert "PW_CANARY" not in str(e.value)
+    monkeypatch.setenv("FEATURESTORE_SOURCE", str(tmp_path / "hospital"))
+    sync(store)
 
 
 def test_all_columns_of_a_note(synced):
