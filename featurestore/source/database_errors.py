@@ -11,6 +11,8 @@ from featurestore.source.csv_folder import first_line_not_utf8
 # DuckDB's errors about a statement itself, raised before a row is read.
 _ABOUT_SQL = ("CatalogException", "BinderException", "ParserException")
 _MAX_OWN_LINE = 300  # characters
+# Words of mssql-python for a lost connection, which SQLAlchemy does not take for one.
+_LOST = re.compile("Connection closed|Error fetching LOB")
 # Words of DuckDB's messages about a CSV line, which quote the line after them.
 _CSV_FAULTS = {
     "Maximum line size": "it is longer than 32 MB",
@@ -78,9 +80,14 @@ def source_error(
     )
 
 
-def _is_disconnect(error: Exception) -> bool:
-    if isinstance(error, sa.exc.DBAPIError):
-        return error.connection_invalidated
-    return any(
-        base.__name__ in ("OperationalError", "InterfaceError") for base in type(error).__mro__
-    )
+def _is_disconnect(error: BaseException | None) -> bool:
+    """Return whether the connection broke: closing it then may fail too, with another error."""
+    if not isinstance(error, sa.exc.DBAPIError | RuntimeError):
+        return any(
+            base.__name__ in ("OperationalError", "InterfaceError") for base in type(error).__mro__
+        )
+    while error is not None:
+        if getattr(error, "connection_invalidated", False) or _LOST.search(str(error)):
+            return True
+        error = error.__context__
+    return False

@@ -14,6 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from featurestore.source.note_texts import BLANKS, NOT_UTF8, TEXTS_PER_LIST, note_text
 from featurestore.source.schemas import CanonicalTable, check_column_kind, escaped
@@ -28,6 +30,38 @@ _TIMES = ("storetime", "charttime", "chartdate")
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), datetime: pa.timestamp("us")}
 
 
+class _NoteText(sa.types.UserDefinedType[Any]):
+    """The type of a note's text, which SQL Server returns as bytes of UTF-16."""
+
+    cache_ok = True
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
+        """Return the function that makes text of what the driver returns, where one is needed."""
+        return _from_utf16 if dialect.name == "mssql" else None
+
+
+def _from_utf16(value: Any) -> Any:
+    return value.decode("utf-16-le", "surrogatepass") if isinstance(value, bytes) else value
+
+
+class _note_text(FunctionElement[Any]):  # noqa: N801 - a function of SQL
+    """The text of a note. Drivers of SQL Server fail at half a character, so they get bytes."""
+
+    inherit_cache = True
+    type = _NoteText()
+
+
+@compiles(_note_text)
+def _as_it_is(element: _note_text, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(_note_text, "mssql")
+def _as_bytes(element: _note_text, compiler: Any, **options: Any) -> str:
+    text = compiler.process(element.clauses, **options)
+    return f"CAST(CAST({text} AS NVARCHAR(max)) AS VARBINARY(max))"
+
+
 def no_rows(select: str) -> sa.Select[Any]:
     """Return the statement that asks for the columns of a schema's SELECT, and for no row."""
     inner = sa.text(f"{escaped(select)}\n").columns().subquery("selected")
@@ -40,10 +74,23 @@ def canonical(table: CanonicalTable) -> sa.Subquery:
     return sa.text(f"{escaped(table.select)}\n").columns(*columns).subquery(table.name)
 
 
+def all_rows(table: CanonicalTable) -> sa.Select[Any]:
+    """Return the statement for all rows."""
+    return _select(canonical(table), table.columns)
+
+
+def _select(rows: sa.Subquery, columns: Sequence[str]) -> sa.Select[Any]:
+    return sa.select(
+        *(
+            _note_text(rows.c.text).label("text") if name == "text" else rows.c[name]
+            for name in columns
+        )
+    )
+
+
 def first_rows(table: CanonicalTable, columns: Sequence[str]) -> sa.Select[Any]:
     """Return the statement for some columns of the first rows, whose types are looked at."""
-    rows = canonical(table)
-    return sa.select(*(rows.c[name] for name in columns)).limit(ROWS_TO_CHECK)
+    return _select(canonical(table), columns).limit(ROWS_TO_CHECK)
 
 
 def notes_since(notes: CanonicalTable, since: date, examples: dict[str, Any]) -> sa.Select[Any]:
@@ -55,19 +102,19 @@ def notes_since(notes: CanonicalTable, since: date, examples: dict[str, Any]) ->
     typed = {name: value for name, value in examples.items() if value is not None}
     on_or_after = [rows.c[name] >= _day_like(since, value) for name, value in typed.items()]
     without_time = sa.and_(sa.true(), *(rows.c[name].is_(None) for name in typed))
-    return sa.select(rows).where(sa.or_(*on_or_after, without_time)) if typed else sa.select(rows)
+    statement = _select(rows, notes.columns)
+    return statement.where(sa.or_(*on_or_after, without_time)) if typed else statement
 
 
 def texts_by_id(notes: CanonicalTable, note_ids: Sequence[Any]) -> sa.Select[Any]:
     """Return the statement for the texts of a few notes, at most IDS_PER_QUERY."""
     rows = canonical(notes)
-    return sa.select(rows.c.note_id, rows.c.text).where(rows.c.note_id.in_(note_ids))
+    return _select(rows, ["note_id", "text"]).where(rows.c.note_id.in_(note_ids))
 
 
 def all_texts(notes: CanonicalTable) -> sa.Select[Any]:
     """Return the statement for the texts of all notes."""
-    rows = canonical(notes)
-    return sa.select(rows.c.note_id, rows.c.text)
+    return _select(canonical(notes), ["note_id", "text"])
 
 
 def n_notes(notes: CanonicalTable) -> sa.Select[Any]:
@@ -88,7 +135,7 @@ def read_admissions(connection: sa.Connection, admissions: CanonicalTable) -> pa
     """Return all rows, as text."""
     batches = (
         [*map(_as_text, zip(*rows, strict=True))]
-        for rows in _rows(connection, sa.select(canonical(admissions)), _ADMISSION_ROWS)
+        for rows in _rows(connection, all_rows(admissions), _ADMISSION_ROWS)
     )
     return _table(batches, admissions.columns)
 
@@ -98,7 +145,7 @@ def read_index(connection: sa.Connection, notes: CanonicalTable, since: date | N
 
     With `since`, only the notes with a time on that day or later, and those without a time.
     """
-    statement = sa.select(canonical(notes))
+    statement = all_rows(notes)
     if since:
         statement = notes_since(notes, since, _examples(connection, notes, _TIMES))
     position = notes.columns.index("text")

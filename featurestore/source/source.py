@@ -211,7 +211,11 @@ class Source:
             connection = self._engine.connect()
             with connection:
                 yield connection
-        except (sa.exc.SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
+        except (
+            sa.exc.SQLAlchemyError,
+            self._engine.dialect.loaded_dbapi.Error,
+            RuntimeError,  # of mssql-python, where a text cannot be fetched
+        ) as error:
             raise source_error(
                 error,
                 self.location,
