@@ -6,6 +6,8 @@ way of limiting rows and of naming a subquery.
 
 import contextlib
 import hashlib
+import math
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime
@@ -24,7 +26,8 @@ Row = Sequence[Any]
 
 ROWS_TO_CHECK = 1_000
 IDS_PER_QUERY = 250  # Databricks takes 255 parameters, Oracle 1,000 in a list, SQL Server 2,100
-_ONE_PASS = 0.05  # the part of all notes from which one pass over them beats queries by id
+_TRIALS = 3  # queries by id whose time decides between more of them and one pass
+_ROWS_PER_SECOND = 30_000  # of one pass over texts, at least
 _INDEX_ROWS, _ADMISSION_ROWS = 1_000, 5_000  # that are in memory at once
 _TIMES = ("storetime", "charttime", "chartdate")
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), datetime: pa.timestamp("us")}
@@ -165,25 +168,35 @@ def read_texts(
 ) -> Iterator[list[tuple[str, str]]]:
     """Yield lists of (note_id, text) of the given notes, and perhaps of others.
 
-    Many are read in one pass over all notes; a few by their ids, for which the column that note_id
-    comes from should have an index.
+    Notes are read by their ids, a few at a time; in one pass over all notes where most are wanted,
+    or where reading by id is slow, as without an index on the column that note_id comes from.
     """
     total = connection.execute(n_notes(notes)).scalar_one()
-    if len(note_ids) > max(IDS_PER_QUERY, total * _ONE_PASS):
-        statements: Iterator[sa.Select[Any]] = iter([all_texts(notes)])
-    else:
+    if len(note_ids) <= total / 2:
         convert = _converter(_examples(connection, notes, ["note_id"])["note_id"])
-        statements = (
-            texts_by_id(notes, [convert(no) for no in note_ids[first : first + IDS_PER_QUERY]])
-            for first in range(0, len(note_ids), IDS_PER_QUERY)
-        )
-    for statement in statements:
-        for rows in _rows(connection, statement, TEXTS_PER_LIST):
-            ids, texts = zip(*rows, strict=True)
-            yield [
-                (note_id, note_text(text)[0])
-                for note_id, text in zip(_as_text(ids).to_pylist(), texts, strict=True)
-            ]
+        parts = [note_ids[at : at + IDS_PER_QUERY] for at in range(0, len(note_ids), IDS_PER_QUERY)]
+        fastest = math.inf
+        for number, part in enumerate(parts, 1):
+            started = time.perf_counter()
+            pairs = list(_pairs(connection, texts_by_id(notes, list(map(convert, part)))))
+            fastest = min(fastest, time.perf_counter() - started)
+            yield from pairs
+            in_one_pass = total / _ROWS_PER_SECOND
+            if number == _TRIALS and fastest * (len(parts) - number) > in_one_pass:
+                break
+        else:
+            return
+    yield from _pairs(connection, all_texts(notes))
+
+
+def _pairs(connection: sa.Connection, statement: sa.Select[Any]) -> Iterator[list[tuple[str, str]]]:
+    """Yield lists of (note_id, text)."""
+    for rows in _rows(connection, statement, TEXTS_PER_LIST):
+        ids, texts = zip(*rows, strict=True)
+        yield [
+            (note_id, note_text(text)[0])
+            for note_id, text in zip(_as_text(ids).to_pylist(), texts, strict=True)
+        ]
 
 
 def _rows(

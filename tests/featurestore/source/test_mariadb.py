@@ -2,12 +2,6 @@
 
 import csv
 import gc
-import os
-import shutil
-import subprocess
-import tempfile
-import time
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +13,7 @@ from featurestore.source.note_texts import text_hash
 from featurestore.source.source import Source
 from tests.conftest import WordCounter
 from tests.featurestore.source.test_databases import TABLES, all_rows, column_type, columns_of
+from tests.mariadb import is_installed, running_server
 
 pytestmark = pytest.mark.slow  # a server is installed and started
 CHARACTERS = "38 ° für µ 漢 🙂"
@@ -26,39 +21,10 @@ CHARACTERS = "38 ° für µ 漢 🙂"
 
 @pytest.fixture(scope="module")
 def server():
-    """Return the URL of a database of a MariaDB server on a private socket."""
-    if not (program := shutil.which("mariadbd")):
+    if not is_installed():
         pytest.skip("MariaDB is not installed (Debian: mariadb-server)")
-    # Not under pytest's own folder: the path of a socket is short.
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        options = ["--no-defaults", f"--datadir={folder}"]
-        user = ["--user=mysql"] if os.getuid() == 0 else []  # it refuses to run as root
-        if user:
-            shutil.chown(folder, "mysql")
-        subprocess.run(
-            ["mariadb-install-db", *options, *user, "--auth-root-authentication-method=normal"],
-            check=True,
-            capture_output=True,
-        )
-        socket = folder / "socket"
-        process = subprocess.Popen(
-            [program, *options, *user, "--skip-networking", f"--socket={socket}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            for _ in range(300):
-                if socket.exists():
-                    break
-                time.sleep(0.1)
-            url = f"mysql://root@localhost/mimic?unix_socket={socket}"
-            with connect(url.replace("/mimic?", "/?")) as con:
-                con.exec_driver_sql("CREATE DATABASE mimic CHARACTER SET latin1")
-            yield url
-        finally:
-            process.terminate()
-            process.wait(30)
+    with running_server() as url:
+        yield url
 
 
 def connect(url):

@@ -1,0 +1,152 @@
+"""How fast notes are read from each database, and with how much memory.
+
+python -m tests.benchmarks.sources
+"""
+
+import argparse
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from itertools import chain
+from pathlib import Path
+
+import duckdb
+
+from featurestore.source import generic_reader
+from featurestore.source.source import Source
+from tests.benchmarks.common import hospital, row, timed
+from tests.mariadb import is_installed, running_server
+
+_BLOCK = 10_000
+
+
+def measure(location, what, reader, n_texts):
+    """Return rows, seconds and peak MB of one read, in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.sources", "--measure", location]
+    result = subprocess.run(
+        [*command, what, reader, str(n_texts)], capture_output=True, check=True, text=True
+    )
+    return json.loads(result.stdout)
+
+
+def read(location, what, reader, n_texts):
+    """Read the index, or some texts, and print the rows, the seconds and the peak memory."""
+    if reader == "generic":
+        Source._reader = lambda *_: generic_reader
+    source = Source(location, "mimic3")
+    source.check()
+    # Spread over the table, as pending notes may be.
+    note_ids = [str(7 * number) for number in range(int(n_texts))]
+
+    def work():
+        if what == "index":
+            return len(source.note_index())
+        return sum(len(texts) for texts in source.texts(note_ids))
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak_memory()
+    seconds, rows = timed(work)
+    print(json.dumps([rows, seconds, peak_memory() - before]))
+
+
+def peak_memory():
+    """Return the most MB that this process has used."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1000
+
+
+def tables_of(notes):
+    """Yield the name, the typed columns and the blocks of rows of each table."""
+    with duckdb.connect() as con:
+        for table, query in hospital(notes).items():
+            columns = [row[:2] for row in con.execute(f"DESCRIBE {query}").fetchall()]
+            con.execute(query)
+            yield table, columns, iter(lambda: con.fetchmany(_BLOCK), [])
+
+
+def fill_postgresql(uri, notes):
+    import psycopg
+
+    with psycopg.connect(uri) as con:
+        con.execute("CREATE SCHEMA mimiciii")
+        for table, columns, blocks in tables_of(notes):
+            typed = ", ".join(f"{name} {kind.replace('VARCHAR', 'TEXT')}" for name, kind in columns)
+            con.execute(f"CREATE TABLE mimiciii.{table} ({typed})")
+            with con.cursor().copy(f"COPY mimiciii.{table} FROM STDIN") as copy:
+                for values in chain.from_iterable(blocks):
+                    copy.write_row(values)
+        con.execute("CREATE INDEX ON mimiciii.NOTEEVENTS (ROW_ID)")
+
+
+def fill_sqlite(file, notes):
+    with sqlite3.connect(file) as con:
+        for table, columns, blocks in tables_of(notes):
+            con.execute(f"CREATE TABLE {table} ({', '.join(name for name, _ in columns)})")
+            marks = ", ".join("?" * len(columns))
+            for block in blocks:
+                rows = [[v if isinstance(v, int) else v and str(v) for v in r] for r in block]
+                con.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+        con.execute("CREATE INDEX by_id ON NOTEEVENTS (ROW_ID)")
+    con.close()
+
+
+def fill_mariadb(url, notes):
+    import sqlalchemy as sa
+
+    types = {"VARCHAR": "MEDIUMTEXT", "INTEGER": "INT", "TIMESTAMP": "DATETIME"}
+    engine = sa.create_engine(url.replace("mysql:", "mysql+pymysql:"))
+    with engine.begin() as con:
+        for table, columns, blocks in tables_of(notes):
+            typed = ", ".join(f"{name} {types[kind]}" for name, kind in columns)
+            con.exec_driver_sql(f"CREATE TABLE {table} ({typed})")
+            marks = ", ".join(["%s"] * len(columns))
+            for block in blocks:
+                con.exec_driver_sql(f"INSERT INTO {table} VALUES ({marks})", block)
+        con.exec_driver_sql("CREATE INDEX by_id ON NOTEEVENTS (ROW_ID)")
+
+
+def report(name, location, reader, notes, n_texts):
+    """Print a row for the index of all notes and for the texts of some of them."""
+    rows, seconds, memory = measure(location, "index", reader, 0)
+    assert rows == notes
+    texts, text_seconds, text_memory = measure(location, "texts", reader, n_texts)
+    assert texts == n_texts
+    row(
+        name,
+        f"{rows / seconds:,.0f} rows/s, {memory:,.0f} MB",
+        f"{texts / text_seconds:,.0f} rows/s, {text_memory:,.0f} MB",
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--notes", type=int, default=1_000_000)
+    parser.add_argument("--texts", type=int, default=100_000)
+    parser.add_argument("--measure", nargs=4)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        read(*arguments.measure)
+        return
+    notes, n_texts = arguments.notes, arguments.texts
+    row("source", f"index of {notes:,} notes", f"texts of {n_texts:,} of them")
+    with tempfile.TemporaryDirectory() as name:
+        import pgserver
+
+        server = pgserver.get_server(Path(name) / "postgres")
+        fill_postgresql(server.get_uri(), notes)
+        for reader in ("fast", "generic"):
+            report(f"PostgreSQL, {reader} reader", server.get_uri(), reader, notes, n_texts)
+        server.cleanup()
+        fill_sqlite(Path(name) / "mimic.sqlite", notes)
+        report("SQLite", str(Path(name) / "mimic.sqlite"), "generic", notes, n_texts)
+    if is_installed():
+        with running_server() as url:
+            fill_mariadb(url, notes)
+            report("MariaDB", url, "generic", notes, n_texts)
+
+
+if __name__ == "__main__":
+    main()
