@@ -163,31 +163,31 @@ def rows(con, query):
     return sorted(tuple(map(plain, row)) for row in con.execute(query).fetchall())
 
 
-def faults(sql, name):
+def misfits(sql, name):
     """Return what a statement has that its database does not understand."""
     tree = sqlglot.parse_one(sql, read=SQLGLOT[name])
-    found = []
+    findings = []
     if name in ("mssql", "oracle"):
         words = {token.token_type.name for token in sqlglot.tokenize(sql, SQLGLOT[name])}
-        found += sorted(words & {"LIMIT", "TRUE", "FALSE"})
+        findings += sorted(words & {"LIMIT", "TRUE", "FALSE"})
         for select in tree.find_all(exp.Select):
             conditions = (exp.Predicate, exp.Not, exp.And, exp.Or)
-            found += [
+            findings += [
                 "condition as a column"
                 for column in select.selects
                 if isinstance(column.unalias(), conditions)
             ]
     if name == "oracle":
-        found += [
+        findings += [
             f"AS {table.alias}"
             for table in tree.find_all(exp.Table, exp.Subquery)
             if table.alias and re.search(rf"\bAS {table.alias}\b", sql, re.IGNORECASE)
         ]
     if name in ("mysql", "oracle") and re.search(r"AS VARCHAR\)", sql):
-        found.append("VARCHAR without a length")
+        findings.append("VARCHAR without a length")
     if name in ("mysql", "mssql") and tree.find(exp.DPipe, exp.Or) and "||" in sql:
-        found.append("||")
-    return found
+        findings.append("||")
+    return findings
 
 
 @pytest.mark.parametrize("name", SQLGLOT)
@@ -208,7 +208,7 @@ def test_each_statement_keeps_to_the_limits_of_its_database(name, dialects, hosp
         expanded = {"render_postcompile": True}
         compiled = statement.compile(dialect=dialects[name], compile_kwargs=expanded)
         assert len(compiled.params) <= 250, what  # Databricks takes 255
-        assert faults(sql_of(statement, dialects[name]), name) == [], what
+        assert misfits(sql_of(statement, dialects[name]), name) == [], what
 
 
 @pytest.mark.parametrize(
@@ -224,4 +224,4 @@ def test_each_statement_keeps_to_the_limits_of_its_database(name, dialects, hosp
     ],
 )
 def test_what_a_database_does_not_understand_is_reported(name, sql, fault):
-    assert faults(sql, name) == [fault]
+    assert misfits(sql, name) == [fault]
