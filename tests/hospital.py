@@ -1,8 +1,10 @@
 """Small hospitals on disk, in MIMIC-III's shape."""
 
+import contextlib
 import csv
 import re
 import shutil
+import sqlite3
 
 from featurestore.store.sql_files import SQL
 from tests.timeline import day
@@ -76,3 +78,13 @@ def own_schema(folder, old, new, tables_in=""):
         text = re.sub(r"(FROM|JOIN) (?=[a-z])", rf"\1 {tables_in}", file.read_text())
         file.write_text(text.replace(old, new))
     return folder
+
+
+def write_sqlite(file, folder):
+    """Write MIMIC's CSV files to a SQLite file as mimic-code does, with pandas."""
+    import pandas as pd
+
+    with contextlib.closing(sqlite3.connect(file)) as con:
+        for csv_file in folder.glob("*.csv"):
+            pd.read_csv(csv_file).to_sql(csv_file.stem.lower(), con, index=False)
+    return file

@@ -20,6 +20,7 @@ from featurestore import Store, create_store, sync, write_hospital
 from featurestore.cli import main
 from featurestore.store.sql_files import SQL
 from tests.featurestore.source.omop import from_mimic3, write_folder
+from tests.hospital import write_sqlite
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = [f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md"))]
@@ -159,6 +160,8 @@ def walked(tmp_path_factory, checkpoint):
     folder.mkdir()
     with contextlib.chdir(folder):
         write_hospital("mimic-iii", patients=60)
+        write_sqlite("mimic3.sqlite", Path("mimic-iii"))
+        write_folder(Path("omop-cdm"), from_mimic3(Path("mimic-iii")))
         Path("emilyalsentzer").mkdir()
         for name in ("emilyalsentzer/Bio_ClinicalBERT", "base"):
             Path(name).symlink_to(checkpoint)
@@ -180,7 +183,6 @@ def prepared(walked):
         for name, first in (("train", 1), ("val", 11)):
             lines = [f"{first + no},lives alone,{no % 2}" for no in range(10)]
             Path(f"{name}.csv").write_text("\n".join(["ID,TEXT,Label", *lines]) + "\n")
-        write_folder(Path("omop-cdm"), from_mimic3(Path("mimic-iii")))
         shutil.copytree(SQL / "schemas" / "omop", "our-cdm")
         Path("source").mkdir()
         for name, rows in OWN_TABLES.items():
@@ -214,7 +216,7 @@ b,1,7,Nursing,2020-01-02 10:00,,withdrawn,wrong patient
 
 
 def test_the_readme_has_ten_commands_two_for_the_night_and_six_lines_of_python(walked):
-    (walk,) = (b.text for b in blocks("README.md", "sh") if "featurestore init" in b.text)
+    (walk,) = (b.text for b in blocks("README.md", "sh") if "featurestore finetune" in b.text)
     assert [line.split()[1] for line in walk.splitlines()] == [
         *("init", "sync", "labels", "finetune", "export", "embed", "train", "score", "report"),
         "sql",
