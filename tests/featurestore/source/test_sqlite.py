@@ -1,0 +1,162 @@
+"""SQLite, with the tables as mimic-code's import.py makes them with pandas."""
+
+import contextlib
+import sqlite3
+
+import pandas
+import pytest
+import sqlalchemy as sa
+
+from featurestore import create_store, embed_pending, sync, write_hospital
+from featurestore.errors import SourceError
+from featurestore.source.note_texts import text_hash
+from featurestore.source.source import Source
+from featurestore.synthetic.mimic4 import write_mimic4_hospital
+from tests.conftest import WordCounter
+from tests.featurestore.source.test_databases import TABLES, all_rows
+from tests.hospital import admission, note
+from tests.hospital import write_hospital as write_tables
+
+CHARACTERS = "38 ° für µ 漢 🙂"
+
+
+def write_sqlite(file, folder):
+    """Write the tables of a folder: lower-case names, columns INTEGER, REAL or TEXT, an index."""
+    with contextlib.closing(sqlite3.connect(file)) as con:
+        for table in TABLES:
+            rows = pandas.read_csv(folder / f"{table}.csv", low_memory=False)
+            if "ROW_ID" in rows:
+                rows = rows.set_index("ROW_ID")
+            rows.to_sql(table.lower(), con)
+    return file
+
+
+def execute(file, statement, *values):
+    with contextlib.closing(sqlite3.connect(file)) as con, con:
+        con.execute(statement, values)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hospital") / "csv"
+    write_hospital(folder, patients=40)
+    return folder
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A database of one stay and four notes; with a NULL, the numbers of stays are REAL."""
+    notes = [
+        note(1, 7, "lives alone"),
+        note(2, 7, CHARACTERS),
+        note(3, 7, "of no stay") | {"HADM_ID": ""},
+        note(4, 7, "chest pain, went home alone"),
+    ]
+    return write_sqlite(
+        tmp_path / "small.sqlite", write_tables(tmp_path / "csv", [admission(7)], notes)
+    )
+
+
+def test_the_same_rows_as_from_csv(folder, tmp_path):
+    file = write_sqlite(tmp_path / "mimic3.db", folder)
+    with contextlib.closing(sqlite3.connect(file)) as con:
+        types = {name: kind for _, name, kind, *_ in con.execute("PRAGMA table_info(noteevents)")}
+    assert (types["ROW_ID"], types["HADM_ID"], types["TEXT"]) == ("INTEGER", "REAL", "TEXT")
+    rows = {}
+    for name, location in (("csv", folder), ("sqlite", f"sqlite:///{file}")):
+        store = create_store(tmp_path / f"{name}.duckdb", location, "mimic3")
+        sync(store)
+        rows[name] = all_rows(store)
+        again = sync(store)
+        assert all(again[table]["changed"] == again[table]["new"] == 0 for table in again)
+    assert len(rows["csv"]["training_set('counter-00000000')"]) > 20
+    for relation in rows["csv"]:
+        assert rows["sqlite"][relation] == rows["csv"][relation], relation
+
+
+def test_mimic4_gives_the_same_rows_as_from_csv(tmp_path):
+    folder = tmp_path / "csv"
+    write_mimic4_hospital(folder, 30)
+    file = tmp_path / "mimic4.db"
+    with contextlib.closing(sqlite3.connect(file)) as con:
+        for table in folder.rglob("*.csv.gz"):
+            rows = pandas.read_csv(table, low_memory=False)
+            rows.to_sql(table.name.removesuffix(".csv.gz"), con, index=False)
+    stores = []
+    for name, location in (("csv", folder), ("sqlite", file)):
+        stores.append(create_store(tmp_path / f"{name}.duckdb", location, "mimic4"))
+        sync(stores[-1])
+    for table in ("admissions", "notes"):
+        from_csv, from_sqlite = (
+            store.sql(f"FROM {table} ORDER BY ALL").fetchall() for store in stores
+        )
+        assert from_sqlite == from_csv and len(from_csv) > 30
+
+
+def test_the_path_of_a_file_is_read_like_its_url(small):
+    source = Source(small, "mimic3")
+    source.check()
+    index = {row["note_id"]: row for row in source.note_index().to_pylist()}
+    assert [index[note_id]["hadm_id"] for note_id in "1234"] == ["7", "7", None, "7"]
+    # printf '38 ° für µ 漢 🙂' | md5sum
+    assert index["2"]["text_hash"] == "9d917b183dec22d502b9e3a9446faba3" == text_hash(CHARACTERS)
+    assert list(source.texts(["2"])) == [[("2", CHARACTERS)]]
+
+
+def test_bytes_that_are_not_utf8_exclude_their_note_and_stop_nothing(small, tmp_path):
+    execute(
+        small,
+        "UPDATE noteevents SET text = CAST(? AS TEXT) WHERE row_id = 1",
+        b"PHI_CANARY caf\xe9",
+    )
+    execute(small, "UPDATE patients SET gender = CAST(? AS TEXT)", b"\xff")
+    store = create_store(tmp_path / "w.duckdb", f"sqlite:///{small}", "mimic3")
+    assert sync(store)["notes"]["excluded"] == {"no admission": 1, "not UTF-8": 1}
+    assert store.sql("SELECT note_id, reason FROM notes ORDER BY 1").fetchall() == [
+        ("1", "not UTF-8"),
+        ("2", None),
+        ("3", "no admission"),
+        ("4", None),
+    ]
+    assert store.one("SELECT gender FROM admissions") == ("\ufffd",)
+    assert embed_pending(store, WordCounter())["embedded"] == 2
+
+
+def test_the_database_is_only_read(small):
+    engine = Source(f"sqlite:///{small}", "mimic3")._engine
+    with (
+        engine.connect() as con,
+        pytest.raises(sa.exc.OperationalError, match="attempt to write a readonly database"),
+    ):
+        con.execute(sa.text("DELETE FROM noteevents"))
+
+
+def test_a_database_that_is_being_written_can_be_read(small):
+    with contextlib.closing(sqlite3.connect(small)) as con:
+        con.execute("PRAGMA journal_mode = WAL")
+        con.execute("DELETE FROM noteevents")  # not committed
+        assert len(Source(small, "mimic3").note_index()) == 4
+
+
+def test_a_missing_file_is_refused_and_not_created(tmp_path):
+    missing = tmp_path / "missing.sqlite"
+    with pytest.raises(SourceError, match=r"missing.sqlite does not exist - write the URL as sqli"):
+        Source(f"sqlite:///{missing}", "mimic3")
+    assert not missing.exists()
+
+
+def test_a_file_that_is_not_sqlite_is_refused(tmp_path):
+    file = tmp_path / "notes.sqlite"
+    file.write_text("PHI_CANARY " * 1_000)
+    with pytest.raises(SourceError, match="file is not a database") as refused:
+        Source(f"sqlite:///{file}", "mimic3").check()
+    assert "PHI_CANARY" not in str(refused.value)
+
+
+def test_a_damaged_file_is_one_line_that_quotes_nothing(small):
+    data = bytearray(small.read_bytes())
+    data[4096:] = b"PHI_CANARY" * (len(data[4096:]) // 10)
+    small.write_bytes(data)
+    with pytest.raises(SourceError, match=r"could not be read as mimic3 \(\w+\)") as refused:
+        Source(small, "mimic3").check()
+    assert "PHI_CANARY" not in str(refused.value) and "\n" not in str(refused.value)
