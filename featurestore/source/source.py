@@ -94,7 +94,9 @@ class Source:
             with self._connect() as connection:
                 table = self._table(connection, "notes")
                 reader = self._reader(connection)
-                for pairs in reader.read_texts(connection, table, sorted(remaining)):
+                # Numbers in their order: neighbours are read together.
+                in_order = sorted(remaining, key=lambda note_id: (len(note_id), note_id))
+                for pairs in reader.read_texts(connection, table, in_order):
                     new = {note_id: text for note_id, text in pairs if note_id in remaining}
                     remaining.difference_update(new)
                     yield list(new.items())

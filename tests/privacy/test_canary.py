@@ -3,6 +3,7 @@
 Each command must be in the plan below: a new one fails this test until it is added.
 """
 
+import contextlib
 import csv
 import gzip
 import io
@@ -11,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import zipfile
@@ -175,6 +177,20 @@ def ward(folder):
     return hospital
 
 
+def sqlite_of(folder, file):
+    """A SQLite file with the bytes of the CSV files, those that are not UTF-8 among them."""
+    with contextlib.closing(sqlite3.connect(file)) as con:
+        for table in ("ADMISSIONS", "PATIENTS", "NOTEEVENTS"):
+            with (folder / f"{table}.csv").open(newline="", errors="surrogateescape") as stream:
+                header, *rows = csv.reader(stream)
+            con.execute(f"CREATE TABLE {table} ({', '.join(header)})")
+            marks = ", ".join(["CAST(nullif(?, x'') AS TEXT)"] * len(header))
+            blobs = [[value.encode(errors="surrogateescape") for value in row] for row in rows]
+            con.executemany(f"INSERT INTO {table} VALUES ({marks})", blobs)
+        con.commit()
+    return file
+
+
 # Settings that make libraries log as much as possible.
 VERBOSE = {
     **{"TRANSFORMERS_VERBOSITY": "debug", "HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug"},
@@ -183,7 +199,7 @@ VERBOSE = {
 }
 
 
-FAST = set("init sync labels embed sql info promote drop-encoder forget verify".split())
+FAST = set("init source sync labels embed sql info promote drop-encoder forget verify".split())
 
 
 @pytest.mark.parametrize(
@@ -195,6 +211,7 @@ FAST = set("init sync labels embed sql info promote drop-encoder forget verify".
 )
 def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_path):
     hospital = ward(tmp_path / "hospital")
+    lite = sqlite_of(hospital, tmp_path / "lite.sqlite")
     with (tmp_path / "labelled.csv").open("w", newline="") as stream:
         rows = [["ID", "TEXT", "Label"], [1, f"{CANARY} a", 1], [f"{CANARY} 2", f"{CANARY} b", 0]]
         csv.writer(stream).writerows(rows)
@@ -208,9 +225,15 @@ def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_
             (f"init {store} --source {hospital} --schema mimic3", 0),
             (f"init {store} --source {hospital} --schema mimic3", 1),
             (f"init other.duckdb --source {hospital} --schema mimic4", 1),
+            (f"init lite.duckdb --source {lite} --schema mimic3", 0),
         ],
         "source": [(f"source {store}", 0), (f"source {store} nowhere", 1)],
-        "sync": [(f"sync {store}", 0), (f"sync {store} --json", 0), ("sync nowhere.duckdb", 1)],
+        "sync": [
+            (f"sync {store}", 0),
+            (f"sync {store} --json", 0),
+            ("sync nowhere.duckdb", 1),
+            ("sync lite.duckdb", 0),
+        ],
         "labels": [
             (f"labels {store}", 0),
             (f"labels {store} --compare --json", 0),
@@ -224,6 +247,7 @@ def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_
         "export": [("export checkpoint tuned", 0), ("export checkpoint tuned", 1)],
         "embed": [
             (["embed", store, model, "--device", "cpu"], 0),
+            (["embed", "lite.duckdb", model, "--device", "cpu"], 0),
             (f"embed {store} tuned --device cpu --limit 20 --json", 0),
             (f"embed {store} {hospital}", 1),
         ],
