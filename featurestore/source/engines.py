@@ -147,6 +147,11 @@ def _server_engine(url: sa.URL, **arguments: Any) -> sa.Engine:
             f"the driver of {url.drivername} is not installed - pip install "
             f'"clinical-featurestore[{DRIVERS[backend][1]}]"'
         ) from None
+    except Exception as error:  # some clients look for credentials here, and fail in their own way
+        raise SourceError(
+            f"the source {url.drivername} could not be opened ({type(error).__name__}) - check the "
+            "parameters of its URL and its credentials"
+        ) from None
 
     @sa.event.listens_for(engine, "connect")
     def set_up_session(connection: Any, _record: Any) -> None:

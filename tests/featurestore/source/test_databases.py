@@ -257,6 +257,8 @@ def test_an_unsupported_database_and_an_invalid_url_are_refused(tmp_path):
         Source("access://host/db", "mimic3")
     with pytest.raises(SourceError, match="is not a URL that SQLAlchemy can parse"):
         Source("://", "mimic3")
+    with pytest.raises(SourceError, match=r"postgresql\+psycopg could not be opened \(Argument"):
+        Source("postgresql://me:PW_CANARY@/db?host=a:1&host=b&port=2&port=3", "mimic3")
 
 
 def test_a_file_that_is_not_a_duckdb_file_is_refused(folder, tmp_path):
