@@ -102,7 +102,6 @@ LEFT JOIN (
             ELSE 0
         END AS planned
     FROM concept c
-    WHERE c.concept_id <> 0
 ) s ON v.visit_source_concept_id = s.concept_id
 -- Of several dates of death the latest counts, as OHDSI's conventions say.
 LEFT JOIN (

@@ -109,14 +109,13 @@ def concept(concept_id, name, vocabulary="None"):
     return {"concept_id": concept_id, "concept_name": name, "vocabulary_id": vocabulary}
 
 
-def hospital(visits, notes=(), *, persons=None, release=None, **tables):
+def hospital(visits, notes=(), *, persons=None, **tables):
     """Return OMOP's tables as lists of rows; the other tables are empty where not given."""
     numbers = sorted({row["person_id"] for row in visits})
     rows = {
         "person": persons or [person(number) for number in numbers],
         "visit_occurrence": visits,
         "note": notes or [note(1, visits[0]["visit_occurrence_id"], person_id=numbers[0])],
-        "cdm_source": [{"source_release_date": release}] if release else [],
         **tables,
     }
     rows["concept"] = [concept(0, "No matching concept"), *rows.get("concept", [])]
@@ -175,6 +174,20 @@ def write_postgres(url, tables, schema="cdm"):
                 f"INSERT INTO {schema}.{name} VALUES ({marks})",
                 [[row.get(column) for column in columns] for row in tables[name]],
             )
+
+
+def write_mariadb(con, tables, database="cdm"):
+    """Create the tables in a new database of a MariaDB server."""
+    con.exec_driver_sql(f"CREATE DATABASE {database} CHARACTER SET utf8mb4")
+    con.exec_driver_sql(f"USE {database}")
+    for name, columns in TABLES.items():
+        typed = ", ".join(map(" ".join, columns.items())).replace("TIMESTAMP", "DATETIME")
+        con.exec_driver_sql(f"CREATE TABLE {name} ({typed})")
+        rows = [tuple(row.get(column) for column in columns) for row in tables[name]]
+        if rows:
+            marks = ", ".join("%s" for _ in columns)
+            con.exec_driver_sql(f"INSERT INTO {name} VALUES ({marks})", rows)
+    con.commit()
 
 
 def _sqlite_value(value):

@@ -30,9 +30,12 @@ from tests.featurestore.source.omop import (
     read_csv,
     visit,
     write_folder,
+    write_mariadb,
     write_postgres,
     write_sqlite,
 )
+from tests.featurestore.source.test_mariadb import connect
+from tests.featurestore.source.test_mariadb import server as mariadb  # noqa: F401
 from tests.timeline import day
 
 
@@ -52,7 +55,6 @@ STAYS = """
     ORDER BY hadm_id
 """
 EMERGENCY_ROOM, INPATIENT, BOTH, OBSERVATION = 9203, 9201, 262, 581385
-HOME, HOSPITAL = 0, 8717
 DEATH = {"death": [{"person_id": 1, "death_date": day(5).date(), "death_datetime": day(5)}]}
 DEATH_DATE = {"death": [{"person_id": 1, "death_date": day(5).date()}]}
 
@@ -121,11 +123,14 @@ DEATH_DATE = {"death": [{"person_id": 1, "death_date": day(5).date()}]}
             [(1, "INPATIENT", False, True, "DIED", None, "died in hospital")],
             id="a death on the day of discharge is a death in hospital",
         ),
-        pytest.param(
-            [visit(1, day(0), day(5), to=4216643)],
-            {},
-            [(1, "INPATIENT", False, True, "DIED", None, "died in hospital")],
-            id="a death in hospital that only the place of discharge knows",
+        *(
+            pytest.param(
+                [visit(1, day(0), day(5), to=concept_id)],
+                {},
+                [(1, "INPATIENT", False, True, "DIED", None, "died in hospital")],
+                id=f"{concept_id} is a death in hospital, of which the table death may not know",
+            )
+            for concept_id in (4216643, 434489, 4306655, 32218)
         ),
         pytest.param(
             [visit(1, day(0), day(3))],
@@ -133,16 +138,25 @@ DEATH_DATE = {"death": [{"person_id": 1, "death_date": day(5).date()}]}
             [(1, "INPATIENT", False, False, None, False, None)],
             id="a death at home is not one in hospital",
         ),
+        *(
+            pytest.param(
+                [visit(1, day(0), day(5), to=concept_id)],
+                DEATH,
+                [
+                    (
+                        *(1, "INPATIENT", False, False, "ACUTE HOSPITAL", None),
+                        "transferred to acute hospital",
+                    )
+                ],
+                id=f"who is transferred ({concept_id}) on the day of death dies elsewhere",
+            )
+            for concept_id in (8717, 38004279, 38004515, 9201, 262)
+        ),
         pytest.param(
-            [visit(1, day(0), day(5), to=HOSPITAL)],
+            [visit(1, day(0), day(6), to=8717)],
             DEATH,
-            [
-                (
-                    *(1, "INPATIENT", False, False, "ACUTE HOSPITAL", None),
-                    "transferred to acute hospital",
-                )
-            ],
-            id="whoever is transferred on the day of death dies in the next hospital",
+            [(1, "INPATIENT", False, True, "DIED", None, "died in hospital")],
+            id="who died during the stay was not transferred after it",
         ),
         *(
             pytest.param(
@@ -191,17 +205,20 @@ DEATH_DATE = {"death": [{"person_id": 1, "death_date": day(5).date()}]}
             [(1, "NEWBORN", False, False, None, None, "newborn")],
             id="a newborn whose source concept says so",
         ),
-        pytest.param(
-            [
-                visit(1, day(0), day(3)),
-                visit(2, day(9), day(10), visit_source_concept_id=ELECTIVE),
-            ],
-            {"concept": [concept(ELECTIVE, "Hospital admission, elective")]},
-            [
-                (1, "INPATIENT", False, False, None, False, "planned return"),
-                (2, "ELECTIVE", True, False, None, False, None),
-            ],
-            id="a stay is planned if the name of its source concept says elective",
+        *(
+            pytest.param(
+                [
+                    visit(1, day(0), day(3)),
+                    visit(2, day(9), day(10), visit_source_concept_id=ELECTIVE),
+                ],
+                {"concept": [concept(ELECTIVE, name)]},
+                [
+                    (1, "INPATIENT", False, False, None, False, "planned return"),
+                    (2, "ELECTIVE", True, False, None, False, None),
+                ],
+                id=f"a source concept named {name} is a planned stay",
+            )
+            for name in ("Elective", "Planned admission", "Hospital admission, elective")
         ),
         pytest.param(
             [
@@ -261,6 +278,12 @@ def test_times_of_a_death_come_from_the_table_death_or_from_the_end_of_the_visit
     ]
 
 
+def test_a_visit_without_times_begins_and_ends_by_date(tmp_path):
+    dates = visit(1, day(0), day(5), visit_start_datetime=None, visit_end_datetime=None)
+    store = store_of(tmp_path, hospital([dates]))
+    assert store.one("SELECT admittime, dischtime FROM admissions") == (day(0, 0), day(5, 0))
+
+
 # How OHDSI's conversion maps the admission types of MIMIC-IV to visits: the file
 # custom_mapping_csv/gcpt_vis_admission.csv of github.com/OHDSI/MIMIC.
 OHDSI_MIMIC = {
@@ -313,9 +336,12 @@ def test_demographics_are_those_of_the_person_and_of_the_day_of_admission(tmp_pa
         person(4, month_of_birth=1, day_of_birth=1, gender_concept_id=0, gender_source_value="X"),
         person(5, year_of_birth=2040, race_concept_id=8527),
         person(6, race_concept_id=8516, ethnicity_concept_id=38003563),
-        person(7, race_concept_id=0, race_source_value="other"),
+        person(7, race_concept_id=8515),
+        person(8, race_concept_id=8657),
+        person(9, race_concept_id=8557),
+        person(10, month_of_birth=1, race_concept_id=0, race_source_value="other"),
     ]
-    visits = [visit(number, day(0), day(3), person_id=number) for number in range(1, 8)]
+    visits = [visit(number, day(0), day(3), person_id=number) for number in range(1, 11)]
     periods = [
         (1, date(2140, 1, 1), date(2149, 12, 31), "Medicaid"),
         (1, date(2150, 1, 1), date(2150, 12, 31), "Private"),
@@ -336,7 +362,10 @@ def test_demographics_are_those_of_the_person_and_of_the_day_of_admission(tmp_pa
         (4, 60, "X", None, None),
         (5, 91, "F", "WHITE", None),
         (6, 60, "F", "HISPANIC OR LATINO", None),
-        (7, 60, "F", "other", None),
+        (7, 60, "F", "ASIAN", None),
+        (8, 60, "F", "AMERICAN INDIAN OR ALASKA NATIVE", None),
+        (9, 60, "F", "NATIVE HAWAIIAN OR OTHER PACIFIC ISLANDER", None),
+        (10, 60, "F", "other", None),
     ]
 
 
@@ -376,7 +405,8 @@ def test_a_live_store_is_observed_up_to_the_extract(tmp_path):
         visit(2, start, end, person_id=2, to=32220),
         visit(3, datetime(2019, 12, 1), datetime(2019, 12, 4), person_id=3),
     ]
-    store = store_of(tmp_path, hospital(visits, release=date(2020, 1, 21)), live=True)
+    extracts = [{"source_release_date": date(2020, 1, number)} for number in (28, 21)]
+    store = store_of(tmp_path, hospital(visits, cdm_source=extracts), live=True)
     assert store.one("SELECT observed_until FROM settings") == (datetime(2020, 1, 21),)
     assert store.sql(STAYS).fetchall() == [
         (1, "INPATIENT", False, False, None, None, "horizon not yet observed"),
@@ -481,6 +511,8 @@ def all_rows(store):
 def mimic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("omop") / "mimic"
     write_hospital(folder, patients=150, notes_per_stay=3)
+    characters = " 38 ° für µ 漢 🙂"
+    edit_csv(folder / "NOTEEVENTS.csv", lambda row: row | {"TEXT": row["TEXT"] + characters})
     return folder
 
 
@@ -506,7 +538,12 @@ def complete(mimic):
     return store
 
 
-@pytest.fixture(params=["parquet", "csv", "sqlite", "postgres"])
+@pytest.fixture(
+    params=[
+        *("parquet", "csv", "sqlite", "postgres"),
+        pytest.param("mariadb", marks=pytest.mark.slow),
+    ]
+)
 def location(request, tmp_path, tables):
     if request.param == "sqlite":
         return f"sqlite:///{write_sqlite(tmp_path / 'cdm.sqlite', tables)}"
@@ -514,6 +551,11 @@ def location(request, tmp_path, tables):
         server = request.getfixturevalue("server")
         write_postgres(server.get_uri(), tables)
         return f"{server.get_uri()}&options=-csearch_path%3Dcdm"
+    if request.param == "mariadb":
+        url = request.getfixturevalue("mariadb")
+        with connect(url) as con:
+            write_mariadb(con, tables)
+        return url.replace("/mimic?", "/cdm?")
     return write_folder(tmp_path / "cdm", tables, request.param)
 
 
