@@ -18,7 +18,7 @@ import duckdb
 from featurestore.source import generic_reader
 from featurestore.source.source import Source
 from tests.benchmarks.common import hospital, row, timed
-from tests.mariadb import is_installed, running_server
+from tests.featurestore.source.mariadb import is_installed, running_server
 
 _BLOCK = 10_000
 
@@ -46,7 +46,7 @@ def read(location, what, reader, n_texts):
             return len(source.note_index())
         return sum(len(texts) for texts in source.texts(note_ids))
 
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # from here on
     before = peak_memory()
     seconds, rows = timed(work)
     print(json.dumps([rows, seconds, peak_memory() - before]))

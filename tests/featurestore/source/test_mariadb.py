@@ -12,8 +12,8 @@ from featurestore.source import generic_reader
 from featurestore.source.note_texts import text_hash
 from featurestore.source.source import Source
 from tests.conftest import WordCounter
+from tests.featurestore.source.mariadb import is_installed, running_server
 from tests.featurestore.source.test_databases import TABLES, all_rows, column_type, columns_of
-from tests.mariadb import is_installed, running_server
 
 pytestmark = pytest.mark.slow  # a server is installed and started
 CHARACTERS = "38 ° für µ 漢 🙂"
