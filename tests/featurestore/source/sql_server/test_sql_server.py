@@ -1,5 +1,7 @@
 """SQL Server, read by its real driver from a stand-in: see tds_server."""
 
+from datetime import date
+
 import duckdb
 import pytest
 import sqlalchemy as sa
@@ -21,7 +23,7 @@ CHARACTERS = "38 ° für µ 漢 🙂"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hospital") / "csv"
-    write_hospital(folder, patients=40)
+    write_hospital(folder, patients=60)
     return folder
 
 
@@ -41,7 +43,7 @@ def server(file):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A server of one admission and three notes, one of which is half a character of UTF-16."""
+    """A server of one admission and five notes, one of which has half a character of UTF-16."""
     file = tmp_path_factory.mktemp("small") / "small.duckdb"
     with duckdb.connect(file) as con:
         con.execute(
@@ -58,7 +60,8 @@ def small(tmp_path_factory):
             "CREATE TABLE noteevents AS SELECT row_id, 7 AS subject_id, 7 AS hadm_id, 'Nursing' "
             "AS category, DATE '2150-01-02' AS chartdate, CAST(NULL AS TIMESTAMP) AS charttime, "
             "CAST(NULL AS TIMESTAMP) AS storetime, CAST(NULL AS VARCHAR) AS iserror, text "
-            "FROM (VALUES (1, $characters), (2, $surrogate), (-3, 'C:\\x20 \\ home')) "
+            "FROM (VALUES (1, $characters), (2, $surrogate), (-3, 'C:\\x20 \\ home'), (4, ''), "
+            "(5, NULL)) "
             "AS t (row_id, text)",
             {"characters": CHARACTERS, "surrogate": f"PHI_CANARY {LONE_SURROGATE} home"},
         )
@@ -98,17 +101,26 @@ def test_the_same_rows_as_from_csv(server, folder, tmp_path, open_store):
     assert all(again[table]["changed"] == again[table]["new"] == 0 for table in again)
 
 
-def test_a_few_texts_are_asked_for_by_250_numbers_at_a_time(server, folder, monkeypatch):
-    monkeypatch.setattr("featurestore.source.generic_reader._ONE_PASS", 1)
-    n_before = len(server.statements())
+def test_a_few_texts_are_asked_for_by_250_numbers_at_a_time(server, folder):
     source = Source(server.url, "mimic3")
-    note_ids = source.note_index()["note_id"].to_pylist()
+    note_ids = source.note_index()["note_id"].to_pylist()[:280]
+    n_before = len(server.statements())
     texts = dict(pair for pairs in source.texts(note_ids) for pair in pairs)
     from_csv = dict(pair for pairs in Source(folder, "mimic3").texts(note_ids) for pair in pairs)
-    assert texts == from_csv and len(texts) == 380
+    assert texts == from_csv and len(texts) == 280
     parameters = [ids for _, ids in server.statements()[n_before:] if ids]
-    assert [len(ids) for ids in parameters] == [250, 130]
+    assert [len(ids) for ids in parameters] == [250, 30]
     assert all(isinstance(number, int) for ids in parameters for number in ids)
+
+
+def test_the_notes_of_the_last_days_are_asked_for_by_a_time_of_the_column_s_type(server, folder):
+    def index(location):
+        rows = Source(location, "mimic3").note_index(since=date(2150, 1, 1)).to_pylist()
+        return {row["note_id"]: row["text_hash"] for row in rows}
+
+    recent = index(server.url)
+    assert server.statements()[-1][1] == ["2150-01-01 00:00:00"] * 3
+    assert recent == index(folder) and 0 < len(recent) < 563
 
 
 def test_a_note_with_characters_of_all_lengths_keeps_them(small):
@@ -125,11 +137,13 @@ def test_a_note_with_characters_of_all_lengths_keeps_them(small):
 
 def test_half_a_character_excludes_its_note_and_stops_nothing(small, open_store, capfd):
     store = open_store(small)
-    assert sync(store)["notes"]["excluded"] == {"not UTF-8": 1}
+    assert sync(store)["notes"]["excluded"] == {"empty text": 2, "not UTF-8": 1}
     assert store.sql("SELECT note_id, status, reason FROM notes ORDER BY 1").fetchall() == [
         ("-3", "ready", None),
         ("1", "ready", None),
         ("2", "excluded", "not UTF-8"),
+        ("4", "excluded", "empty text"),
+        ("5", "excluded", "empty text"),
     ]
     assert embed_pending(store, WordCounter())["embedded"] == 2
     assert "PHI_CANARY" not in "".join(capfd.readouterr())
@@ -146,7 +160,7 @@ def test_a_connection_that_is_lost_during_the_index_is_one_line_and_changes_noth
     finally:
         server.break_after(None)
     assert store.one("SELECT count(*) FROM admissions") == (0,)
-    assert sync(store)["notes"]["new"] == 380
+    assert sync(store)["notes"]["new"] == 563
 
 
 def test_a_connection_that_is_lost_during_texts_keeps_the_notes_that_were_embedded(
