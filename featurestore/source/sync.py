@@ -143,8 +143,10 @@ def _load(
     Returns how many rows of each table are excluded because they belong to forgotten patients;
     nothing where the store has forgotten nobody.
     """
-    con.register("all_admissions", admissions)
-    con.register("all_notes", notes)
+    con.register("read_admissions", admissions)
+    con.register("read_notes", notes)
+    for name in ("stable_id", "all_admissions", "all_notes"):
+        con.execute(read_sql(f"sync/{name}"))
     forgotten = _forgotten_patients(con, store)
     con.register(
         "forgotten_patients", pa.table({"subject_id": pa.array(forgotten or [], pa.int64())})
@@ -171,8 +173,7 @@ def _forgotten_patients(con: duckdb.DuckDBPyConnection, store: Store) -> list[in
     if is_forgotten is None:
         return None
     patients = con.execute(
-        "SELECT TRY_CAST(subject_id AS BIGINT) FROM all_admissions "
-        "UNION SELECT TRY_CAST(subject_id AS BIGINT) FROM all_notes"
+        "SELECT subject_id FROM all_admissions UNION SELECT subject_id FROM all_notes"
     ).fetchall()
     return [subject_id for (subject_id,) in patients if is_forgotten(subject_id)]
 
@@ -180,8 +181,8 @@ def _forgotten_patients(con: duckdb.DuckDBPyConnection, store: Store) -> list[in
 def _check(con: duckdb.DuckDBPyConnection) -> None:
     """Raise SourceError where an admission is invalid or a note has no note_id."""
     if problem := con.execute(read_sql("sync/invalid_admissions")).fetchone():
-        message, n_admissions, hadm_id = problem
-        example = f" (hadm_id {hadm_id})" if hadm_id is not None else ""
+        message, n_admissions, example = problem
+        example = f" ({example})" if example else ""
         raise SourceError(
             f"{message} in {n_admissions:,} admissions{example} - correct it in the source; "
             "nothing was changed"

@@ -2,6 +2,6 @@
 --
 -- Grain:   one row per admission (hadm_id).
 CREATE TABLE forgotten_admissions AS
-SELECT DISTINCT TRY_CAST(a.hadm_id AS BIGINT) AS hadm_id
+SELECT DISTINCT a.hadm_id
 FROM all_admissions AS a
-SEMI JOIN forgotten_patients AS f ON TRY_CAST(a.subject_id AS BIGINT) = f.subject_id;
+SEMI JOIN forgotten_patients AS f ON a.subject_id = f.subject_id;

@@ -4,8 +4,8 @@
 -- Columns: those of admissions.
 CREATE TABLE incoming_admissions AS
 SELECT
-    CAST(hadm_id AS BIGINT) AS hadm_id,
-    CAST(subject_id AS BIGINT) AS subject_id,
+    hadm_id,
+    subject_id,
     CAST(admittime AS TIMESTAMP) AS admittime,
     CAST(dischtime AS TIMESTAMP) AS dischtime,
     CAST(deathtime AS TIMESTAMP) AS deathtime,
@@ -21,5 +21,7 @@ SELECT
         ELSE date_sub('year', birth_date(dob), CAST(admittime AS DATE))
     END AS age,
     CAST(ethnicity AS VARCHAR) AS ethnicity,
-    CAST(insurance AS VARCHAR) AS insurance
+    CAST(insurance AS VARCHAR) AS insurance,
+    source_hadm_id,
+    source_subject_id
 FROM source_admissions;

@@ -8,8 +8,10 @@ CREATE TABLE incoming_notes AS
 WITH typed_notes AS (
     SELECT
         CAST(note_id AS VARCHAR) AS note_id,
-        TRY_CAST(hadm_id AS BIGINT) AS hadm_id,
-        TRY_CAST(subject_id AS BIGINT) AS subject_id,
+        hadm_id,
+        subject_id,
+        source_hadm_id,
+        source_subject_id,
         trim(CAST(category AS VARCHAR)) AS category,
         TRY_CAST(TRY_CAST(chartdate AS TIMESTAMP) AS DATE) AS chartdate,
         TRY_CAST(charttime AS TIMESTAMP) AS charttime,
@@ -54,8 +56,11 @@ checked_notes AS (
                 OR ($partial AND stored.reason = 'several texts under one note_id')
                 THEN 'several texts under one note_id'
             WHEN n.hadm_id IS NULL THEN 'no admission'
-            WHEN a.hadm_id IS NULL THEN 'unknown admission'
-            WHEN n.subject_id <> a.subject_id THEN 'admission of another patient'
+            -- Text ids are compared too: two of them may have the same number.
+            WHEN a.hadm_id IS NULL OR n.source_hadm_id <> a.source_hadm_id
+                THEN 'unknown admission'
+            WHEN n.subject_id <> a.subject_id OR n.source_subject_id <> a.source_subject_id
+                THEN 'admission of another patient'
             WHEN n.has_unreadable_date THEN 'unreadable date'
             WHEN
                 implausible_date(n.chartdate)

@@ -1,14 +1,19 @@
 -- invalid_admissions: which admissions of the source have values that the store cannot hold?
 --
 -- Grain:   one row per problem, in the order of the checks.
--- Columns: message, n_admissions (that have it as their first problem), hadm_id (the lowest of
---          them; NULL where none can be read).
+-- Columns: message, n_admissions (that have it as their first problem), example (the lowest of
+--          their ids with its name; NULL where none can be read).
 WITH problems AS (
     SELECT
-        TRY_CAST(hadm_id AS BIGINT) AS hadm_id,
+        hadm_id,
+        source_hadm_id,
         CASE
-            WHEN TRY_CAST(hadm_id AS BIGINT) IS NULL THEN (1, 'HADM_ID is not a number')
-            WHEN TRY_CAST(subject_id AS BIGINT) IS NULL THEN (2, 'SUBJECT_ID is not a number')
+            WHEN hadm_id IS NULL AND count(source_hadm_id) OVER () > 0
+                THEN (1, 'SOURCE_HADM_ID is missing')
+            WHEN hadm_id IS NULL THEN (1, 'HADM_ID is not a number')
+            WHEN subject_id IS NULL AND count(source_subject_id) OVER () > 0
+                THEN (2, 'SOURCE_SUBJECT_ID is missing')
+            WHEN subject_id IS NULL THEN (2, 'SUBJECT_ID is not a number')
             WHEN admittime IS NULL OR unreadable_date(admittime) THEN (3, 'ADMITTIME is not a date')
             WHEN implausible_date(TRY_CAST(admittime AS TIMESTAMP))
                 THEN (4, 'ADMITTIME is before 1700 or after 2399')
@@ -28,16 +33,28 @@ WITH problems AS (
                 THEN (13, 'DIED_IN_HOSPITAL is not TRUE or FALSE')
             WHEN planned IS NOT NULL AND TRY_CAST(planned AS BOOLEAN) IS NULL
                 THEN (14, 'PLANNED is not TRUE or FALSE')
-            WHEN count(*) OVER (PARTITION BY TRY_CAST(hadm_id AS BIGINT)) > 1
-                THEN (15, 'HADM_ID is not unique')
+            WHEN min(source_hadm_id) OVER of_hadm_id <> max(source_hadm_id) OVER of_hadm_id
+                THEN (15, 'SOURCE_HADM_ID has the number of another one')
+            WHEN
+                min(source_subject_id) OVER of_subject_id
+                <> max(source_subject_id) OVER of_subject_id
+                THEN (16, 'SOURCE_SUBJECT_ID has the number of another one')
+            WHEN count(source_hadm_id) OVER of_hadm_id > 1
+                THEN (17, 'SOURCE_HADM_ID is not unique')
+            WHEN count(*) OVER of_hadm_id > 1 THEN (17, 'HADM_ID is not unique')
         END AS problem
     FROM source_admissions
+    WINDOW
+        of_hadm_id AS (PARTITION BY hadm_id),
+        of_subject_id AS (PARTITION BY subject_id)
 )
 
 SELECT
     problem[2] AS message,
     count(*) AS n_admissions,
-    min(hadm_id) AS hadm_id
+    coalesce(
+        'source_hadm_id ' || min(source_hadm_id), 'hadm_id ' || CAST(min(hadm_id) AS VARCHAR)
+    ) AS example
 FROM problems
 WHERE problem IS NOT NULL
 GROUP BY problem

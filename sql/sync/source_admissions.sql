@@ -3,4 +3,4 @@
 -- Grain:   one row per admission of the source.
 CREATE VIEW source_admissions AS
 FROM all_admissions AS a
-ANTI JOIN forgotten_patients AS f ON TRY_CAST(a.subject_id AS BIGINT) = f.subject_id;
+ANTI JOIN forgotten_patients AS f ON a.subject_id = f.subject_id;

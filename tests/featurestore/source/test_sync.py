@@ -47,7 +47,7 @@ def test_all_columns_of_an_admission(synced):
     )
     assert store.sql("FROM admissions").fetchall() == [
         (7, 3, day(0), day(5), day(5), True, "ELECTIVE", True, "DEAD/EXPIRED", day(5).date(), "M",
-         69, "WHITE", "Medicare")
+         69, "WHITE", "Medicare", None, None)
     ]  # fmt: skip
 
 
