@@ -1,8 +1,8 @@
 -- The canonical columns of admissions, from the OMOP Common Data Model 5.4.
 --
 -- Grain:   one row per hospital stay (visit_occurrence_id).
--- Rule:    docs/omop.md gives the reasons. Sites differ in which visits are stays (the last WHERE)
---          and in what says that a stay was planned, for which OMOP has no field.
+-- Rule:    docs/schemas/omop.md gives the reasons. Sites differ in which visits are stays (the last
+--          WHERE) and in what says that a stay was planned, for which OMOP has no field.
 SELECT
     v.visit_occurrence_id AS hadm_id,
     v.person_id AS subject_id,

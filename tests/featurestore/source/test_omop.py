@@ -474,7 +474,7 @@ def one_day_with_wrong_time(row):
 
 
 def forget_what_omop_cannot_say(folder, copy):
-    """Copy MIMIC-III's tables without what docs/omop.md lists as lost."""
+    """Copy MIMIC-III's tables without what docs/schemas/omop.md lists as lost."""
     shutil.copytree(folder, copy)
     died = first_deaths(read_csv(folder / "ADMISSIONS.csv"))
 
