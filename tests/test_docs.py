@@ -19,11 +19,12 @@ import featurestore
 from featurestore import Store, create_store, sync, write_hospital
 from featurestore.cli import main
 from featurestore.store.sql_files import SQL
+from tests.featurestore.source.fhir.export import document, encounter, patient, write_export
 from tests.featurestore.source.omop import from_mimic3, write_folder
 from tests.hospital import write_sqlite
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = [f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [str(file.relative_to(ROOT)) for file in sorted((ROOT / "docs").glob("**/*.md"))]
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", *DOCS]
 CLI = "docs/cli.md"
 COMMANDS = main.list_commands(click.Context(main))
@@ -184,6 +185,7 @@ def prepared(walked):
             lines = [f"{first + no},lives alone,{no % 2}" for no in range(10)]
             Path(f"{name}.csv").write_text("\n".join(["ID,TEXT,Label", *lines]) + "\n")
         shutil.copytree(SQL / "schemas" / "omop", "our-cdm")
+        write_export(Path("bulk-export"), [encounter(1), patient(), document(1, "lives alone")])
         Path("source").mkdir()
         for name, rows in OWN_TABLES.items():
             Path(f"source/{name}.csv").write_text(rows)

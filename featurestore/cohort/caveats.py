@@ -31,6 +31,16 @@ _OF_SCHEMA = {
     },
     "omop": _OF_OMOP,
     "omop53": _OF_OMOP,
+    "fhir": {
+        "fhir-planned": (
+            "a stay of FHIR is planned only if its priority is EL, which many servers leave empty; "
+            "then every planned return counts as unplanned"
+        ),
+        "fhir-times": (
+            "times of FHIR are read as written, without their offset, so where a server writes "
+            "some elements in UTC and others in local time, notes are known too early or too late"
+        ),
+    },
 }
 # Against the hospital-wide measure of CMS (Horwitz et al. 2014, doi 10.7326/M13-3000).
 _OF_RULE = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from featurestore.errors import SourceError
-from featurestore.source.csv_folder import first_line_not_utf8
+from featurestore.source.file_folder import first_invalid_json, first_line_not_utf8
 
 # DuckDB's errors about a statement itself, raised before a row is read.
 _ABOUT_SQL = ("CatalogException", "BinderException", "ParserException")
@@ -60,6 +60,10 @@ def source_error(
         place = first_line_not_utf8(Path(location))
         if place:
             return NotUtf8Error(place)
+    # DuckDB's message would quote a part of the line, and its line numbers are not exact.
+    if "Malformed JSON" in str(driver_error) or "maximum_object_size" in str(driver_error):
+        place = first_invalid_json(Path(location)) or "a line of an ndjson file is not valid JSON"
+        return SourceError(f"{location}: {place} - export that file again; nothing was changed")
     if line := re.search(r"CSV Error on Line: (\d+)", str(driver_error)):
         fault = next(
             (fault for words, fault in _CSV_FAULTS.items() if words in str(driver_error)), None

@@ -9,7 +9,8 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from featurestore.errors import SourceError
-from featurestore.source.csv_folder import RepairedCsv, folder_tables
+from featurestore.source.attachments import create_functions
+from featurestore.source.file_folder import RepairedCsv, folder_tables
 from featurestore.source.urls import DRIVERS, parse_url, public_location, with_secrets
 from featurestore.store.database import DUCKDB
 from featurestore.store.sql_files import read_sql
@@ -103,6 +104,7 @@ def _duckdb_engine(file: Path, schema: str) -> sa.Engine:
 def _set_up_duckdb(connection: Any) -> None:
     connection.execute("SET enable_progress_bar = false")
     connection.execute(read_sql("source/convert_to"))
+    create_functions(connection)
 
 
 def _postgresql_engine(url: sa.URL, schema: str) -> sa.Engine:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import sqlalchemy as sa
 
-from featurestore.source.csv_folder import as_text
+from featurestore.source.file_folder import as_text
 from featurestore.source.note_texts import BLANKS, TEXTS_PER_LIST
 from featurestore.source.schemas import TEXT_IDS, CanonicalTable, check_column_kind, escaped
 from featurestore.store.sql_files import read_sql

@@ -36,11 +36,12 @@ from featurestore.store.store import Store
 class Source:
     """A hospital's database or files, seen through a schema.
 
-    `location` is a folder of CSV, CSV.gz or Parquet files (MIMIC as it is downloaded, with its
-    subfolders), a DuckDB or SQLite file, or the SQLAlchemy URL of a database. Secrets of a URL are
-    used and not kept: the attribute `location`, which a store records, has none, and a store reads
-    the complete URL from FEATURESTORE_SOURCE. `schema` is the name of a built-in schema, or a
-    folder with `admissions.sql` and `notes.sql`. Raises SourceError where either cannot be opened.
+    `location` is a folder of CSV, CSV.gz, Parquet or FHIR's ndjson files (MIMIC as it is
+    downloaded, with its subfolders), a DuckDB or SQLite file, or the SQLAlchemy URL of a database.
+    Secrets of a URL are used and not kept: the attribute `location`, which a store records, has
+    none, and a store reads the complete URL from FEATURESTORE_SOURCE. `schema` is the name of a
+    built-in schema, or a folder with `admissions.sql` and `notes.sql`. Raises SourceError where
+    either cannot be opened.
     """
 
     def __init__(self, location: str | Path, schema: str | Path) -> None:
@@ -149,8 +150,8 @@ class Source:
             advice = f"the tables look like those of schema {alike}: use --schema {alike}"
         elif Path(self.location).is_dir():
             advice = (
-                "give the folder that contains the hospital's tables (NAME.csv, NAME.csv.gz or "
-                "NAME.parquet), or describe your own tables with --schema DIR"
+                "give the folder that contains the hospital's tables (NAME.csv, NAME.csv.gz, "
+                "NAME.parquet, or FHIR's ndjson), or describe your own tables with --schema DIR"
             )
         else:
             advice = (

@@ -113,7 +113,7 @@ def test_a_location_that_does_not_exist_is_refused(tmp_path):
 
 
 def test_an_unknown_schema_is_refused(folder):
-    with pytest.raises(SourceError, match=r"schema .*nonsense does not exist - use mimic3"):
+    with pytest.raises(SourceError, match=r"schema .*nonsense does not exist - use fhir, mimic3"):
         Source(folder, "nonsense")
 
 

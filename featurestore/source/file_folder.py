@@ -1,12 +1,13 @@
-"""Folders of CSV, CSV.gz and Parquet files, and the repair of CSV files that are not UTF-8."""
+"""Folders of CSV, Parquet and ndjson files, and the repair of CSV files that are not UTF-8."""
 
 import codecs
 import csv
 import gzip
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -15,6 +16,8 @@ from featurestore.errors import SourceError
 from featurestore.store.database import quoted
 
 _MAX_LINE_BYTES = 32 * 1024 * 1024  # of a CSV file
+# DuckDB reads lines of up to twice this size, and reserves as much memory for each thread.
+_MAX_RESOURCE_BYTES = 64 * 1024 * 1024  # of an ndjson file
 
 
 class RepairedCsv:
@@ -54,10 +57,11 @@ def as_text(columns: Sequence[str], quoted_null: bool) -> pa_csv.ConvertOptions:
 
 
 def folder_tables(folder: Path, repair: bool = False) -> dict[str, str | RepairedCsv]:
-    """Map each table of a folder to the SQL that reads its file, or to a repaired CSV file.
+    """Map each table of a folder to the SQL that reads it, or to a repaired CSV file.
 
-    A CSV file without a header line is omitted. `repair` reads CSV files through RepairedCsv,
-    which is slower. Raises SourceError where two files are the same table.
+    All ndjson files with the same type of FHIR resource are one table with the column `json`. A
+    CSV file without a header line is omitted. `repair` reads CSV files through RepairedCsv, which
+    is slower. Raises SourceError where two files are the same table.
     """
     tables: dict[str, str | RepairedCsv] = {}
     for name, file in _files(folder).items():
@@ -65,7 +69,30 @@ def folder_tables(folder: Path, repair: bool = False) -> dict[str, str | Repaire
             tables[name] = f"read_parquet({quoted(file.resolve())})"
         elif header := _header(file):
             tables[name] = RepairedCsv(file) if repair else _read_csv(file, header)
+    for name, files in _resources(folder).items():
+        if name in tables:
+            raise SourceError(
+                f"{folder} contains the table {name} twice, also in {files[0].name} - remove one"
+            )
+        tables[name] = (
+            f"read_ndjson_objects([{', '.join(quoted(file.resolve()) for file in files)}], "
+            f"maximum_object_size = {_MAX_RESOURCE_BYTES})"
+        )
     return tables
+
+
+def first_invalid_json(folder: Path) -> str | None:
+    """Return what is wrong with the first line of an ndjson file that cannot be read, and where."""
+    for file in _ndjson_files(folder) if folder.is_dir() else ():
+        number = 0
+        try:
+            with _open_lines(file) as lines:
+                for number, line in enumerate(lines, 1):
+                    if fault := _json_fault(line):
+                        return f"{file.name}, line {number} {fault}"
+        except (OSError, EOFError):
+            return f"{file.name}, line {number + 1} cannot be read: the file is incomplete"
+    return None
 
 
 def first_line_not_utf8(folder: Path) -> str | None:
@@ -97,6 +124,53 @@ def _files(folder: Path) -> dict[str, Path]:
             )
         files[name] = file
     return files
+
+
+def _ndjson_files(folder: Path) -> list[Path]:
+    """Return the files NAME.ndjson and NAME.ndjson.gz of a folder and its subfolders."""
+    files = [*folder.iterdir(), *folder.glob("*/*")]
+    return sorted(file for file in files if file.name.lower().endswith((".ndjson", ".ndjson.gz")))
+
+
+def _resources(folder: Path) -> dict[str, list[Path]]:
+    """Map the types of FHIR resources, in lower case, to their ndjson files.
+
+    The first line of a file tells the type of all; files without one, such as logs, are omitted.
+    """
+    resources: dict[str, list[Path]] = {}
+    for file in _ndjson_files(folder):
+        try:
+            with _open_lines(file) as lines:
+                first = next((line for line in lines if line.strip()), b"{}")
+            resource = json.loads(first)
+        except (ValueError, OSError, EOFError):
+            place = first_invalid_json(file.parent) or f"{file.name} cannot be read"
+            raise SourceError(f"{place} - export that file again") from None
+        if isinstance(resource, dict) and isinstance(resource.get("resourceType"), str):
+            resources.setdefault(resource["resourceType"].lower(), []).append(file)
+    return resources
+
+
+def _json_fault(line: bytes) -> str | None:
+    """Return what is wrong with a line of an ndjson file, in words that quote nothing of it."""
+    if len(line) > _MAX_RESOURCE_BYTES:
+        return f"is longer than {_MAX_RESOURCE_BYTES // 1024**2} MB"
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    try:
+        # Half a surrogate pair cannot be encoded.
+        json.dumps(json.loads(text.strip() or "0"), ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return "is not valid JSON"
+    return None
+
+
+def _open_lines(file: Path) -> IO[bytes]:
+    if file.suffix.lower() == ".gz":
+        return cast(IO[bytes], gzip.open(file, "rb"))
+    return file.open("rb")
 
 
 def _read_csv(file: Path, header: Sequence[str]) -> str:
