@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -10,6 +11,17 @@ from featurestore.source.file_folder import first_invalid_json, first_line_not_u
 
 # DuckDB's errors about a statement itself, raised before a row is read.
 _ABOUT_SQL = ("CatalogException", "BinderException", "ParserException")
+# Servers may evaluate functions and subqueries while they plan a statement that asks for no row, and
+# their error may quote a value. Only errors about names, syntax and rights are shown: by the class
+# of SQLSTATE (PostgreSQL, Snowflake), number (MySQL, MariaDB, Oracle) or result code (SQLite).
+_SQLSTATES = ("02", "0A", "25", "3F", "42")
+_ORACLE_CODES = re.compile(r"ORA-0(09\d\d|1031|1456|1789|1790|2289|4063)\b")
+_MYSQL_CODES = {
+    *(1044, 1046, 1049, 1051, 1052, 1054, 1055, 1056, 1060, 1064, 1066, 1072, 1109, 1110, 1111),
+    *(1140, 1141, 1142, 1143, 1146, 1149, 1222, 1235, 1241, 1248, 1305, 1318, 1349, 1356, 1370),
+    *(1449, 1582, 1583, 1630, 1792),
+}
+_SQLITE_ERROR, _SQLITE_BUSY, _SQLITE_NOT_A_DATABASE = 1, 5, 26
 _MAX_OWN_LINE = 300  # characters
 # Words of mssql-python for a lost connection, which SQLAlchemy does not take for one.
 _LOST = re.compile("Connection closed|Error fetching LOB")
@@ -39,9 +51,24 @@ def own_line(error: sa.exc.DBAPIError) -> str:
 
 def is_about_sql(error: sa.exc.DBAPIError, dialect: str) -> bool:
     """Return whether a statement that asks for no row failed because of the statement itself."""
+    driver_error: Any = error.orig
     if dialect == "duckdb":  # a file that cannot be read fails too
-        return type(error.orig).__name__ in _ABOUT_SQL
-    return not error.connection_invalidated
+        return type(driver_error).__name__ in _ABOUT_SQL
+    if dialect in ("mysql", "mariadb"):
+        return bool(driver_error.args) and driver_error.args[0] in _MYSQL_CODES
+    if dialect == "oracle":
+        return _ORACLE_CODES.match(own_line(error)) is not None
+    if dialect == "sqlite":
+        code = _sqlite_code(driver_error)
+        return code is None or code in (_SQLITE_ERROR, _SQLITE_NOT_A_DATABASE)
+    if sqlstate := getattr(driver_error, "sqlstate", None):
+        return str(sqlstate).startswith(_SQLSTATES)
+    return not error.connection_invalidated and not isinstance(error, sa.exc.DataError)
+
+
+def _sqlite_code(error: Any) -> int | None:
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF  # without the extension
 
 
 def source_error(
@@ -71,6 +98,16 @@ def source_error(
         return SourceError(
             f"{location}: line {line[1]} of a CSV file cannot be read ({fault or 'invalid CSV'}) - "
             "correct that line; nothing was changed"
+        )
+    if _sqlite_code(driver_error) == _SQLITE_BUSY:
+        return SourceError(
+            f"{location} is locked by a program that writes to it - run this again when that has "
+            "finished"
+        )
+    if kind == "IOException" and not connected and "://" not in location:
+        return SourceError(
+            f"{location} cannot be opened as a DuckDB or SQLite file - check that it is one, and "
+            "that no other program writes to it"
         )
     if not connected or _is_disconnect(error):
         return SourceError(

@@ -142,7 +142,7 @@ class Source:
     def _misfit(self, table: str, error: sa.exc.DBAPIError) -> SourceError:
         """Return an error with the database's own line about a SELECT that it cannot run.
 
-        No row was asked for, so the line can quote nothing but the SELECT.
+        It is about names, syntax or rights, so it can quote nothing but the SELECT.
         """
         if Path(self.schema.name).is_dir():
             advice = f"correct {Path(self.schema.name) / table}.sql"

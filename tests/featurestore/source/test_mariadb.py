@@ -14,6 +14,7 @@ from featurestore.source.source import Source
 from tests.conftest import WordCounter
 from tests.featurestore.source.mariadb import is_installed, running_server
 from tests.featurestore.source.test_databases import TABLES, all_rows, column_type, columns_of
+from tests.hospital import own_schema
 
 pytestmark = pytest.mark.slow  # a server is installed and started
 CHARACTERS = "38 ° für µ 漢 🙂"
@@ -121,6 +122,27 @@ def test_a_mistake_in_a_select_is_shown_in_the_databases_words(loaded, tmp_path)
         SourceError, match=r"Unknown column 'p.anchor_year' .*like those of schema mimic3"
     ):
         Source(loaded, "mimic4").check()
+
+
+def test_a_value_that_the_optimizer_reads_is_not_quoted(loaded, tmp_path):
+    # Evaluated, although no row is asked for.
+    leak = "EXTRACTVALUE('<a/>', CONCAT('~', (SELECT text FROM NOTEEVENTS LIMIT 1)))"
+    own = own_schema(
+        tmp_path / "own", "    text\nFROM noteevents", f"    text\nFROM NOTEEVENTS WHERE 1 = {leak}"
+    )
+    with connect(loaded) as con:
+        text = con.exec_driver_sql("SELECT text FROM NOTEEVENTS LIMIT 1").scalar()
+        with pytest.raises(sa.exc.DBAPIError, match=f"XPATH syntax error: '~{text[:5]}"):
+            con.execute(sa.text(f"SELECT 1 FROM NOTEEVENTS WHERE 1 = 0 AND 1 = {leak}"))
+    (own / "admissions.sql").write_text(
+        (own / "admissions.sql")
+        .read_text()
+        .replace("FROM admissions", "FROM ADMISSIONS")
+        .replace("JOIN patients", "JOIN PATIENTS")
+    )
+    with pytest.raises(SourceError, match="could not be read as") as refused:
+        Source(loaded, own).check()
+    assert text[:5] not in str(refused.value)
 
 
 # PyMySQL's result asks its closed connection for the rest of the rows.

@@ -161,6 +161,25 @@ def test_an_error_that_a_value_causes_does_not_quote_it(database, tmp_path):
     assert "PHI_CANARY" not in str(bad.value)
 
 
+@pytest.mark.parametrize("expression", ["CAST(leak() AS INT)", "raise_note()"])
+def test_a_value_that_the_planner_reads_is_not_quoted(database, tmp_path, expression):
+    url = database("UTF8", "PHI_CANARY")
+    with psycopg.connect(url, autocommit=True) as con:
+        # Said to be constant, so both are evaluated before any row is asked for.
+        con.execute(
+            "CREATE FUNCTION leak() RETURNS text IMMUTABLE LANGUAGE sql "
+            "AS 'SELECT text FROM noteevents LIMIT 1'"
+        )
+        con.execute(
+            "CREATE FUNCTION raise_note() RETURNS int IMMUTABLE LANGUAGE plpgsql "
+            "AS $$ BEGIN RAISE EXCEPTION '%', leak(); END $$"
+        )
+    own = own_schema(tmp_path / "own", "a.hadm_id,", f"{expression} AS hadm_id,")
+    with pytest.raises(SourceError, match=r"could not be read as") as refused:
+        Source(url, own).check()
+    assert "PHI_CANARY" not in str(refused.value)
+
+
 def test_both_readers_return_the_same(database):
     url = database("UTF8", "alone\n at ° home 漢 🙂", " \t\n", "", "pain", None)
     source = Source(url, "mimic3")

@@ -138,6 +138,21 @@ def test_a_database_that_is_being_written_can_be_read(small):
         assert len(Source(small, "mimic3").note_index()) == 4
 
 
+@pytest.mark.slow  # SQLite waits for five seconds
+def test_a_database_that_is_locked_is_one_line(small):
+    with contextlib.closing(sqlite3.connect(small, isolation_level=None)) as con:
+        con.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(SourceError, match="is locked by a program that writes to it - run"):
+            Source(small, "mimic3").check()
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("PHI_CANARY " * 1_000)
+    with pytest.raises(SourceError, match=r"notes.txt cannot be opened as a DuckDB or SQLite file"):
+        Source(file, "mimic3").check()
+
+
 def test_a_missing_file_is_refused_and_not_created(tmp_path):
     missing = tmp_path / "missing.sqlite"
     with pytest.raises(SourceError, match=r"missing.sqlite does not exist - write the URL as sqli"):
