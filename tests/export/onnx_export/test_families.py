@@ -144,6 +144,9 @@ def test_fp16_has_one_fused_attention_per_layer_and_is_refused_on_a_cpu(checkpoi
     graph = onnx.load(tmp_path / "model" / "model.onnx").graph
     fused = [node for node in graph.node if node.op_type == "Attention"]
     assert len(fused) == read_manifest(tmp_path / "model")["layers"] - 1  # the last is one row
+    norms = [node for node in graph.node if node.op_type == "SkipLayerNormalization"]
+    assert len(norms) == 2 * len(fused)  # with their bias and residual
+    assert all(len(node.input) == 5 for node in norms)
     kinds = {tensor.data_type for tensor in graph.initializer if np.prod(tensor.dims) > 64}
     assert onnx.TensorProto.FLOAT16 in kinds
     assert onnx.TensorProto.FLOAT not in kinds
