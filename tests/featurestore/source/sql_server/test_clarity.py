@@ -1,13 +1,15 @@
 """The SELECTs over Epic's Clarity in docs/sources.md, run by the stand-in for SQL Server."""
 
 import re
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from featurestore import create_store, sync
 from featurestore.source.note_texts import text_hash
-from featurestore.source.source import Source
+from featurestore.source.source import open_source
 from tests.featurestore.source.sql_server.tds_server import TdsServer
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "sources.md"
@@ -64,8 +66,8 @@ CATEGORIES = {
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """Clarity, read by the two SELECTs of the page."""
+def store(tmp_path_factory):
+    """A store that has synced by the two SELECTs of the page."""
     folder = tmp_path_factory.mktemp("clarity")
     with duckdb.connect(folder / "clarity.db") as con:
         con.execute(TABLES)
@@ -76,39 +78,40 @@ def source(tmp_path_factory):
     for block in re.findall(r"^```tsql\n(.*?)^```$", PAGE.read_text(), re.M | re.S):
         name, select = re.match(r"-- (\S+)\n(.*)", block, re.S).groups()
         (folder / name).write_text(select)
-    with TdsServer(folder / "clarity.db") as server:
-        source = Source(server.url, folder / "our-clarity")
-        source.check()
-        yield source
+    with TdsServer(folder / "clarity.db") as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEATURESTORE_SOURCE", server.url)
+        store = create_store(folder / "w.duckdb", server.url, folder / "our-clarity")
+        sync(store)
+        yield store
 
 
-def columns(table, *names):
-    return sorted(zip(*(table[name].to_pylist() for name in names), strict=True))
-
-
-def test_stays_get_the_words_of_the_label_rule(source):
-    assert columns(
-        source.admissions(), "hadm_id", "source_subject_id", "admission_type", "planned",
-        "discharge_location", "died_in_hospital", "deathtime", "dob",
-    ) == [
-        ("101", "Z1", "Elective", "1", "Home or Self Care", "0", None, "1950-03-04"),
-        ("102", "Z1", "DIRECT OBSERVATION", "0", "AGAINST ADVICE", "0", None, "1950-03-04"),
-        ("103", "Z2", "Emergency", "0", "DIED", "1", "2026-03-09 23:00:00.000000", "1980-01-01"),
+def test_stays_get_the_words_of_the_label_rule(store):
+    assert store.sql(
+        "SELECT hadm_id, source_subject_id, admission_type, planned, discharge_location, "
+        "died_in_hospital, deathtime, age, gender, ethnicity, insurance FROM admissions ORDER BY 1"
+    ).fetchall() == [
+        (101, "Z1", "ELECTIVE", True, "HOME OR SELF CARE", False, None, 75, "Female", "White",
+         "Medicare"),
+        (102, "Z1", "DIRECT OBSERVATION", False, "AGAINST ADVICE", False, None, 75, "Female",
+         "White", None),
+        (103, "Z2", "EMERGENCY", False, "DIED", True, datetime(2026, 3, 9, 23), 46, "Male", None,
+         None),
     ]  # fmt: skip
-    assert columns(source.admissions(), "hadm_id", "gender", "ethnicity", "insurance") == [
-        ("101", "Female", "White", "Medicare"),
-        ("102", "Female", "White", None),
-        ("103", "Male", None, None),
+    assert store.sql("SELECT hadm_id, reason FROM readmission_labels() ORDER BY 1").fetchall() == [
+        (101, None),
+        (102, "observation stay"),
+        (103, "died in hospital"),
     ]
 
 
-def test_a_note_in_three_lines_is_one_text_of_its_newest_version(source):
+def test_a_note_in_three_lines_is_one_text_of_its_newest_version(store):
     text = "Chest pain, 38 °C, for a week."
-    assert list(source.texts(["N1"])) == [[("N1", text)]]
-    assert columns(
-        source.note_index(), "note_id", "hadm_id", "category", "storetime", "text_hash", "is_error"
-    ) == [
-        ("N1", "101", "Progress Notes", "2026-01-03 10:00:00.000000", text_hash(text), "0"),
-        ("N2", "101", "H&P", "2026-01-02 11:00:00.000000", text_hash("Plan."), "0"),
-        ("N4", "103", "Progress Notes", "2026-03-02 12:00:00.000000", text_hash("deleted"), "1"),
-    ]
+    assert list(open_source(store).texts(["N1"])) == [[("N1", text)]]
+    assert store.sql(
+        "SELECT note_id, hadm_id, category, available_at, text_hash, reason FROM notes ORDER BY 1"
+    ).fetchall() == [
+        ("N1", 101, "Progress Notes", datetime(2026, 1, 3, 10), text_hash(text), None),
+        ("N2", 101, "H&P", datetime(2026, 1, 2, 11), text_hash("Plan."), None),
+        ("N4", 103, "Progress Notes", datetime(2026, 3, 2, 12), text_hash("deleted"),
+         "flagged as an error"),
+    ]  # fmt: skip
