@@ -17,6 +17,7 @@ from featurestore.source.urls import without_password
 from tests.conftest import WordCounter
 from tests.hospital import own_schema
 
+CHARACTERS = " 38 ° für µ 漢 🙂"
 TABLES = ("PATIENTS", "ADMISSIONS", "NOTEEVENTS")
 
 
@@ -35,8 +36,16 @@ def columns_of(file):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    """Every note of the hospital ends with characters of one to four bytes in UTF-8."""
     folder = tmp_path_factory.mktemp("hospitals") / "csv"
     write_hospital(folder, patients=60)
+    file = folder / "NOTEEVENTS.csv"
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, "TEXT": row["TEXT"] and row["TEXT"] + CHARACTERS} for row in rows)
     return folder
 
 
@@ -128,6 +137,7 @@ def test_every_format_gives_the_same_rows(kind, from_csv, tmp_path, request):
         assert rows[relation] == from_csv[relation], relation
     again = sync(store)
     assert all(again[table]["changed"] == again[table]["new"] == 0 for table in again)
+    assert embed_pending(store, WordCounter())["pending"] == 0
 
 
 def test_postgres_returns_only_the_requested_texts(postgres):
@@ -263,5 +273,5 @@ def test_an_unsupported_database_and_an_invalid_url_are_refused(tmp_path):
 
 def test_a_file_that_is_not_a_duckdb_file_is_refused(folder, tmp_path):
     shutil.copy(folder / "PATIENTS.csv", tmp_path / "mimic.db")
-    with pytest.raises(SourceError, match="could not be re"):
+    with pytest.raises(SourceError, match="cannot be opened as a DuckDB or SQLite file"):
         Source(tmp_path / "mimic.db", "mimic3").check()
