@@ -11,9 +11,10 @@ from featurestore.source.file_folder import first_invalid_json, first_line_not_u
 
 # DuckDB's errors about a statement itself, raised before a row is read.
 _ABOUT_SQL = ("CatalogException", "BinderException", "ParserException")
-# Servers may evaluate functions and subqueries while they plan a statement that asks for no row, and
-# their error may quote a value. Only errors about names, syntax and rights are shown: by the class
-# of SQLSTATE (PostgreSQL, Snowflake), number (MySQL, MariaDB, Oracle) or result code (SQLite).
+# Servers may evaluate functions and subqueries while they plan a statement that asks for no row,
+# and their error may quote a value. Only errors about names, syntax and rights are shown:
+# by the class of SQLSTATE (PostgreSQL, Snowflake), number (MySQL, MariaDB, Oracle) or result code
+# (SQLite).
 _SQLSTATES = ("02", "0A", "25", "3F", "42")
 _ORACLE_CODES = re.compile(r"ORA-0(09\d\d|1031|1456|1789|1790|2289|4063)\b")
 _MYSQL_CODES = {

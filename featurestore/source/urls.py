@@ -22,7 +22,11 @@ DRIVERS = {
     "databricks": ("databricks", "databricks"),
 }
 # Parameters of a URL that are secrets themselves, not names of files that hold them.
-_SECRET = re.compile(r"password|passwd|pwd|token|secret|credentials_base64|private_key$|^odbc_")
+_SECRET = re.compile(
+    r"password|passwd|pwd|passphrase|passcode|token|secret|api_?key|credentials_base64"
+    r"|private_key$|^odbc_|connection_?string|^dsn$",
+    re.IGNORECASE,
+)
 
 
 def parse_url(url: str) -> sa.URL:
@@ -31,11 +35,10 @@ def parse_url(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
         backend = parsed.get_backend_name()
-        # Both are signs of a password that was parsed as something else: an @ in it splits the
+        # These are signs of a password that was parsed as something else: an @ in it splits the
         # URL there, and libpq reads a database name that contains = as parameters.
-        if "@" in (parsed.host or "") or (
-            backend == "postgresql" and "=" in (parsed.database or "")
-        ):
+        database = "" if backend == "sqlite" else parsed.database or ""
+        if "@" in (parsed.host or "") + database or (backend == "postgresql" and "=" in database):
             raise ValueError
     except (sa.exc.ArgumentError, ValueError):  # ValueError also for a port that is not a number
         raise SourceError(

@@ -120,12 +120,24 @@ def test_a_socket_url_without_a_password_is_accepted_on_the_command_line(databas
         ("databricks://token:pw@db?http_path=/sql", "databricks://token@db?http_path=%2Fsql"),
         ("snowflake://me@a/db?token=pw&warehouse=w", "snowflake://me@a/db?warehouse=w"),
         ("bigquery://project/set?credentials_base64=pw", "bigquery://project/set"),
+        ("mssql+pyodbc://me@db/x?UID=me&PWD=pw", "mssql+pyodbc://me@db/x?UID=me"),
+        ("mssql://db/x?connection_string=PWD%3Dpw", "mssql+mssqlpython://db/x"),
+        ("snowflake://me@a/db?passcode=pw&private_key_passphrase=pw", "snowflake://me@a/db"),
         ("oracle://me:pw@db:1521/?service_name=x", "oracle+oracledb://me@db:1521/?service_name=x"),
     ],
 )
 def test_a_url_is_stored_without_its_secrets(url, expected):
     assert without_password(url) == expected
     assert has_password(url) == ("pw" in url)
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://me:a@b/PW_CANARY@db/x", "oracle://me/PW_CANARY@db:1521/x"]
+)
+def test_a_password_that_is_parsed_as_a_database_is_refused(url):
+    with pytest.raises(SourceError, match="is not a URL that SQLAlchemy can parse") as refused:
+        without_password(url)
+    assert "PW_CANARY" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
