@@ -64,14 +64,15 @@ class MissingClients(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
-@pytest.fixture(scope="session")
-def dialects():
-    """SQLAlchemy's dialect of each database."""
+@pytest.fixture(scope="session", params=SQLGLOT)
+def dialect(request):
+    """SQLAlchemy's dialect of a database."""
     clients = MissingClients()
     sys.meta_path.append(clients)
     try:
-        classes = {name: sa.make_url(f"{DRIVERS[name][0]}://").get_dialect() for name in SQLGLOT}
-        return {name: dialect() for name, dialect in classes.items()}
+        return sa.make_url(f"{DRIVERS[request.param][0]}://").get_dialect()()
+    except sa.exc.NoSuchModuleError:
+        pytest.skip(f"the dialect {request.param} is not installed (the Makefile installs it)")
     finally:
         sys.meta_path.remove(clients)
         for name in clients.modules:
@@ -192,25 +193,23 @@ def misfits(sql, name):
     return findings
 
 
-@pytest.mark.parametrize("name", SQLGLOT)
-def test_each_statement_returns_the_same_rows_in_each_dialect(name, dialects, hospital):
+def test_each_statement_returns_the_same_rows_in_each_dialect(dialect, hospital):
     con, expected = hospital
     for what, (statement, expected_rows) in expected.items():
         assert bool(expected_rows) != what.startswith("columns of"), what
-        sql = as_duckdb(sql_of(statement, dialects[name]), name)
+        sql = as_duckdb(sql_of(statement, dialect), dialect.name)
         assert rows(con, sql) == expected_rows, what
     assert len(expected["250 texts"][1]) == 250 < len(expected["all texts"][1])
     assert 0 < len(expected["notes since a day"][1]) < len(expected["notes"][1])
 
 
-@pytest.mark.parametrize("name", SQLGLOT)
-def test_each_statement_keeps_to_the_limits_of_its_database(name, dialects, hospital):
+def test_each_statement_keeps_to_the_limits_of_its_database(dialect, hospital):
     _, expected = hospital
     for what, (statement, _) in expected.items():
         expanded = {"render_postcompile": True}
-        compiled = statement.compile(dialect=dialects[name], compile_kwargs=expanded)
+        compiled = statement.compile(dialect=dialect, compile_kwargs=expanded)
         assert len(compiled.params) <= 250, what  # Databricks takes 255
-        assert misfits(sql_of(statement, dialects[name]), name) == [], what
+        assert misfits(sql_of(statement, dialect), dialect.name) == [], what
 
 
 @pytest.mark.parametrize(
