@@ -40,8 +40,7 @@ ancestors AS (
     WHERE a.distance < 10
 ),
 
--- A note on the encounter of a ward or an ICU belongs to the stay that contains it.
-containing_stays AS (
+outermost_stays AS (
     SELECT
         a.id,
         arg_max(a.ancestor_id, a.distance) AS stay_id
@@ -49,6 +48,13 @@ containing_stays AS (
     INNER JOIN encounters e ON a.ancestor_id = e.id
     WHERE e.is_inpatient
     GROUP BY a.id
+),
+
+-- A note on the encounter of a ward or an ICU belongs to the stay that contains it. DuckDB expects
+-- one row from the list, and so builds its hash table of these rows, not of the documents.
+containing_stays AS (
+    SELECT unnest(list(outermost_stays), recursive := TRUE)
+    FROM outermost_stays
 ),
 
 resources AS (

@@ -630,3 +630,17 @@ def test_an_attachment_of_twenty_megabytes_is_read(tmp_path):
     source = Source(folder, "fhir")
     assert source.note_index()["n_chars"].to_pylist() == [20_000_000]
     assert list(source.texts(["note-1"])) == [[("note-1", text)]]
+
+
+def test_the_documents_are_never_held_in_a_hash_table(tmp_path):
+    # DuckDB builds the hash table of a RIGHT join of the first relation: of all texts at once.
+    documents = [document(number, "text") for number in range(50)]
+    stays = [encounter(number) for number in range(500)]
+    folder = write_export(tmp_path / "export", [*stays, patient(), *documents])
+    source = Source(folder, "fhir")
+    with source._connect() as connection:
+        driver = connection.connection.driver_connection
+        select = f"SELECT note_id, md5(text) FROM ({source.schema.selects['notes']})"
+        plan = driver.execute(f"EXPLAIN CREATE TEMP TABLE index AS {select}").fetchall()[0][1]
+    assert "Join Type: LEFT" in plan
+    assert "Join Type: RIGHT" not in plan
