@@ -9,7 +9,7 @@ from featurestore.errors import SourceError
 from featurestore.source import sync as sync_module
 from featurestore.store.forget import forget
 from featurestore.store.sql_files import read_sql
-from tests.hospital import admission, note, own_schema, write_hospital
+from tests.hospital import admission, note, own_schema, write_hospital, write_sqlite
 from tests.timeline import day
 
 
@@ -160,3 +160,14 @@ def test_a_forgotten_patient_is_excluded_from_the_next_sync(synced):
     assert counts["admissions"]["forgotten"] == counts["notes"]["forgotten"] == 1
     assert store.sql("SELECT source_subject_id FROM admissions").fetchall() == [("P2",)]
     assert store.sql("SELECT note_id FROM notes").fetchall() == [("2",)]
+
+
+def test_text_ids_from_another_database_are_those_of_the_files(synced, tmp_path):
+    admissions = [stay(), stay("E-8", "P2")]
+    from_files, _ = synced(admissions, [note_of(1), note_of(2, "E-8", "P2"), note_of(3, "E-9")])
+    file = write_sqlite(tmp_path / "hospital.sqlite", tmp_path / "hospital")
+    store = create_store(tmp_path / "other.duckdb", file, tmp_path / "schema")
+    sync(store)
+    for table in ("admissions", "notes"):
+        query = f"FROM {table} ORDER BY ALL"
+        assert store.sql(query).fetchall() == from_files.sql(query).fetchall()

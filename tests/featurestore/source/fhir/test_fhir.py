@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from datetime import datetime
+from datetime import date, datetime
 
 import pytest
 
@@ -487,6 +487,18 @@ def test_a_draft_that_is_signed_becomes_ready(synced):
     store, counts = synced(*stay, document(1, "text", docStatus="final"))
     assert counts["notes"]["changed"] == 1
     assert store.one("SELECT status FROM notes") == ("ready",)
+
+
+def test_a_sync_since_a_day_reads_the_newer_documents(synced, tmp_path):
+    old = [encounter(1), patient(), document(1, "old", date="2150-01-02T09:00:00-05:00")]
+    store, _ = synced(*old)
+    write_export(tmp_path / "export", [*old, document(2, "new", date="2150-01-05T09:00:00-05:00")])
+    counts = sync(store, since=date(2150, 1, 4))
+    assert counts["notes"]["new"] == 1
+    assert store.sql("SELECT note_id FROM notes ORDER BY 1").fetchall() == [
+        ("note-1",),
+        ("note-2",),
+    ]
 
 
 def test_when_a_document_is_known(notes):
