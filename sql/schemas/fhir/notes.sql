@@ -171,7 +171,12 @@ SELECT
     d.category,
     left(coalesce(d.creation, d.date), 10) AS chartdate,
     CASE WHEN length(d.creation) > 10 THEN left(d.creation, 19) END AS charttime,
-    CASE WHEN length(d.date) > 10 THEN left(d.date, 19) END AS storetime,
+    -- Some servers keep the first date of a document that was written again.
+    CASE
+        WHEN length(d.date) > 10 AND length(d.creation) > 10
+            THEN greatest(left(d.date, 19), left(d.creation, 19))
+        WHEN length(d.date) > 10 THEN left(d.date, 19)
+    END AS storetime,
     d.is_error,
     CASE WHEN d.content_type LIKE 'text/plain%' THEN d.text ELSE html_text(d.text) END AS text
 FROM texts d

@@ -1,8 +1,12 @@
 """Texts of attachments: character sets, and HTML as a browser would show it."""
 
+import duckdb
 import pytest
 
 from featurestore.source.attachments import decoded_text, html_text
+from featurestore.source.source import Source
+from tests.featurestore.source.test_databases import load_duckdb
+from tests.hospital import admission, note, own_schema, write_hospital
 
 
 @pytest.mark.parametrize(
@@ -51,3 +55,18 @@ def test_the_text_of_html(html, text):
 )
 def test_character_sets(content, charset, text):
     assert decoded_text(content, charset) == text
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_the_statements_of_other_schemas_may_call_the_functions(tmp_path, kind):
+    source = write_hospital(tmp_path / "csv", [admission(7)], [note(1, 7, "<p>37&deg;</p>")])
+    if kind == "file":
+        with duckdb.connect(str(tmp_path / "hospital.duckdb")) as con:
+            load_duckdb(con, source)
+        source = tmp_path / "hospital.duckdb"
+    schema = own_schema(
+        tmp_path / "schema",
+        "    text\n",
+        "    html_text(decoded_text(encode(text), 'utf-8')) AS text\n",
+    )
+    assert list(Source(source, schema).texts(["1"])) == [[("1", "37°")]]

@@ -505,6 +505,7 @@ def test_when_a_document_is_known(notes):
     seven, nine = "2150-01-02T07:00:00-05:00", "2150-01-02T09:00:00-05:00"
     cases = {
         "when it was stored": (seven, nine, ("02 09:00:00", "storetime")),
+        "an attachment that is newer": (nine, seven, ("02 09:00:00", "storetime")),
         "else when it was created": (seven, None, ("02 07:00:00", "charttime")),
         "a date counts from the next day": ("2150-01-02", None, ("03 00:00:00", "date")),
         "with parts of a second": (None, "2150-01-02T09:00:00.5Z", ("02 09:00:00", "storetime")),
