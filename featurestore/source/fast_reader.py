@@ -27,13 +27,21 @@ def check_kinds(connection: sa.Connection, schema: str, table: CanonicalTable) -
     with connection.execute(sa.text(escaped(query))) as result:
         for column, description in zip(table.columns, result.cursor.description, strict=True):
             if connection.dialect.name == "postgresql":
-                type_name = driver.adapters.types[description[1]].name
+                type_name = _postgresql_type(driver, description[1])
             else:
                 type_name = str(description[1])
                 not_null = f"FROM ({table.select}\n) AS t WHERE {column} IS NOT NULL LIMIT 1"
                 if type_name == "INTEGER" and not driver.execute(not_null).fetchall():
                     continue
             check_column_kind(schema, table.name, column, type_name)
+
+
+def _postgresql_type(driver: Any, oid: Any) -> str:
+    if known := driver.adapters.types.get(oid):
+        return str(known.name)
+    # A type of an extension, such as citext, or of the hospital's own.
+    row = driver.execute("SELECT typname, typtype FROM pg_type WHERE oid = %s", [oid]).fetchone()
+    return "enum" if row[1] == "e" else str(row[0])
 
 
 def read_admissions(connection: sa.Connection, admissions: CanonicalTable) -> pa.Table:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from featurestore.errors import SourceError
 from featurestore.source.note_texts import BLANKS, NOT_UTF8, TEXTS_PER_LIST, note_text
 from featurestore.source.schemas import CanonicalTable, check_column_kind, escaped
 
@@ -104,13 +105,21 @@ def notes_since(notes: CanonicalTable, since: date, examples: dict[str, Any]) ->
     rows = canonical(notes)
     typed = {name: value for name, value in examples.items() if value is not None}
     on_or_after = [rows.c[name] >= _day_like(since, value) for name, value in typed.items()]
-    without_time = sa.and_(sa.true(), *(rows.c[name].is_(None) for name in typed))
+    without_time = sa.and_(
+        sa.true(),
+        *(
+            rows.c[name].is_(None) | (rows.c[name] == "")
+            if isinstance(value, str)
+            else rows.c[name].is_(None)
+            for name, value in typed.items()
+        ),
+    )
     statement = _select(rows, notes.columns)
     return statement.where(sa.or_(*on_or_after, without_time)) if typed else statement
 
 
 def texts_by_id(notes: CanonicalTable, note_ids: Sequence[Any]) -> sa.Select[Any]:
-    """Return the statement for the texts of a few notes, at most IDS_PER_QUERY."""
+    """Return the statement for the texts of a few notes, about IDS_PER_QUERY."""
     rows = canonical(notes)
     return _select(rows, ["note_id", "text"]).where(rows.c.note_id.in_(note_ids))
 
@@ -118,6 +127,12 @@ def texts_by_id(notes: CanonicalTable, note_ids: Sequence[Any]) -> sa.Select[Any
 def all_texts(notes: CanonicalTable) -> sa.Select[Any]:
     """Return the statement for the texts of all notes."""
     return _select(canonical(notes), ["note_id", "text"])
+
+
+def first_value(table: CanonicalTable, column: str) -> sa.Select[Any]:
+    """Return the statement for a value of a column that is not NULL, in any row."""
+    rows = canonical(table)
+    return _select(rows, [column]).where(rows.c[column].is_not(None)).limit(1)
 
 
 def n_notes(notes: CanonicalTable) -> sa.Select[Any]:
@@ -129,6 +144,11 @@ def check_kinds(connection: sa.Connection, schema: str, table: CanonicalTable) -
     """Raise SourceError where a value in the first 1,000 rows does not fit its column."""
     examples = _examples(connection, table, table.columns)
     for column, value in examples.items():
+        if column == "note_id" and isinstance(value, bytes) and not note_text(value)[1]:
+            raise SourceError(
+                f"NOTE_ID of {table.name} is binary - make a text of it in schema {schema}, such "
+                "as HEX(note_id)"
+            )
         if value is not None:
             type_name = f"{type(value).__name__} in the first {ROWS_TO_CHECK:,} rows"
             check_column_kind(schema, table.name, column, type_name, _kind_of(value))
@@ -137,7 +157,7 @@ def check_kinds(connection: sa.Connection, schema: str, table: CanonicalTable) -
 def read_admissions(connection: sa.Connection, admissions: CanonicalTable) -> pa.Table:
     """Return all rows, as text."""
     batches = (
-        [*map(_as_text, zip(*rows, strict=True))]
+        [*map(_as_text, zip(*rows, strict=True), admissions.columns)]
         for rows in _rows(connection, all_rows(admissions), _ADMISSION_ROWS)
     )
     return _table(batches, admissions.columns)
@@ -150,14 +170,18 @@ def read_index(connection: sa.Connection, notes: CanonicalTable, since: date | N
     """
     statement = all_rows(notes)
     if since:
-        statement = notes_since(notes, since, _examples(connection, notes, _TIMES))
+        examples = _examples(connection, notes, _TIMES)
+        for column in [column for column, value in examples.items() if value is None]:
+            # A hospital may record a time from some year on.
+            examples[column] = connection.execute(first_value(notes, column)).scalar()
+        statement = notes_since(notes, since, examples)
     position = notes.columns.index("text")
 
     def batches() -> Iterator[list[pa.Array]]:
         for rows in _rows(connection, statement, _INDEX_ROWS):
             columns = list(zip(*rows, strict=True))
             texts = columns.pop(position)
-            yield [*map(_as_text, columns), *_describe(texts)]
+            yield [*map(_as_text, columns, names), *_describe(texts)]
 
     names = [name for name in notes.columns if name != "text"]
     return _table(batches(), [*names, "text_hash", "n_chars", "text_problem"])
@@ -173,12 +197,15 @@ def read_texts(
     """
     total = connection.execute(n_notes(notes)).scalar_one()
     if len(note_ids) <= total / 2:
-        convert = _converter(_examples(connection, notes, ["note_id"])["note_id"])
+        example = _examples(connection, notes, ["note_id"])["note_id"]
+        is_sqlite = connection.dialect.name == "sqlite"
+        forms_of = _sqlite_forms if is_sqlite else _converter(example)
         parts = [note_ids[at : at + IDS_PER_QUERY] for at in range(0, len(note_ids), IDS_PER_QUERY)]
         fastest = math.inf
         for number, part in enumerate(parts, 1):
             started = time.perf_counter()
-            pairs = list(_pairs(connection, texts_by_id(notes, list(map(convert, part)))))
+            ids = [form for note_id in part for form in forms_of(note_id)]
+            pairs = list(_pairs(connection, texts_by_id(notes, ids)))
             fastest = min(fastest, time.perf_counter() - started)
             yield from pairs
             in_one_pass = total / _ROWS_PER_SECOND
@@ -195,7 +222,7 @@ def _pairs(connection: sa.Connection, statement: sa.Select[Any]) -> Iterator[lis
         ids, texts = zip(*rows, strict=True)
         yield [
             (note_id, note_text(text)[0])
-            for note_id, text in zip(_as_text(ids).to_pylist(), texts, strict=True)
+            for note_id, text in zip(_as_text(ids, "note_id").to_pylist(), texts, strict=True)
         ]
 
 
@@ -238,9 +265,22 @@ def _describe(texts: Sequence[Any]) -> list[pa.Array]:
     return [pa.array(column, pa.string()) for column in (hashes, lengths, problems)]
 
 
-def _as_text(values: Sequence[Any]) -> pa.Array:
-    """Return the values of a column as text, as a CSV file would have them."""
+def _as_text(values: Sequence[Any], column: str) -> pa.Array:
+    """Return the values of a column as text, as a CSV file would have them: without empty texts.
+
+    Raises SourceError for a time with a time zone, which may come after the rows that were checked.
+    """
     types = set(map(type, values)) - {type(None)}
+    if any(issubclass(kind, datetime) for kind in types) and any(
+        isinstance(value, datetime) and value.tzinfo for value in values
+    ):
+        raise SourceError(
+            f"{column.upper()} has times with a time zone - select the hospital's local time, such "
+            f"as {column} AT TIME ZONE 'Europe/Berlin'; nothing was changed"
+        )
+    if str in types:
+        # As SQLite's import of a CSV file leaves them, and Oracle stores them.
+        values = [None if value == "" else value for value in values]
     if len(types) == 1 and (arrow_type := _ARROW_TYPES.get(types.pop())):
         with contextlib.suppress(pa.ArrowException, OverflowError, UnicodeEncodeError):
             return pa.array(values, arrow_type).cast(pa.string())
@@ -252,8 +292,10 @@ def _value_as_text(value: Any) -> str | None:
         return None
     if isinstance(value, datetime):
         return value.isoformat(" ")
-    if isinstance(value, float | Decimal) and value == int(value):
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         return str(int(value))
+    if value in (b"\0", b"\1"):  # MySQL's BIT(1)
+        return str(value[0])
     if isinstance(value, str | bytes | bytearray | memoryview):
         return note_text(value)[0]
     return str(value)
@@ -281,18 +323,31 @@ def _day_like(day: date, example: Any) -> Any:
     return day if isinstance(example, date) else day.isoformat()
 
 
-def _converter(example: Any) -> Callable[[str], Any]:
-    """Return the function that makes a value of the example's type of a note's id.
+def _sqlite_forms(note_id: str) -> list[Any]:
+    """Return what a column of SQLite, which may hold values of several types, has for a note's id.
+
+    A number is found as text too, and a text as bytes.
+    """
+    forms: list[Any] = [note_id, note_id.encode()]
+    with contextlib.suppress(ValueError):
+        number = float(note_id)
+        is_exact = number.is_integer() and abs(number) < 2**63
+        forms.append(int(note_id) if is_exact and note_id.lstrip("-").isdecimal() else number)
+    return forms
+
+
+def _converter(example: Any) -> Callable[[str], list[Any]]:
+    """Return the function that makes a value of the example's type of a note's id, in a list.
 
     Compared with another type, an id would not be found, or without the help of an index.
     """
     if not isinstance(example, int | float | Decimal | uuid.UUID):
-        return str
+        return lambda note_id: [note_id]
 
-    def convert(note_id: str) -> Any:
+    def convert(note_id: str) -> list[Any]:
         try:
-            return type(example)(note_id)
-        except (ValueError, ArithmeticError):  # SQLite columns may hold texts and numbers
-            return note_id
+            return [type(example)(note_id)]
+        except (ValueError, ArithmeticError):
+            return [note_id]
 
     return convert

@@ -23,6 +23,7 @@ _MACROS = (
         "source/implausible_date",
         "source/unreadable_date",
         "source/birth_date",
+        "source/flag",
         "macros/available_at",
     ),
 )

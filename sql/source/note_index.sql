@@ -7,7 +7,8 @@
 -- Runs on the source's database, DuckDB or PostgreSQL, so that no text is transferred. Times are
 -- compared as text, which both write alike and which an invalid date cannot stop.
 SELECT
-    note_id,
+    -- As note_texts has it: CHAR of PostgreSQL loses its blanks.
+    CAST(note_id AS VARCHAR) AS note_id,
     subject_id,
     hadm_id,
     category,
@@ -29,8 +30,8 @@ CROSS JOIN params
 WHERE
     params.since IS NULL
     OR coalesce(
-        CAST(storetime AS VARCHAR),
-        CAST(charttime AS VARCHAR),
-        CAST(chartdate AS VARCHAR),
+        nullif(CAST(storetime AS VARCHAR), ''),
+        nullif(CAST(charttime AS VARCHAR), ''),
+        nullif(CAST(chartdate AS VARCHAR), ''),
         params.since
     ) >= params.since

@@ -21,7 +21,7 @@ WITH typed_notes AS (
         OR unreadable_date(storetime) AS has_unreadable_date,
         -- Any value but a plain "no" counts as a flag.
         coalesce(
-            TRY_CAST(is_error AS BOOLEAN), nullif(trim(CAST(is_error AS VARCHAR)), '') IS NOT NULL
+            flag(is_error), nullif(trim(CAST(is_error AS VARCHAR)), '') IS NOT NULL
         ) AS is_error,
         text_hash,
         CAST(n_chars AS BIGINT) AS n_chars,

@@ -29,9 +29,9 @@ WITH problems AS (
             WHEN dob IS NOT NULL AND birth_date(dob) IS NULL THEN (11, 'DOB is not a date')
             WHEN implausible_date(birth_date(dob))
                 THEN (12, 'DOB is before 1700 or after 2399')
-            WHEN died_in_hospital IS NOT NULL AND TRY_CAST(died_in_hospital AS BOOLEAN) IS NULL
+            WHEN died_in_hospital IS NOT NULL AND flag(died_in_hospital) IS NULL
                 THEN (13, 'DIED_IN_HOSPITAL is not TRUE or FALSE')
-            WHEN planned IS NOT NULL AND TRY_CAST(planned AS BOOLEAN) IS NULL
+            WHEN planned IS NOT NULL AND flag(planned) IS NULL
                 THEN (14, 'PLANNED is not TRUE or FALSE')
             WHEN min(source_hadm_id) OVER of_hadm_id <> max(source_hadm_id) OVER of_hadm_id
                 THEN (15, 'SOURCE_HADM_ID has the number of another one')

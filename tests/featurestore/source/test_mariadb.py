@@ -117,6 +117,32 @@ def test_characters_zero_dates_and_bytes(server, tmp_path):
     assert embed_pending(store, WordCounter())["pending"] == 0
 
 
+def test_bits_are_flags(server, tmp_path):
+    flag = "b'0' AS died_in_hospital"
+    own = own_schema(tmp_path / "own", "a.hospital_expire_flag AS died_in_hospital", flag)
+    (own / "notes.sql").write_text(
+        "SELECT 1 AS note_id, hadm_id, subject_id, 'N' AS category, NULL AS chartdate, "
+        "admittime AS charttime, NULL AS storetime, b'0' AS is_error, 'x' AS text FROM admissions"
+    )
+    with connect(server.replace("/mimic?", "/?")) as con:
+        con.exec_driver_sql("CREATE DATABASE bits")
+        con.exec_driver_sql("USE bits")
+        con.exec_driver_sql(
+            "CREATE TABLE admissions AS SELECT 7 AS hadm_id, 7 AS subject_id, "
+            "'2150-01-01' AS admittime, '2150-01-09' AS dischtime, NULL AS deathtime, "
+            "'EMERGENCY' AS admission_type, 'HOME' AS discharge_location, NULL AS ethnicity, "
+            "NULL AS insurance"
+        )
+        con.exec_driver_sql(
+            "CREATE TABLE patients AS SELECT 7 AS subject_id, NULL AS dod, 2090 AS dob, "
+            "'F' AS gender"
+        )
+        con.commit()
+    store = create_store(tmp_path / "w.duckdb", server.replace("/mimic?", "/bits?"), own)
+    assert sync(store)["notes"]["excluded"] == {}
+    assert store.one("SELECT died_in_hospital FROM admissions") == (False,)
+
+
 def test_a_mistake_in_a_select_is_shown_in_the_databases_words(loaded, tmp_path):
     with pytest.raises(
         SourceError, match=r"Unknown column 'p.anchor_year' .*like those of schema mimic3"

@@ -173,6 +173,36 @@ def test_an_error_that_a_value_causes_does_not_quote_it(database, tmp_path):
     assert "PHI_CANARY" not in str(bad.value)
 
 
+def test_types_of_the_hospitals_own_are_read(database, tmp_path):
+    url = database("UTF8", "alone", "pain")
+    with psycopg.connect(url, autocommit=True) as con:
+        con.execute("CREATE TYPE kind AS ENUM ('Nursing', 'Other')")
+        con.execute("ALTER TABLE noteevents ALTER category TYPE kind USING category::kind")
+        con.execute("ALTER TABLE noteevents ALTER row_id TYPE char(9) USING row_id::text")
+    store = create_store(tmp_path / "w.duckdb", url, "mimic3")
+    sync(store)
+    assert store.sql("SELECT note_id, category FROM notes ORDER BY 1").fetchall() == [
+        ("1", "Nursing"),
+        ("2", "Nursing"),
+    ]
+    assert embed_pending(store, WordCounter())["embedded"] == 2
+
+
+def test_a_time_zone_after_the_rows_that_were_checked_is_refused(database):
+    url = database("SQL_ASCII", "alone")
+    with psycopg.connect(url, autocommit=True) as con:
+        con.execute("ALTER TABLE noteevents ALTER storetime TYPE timestamptz")
+        con.execute(
+            "INSERT INTO noteevents SELECT n, 7, 7, 'N', '2150-01-02', NULL, "
+            "CASE WHEN n = 2000 THEN '2150-01-02 09:00+02'::timestamptz END, NULL, 'x' "
+            "FROM generate_series(2, 2000) n"
+        )
+    source = Source(url, "mimic3")
+    source.check()
+    with pytest.raises(SourceError, match="STORETIME has times with a time zone - select"):
+        source.note_index()
+
+
 @pytest.mark.parametrize("expression", ["CAST(leak() AS INT)", "raise_note()"])
 def test_a_value_that_the_planner_reads_is_not_quoted(database, tmp_path, expression):
     url = database("UTF8", "PHI_CANARY")

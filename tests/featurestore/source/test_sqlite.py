@@ -14,8 +14,9 @@ from featurestore.source.source import Source
 from featurestore.synthetic.mimic4 import write_mimic4_hospital
 from tests.conftest import WordCounter
 from tests.featurestore.source.test_databases import TABLES, all_rows
-from tests.hospital import admission, note
+from tests.hospital import admission, note, own_schema
 from tests.hospital import write_hospital as write_tables
+from tests.timeline import day
 
 CHARACTERS = "38 ° für µ 漢 🙂"
 
@@ -120,6 +121,61 @@ def test_bytes_that_are_not_utf8_exclude_their_note_and_stop_nothing(small, tmp_
     ]
     assert store.one("SELECT gender FROM admissions") == ("\ufffd",)
     assert embed_pending(store, WordCounter())["embedded"] == 2
+
+
+def test_empty_texts_of_an_imported_csv_file_are_null(small, tmp_path):
+    # sqlite3's .import, which mimic-code uses too, makes TEXT columns and no NULL.
+    execute(small, "UPDATE noteevents SET storetime = '', iserror = ''")
+    execute(small, "UPDATE admissions SET deathtime = ''")
+    execute(small, "UPDATE patients SET dod = ''")
+    store = create_store(tmp_path / "w.duckdb", small, "mimic3")
+    assert sync(store)["notes"]["excluded"] == {"no admission": 1}
+    assert store.one("SELECT deathtime, dod FROM admissions") == (None, None)
+    assert store.one("SELECT DISTINCT time_basis FROM notes") == ("charttime",)
+
+
+def test_a_number_without_end_is_no_stay_and_no_crash(small, tmp_path):
+    execute(small, "UPDATE noteevents SET hadm_id = 9e999 WHERE row_id = 1")
+    store = create_store(tmp_path / "w.duckdb", small, "mimic3")
+    assert sync(store)["notes"]["excluded"] == {"no admission": 2}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["CAST(row_id AS TEXT)", "CAST(row_id AS BLOB)", "'0' || row_id", "row_id + 0.5"],
+    ids=["texts", "bytes", "texts with a zero", "fractions"],
+)
+def test_note_ids_of_several_types_are_found_by_id(tmp_path, value):
+    notes = [note(number, 7, f"text {number}") for number in range(1, 10)]
+    file = write_sqlite(
+        tmp_path / "mixed.sqlite", write_tables(tmp_path / "csv", [admission(7)], notes)
+    )
+    own = own_schema(
+        tmp_path / "own", "row_id AS", f"CASE WHEN row_id < 5 THEN row_id ELSE {value} END AS"
+    )
+    source = Source(file, own)
+    ids = source.note_index()["note_id"].to_pylist()
+    assert len(set(ids)) == 9
+    for number, note_id in enumerate(ids, 1):  # one note is less than half: not read in one pass
+        assert list(source.texts([note_id])) == [[(note_id, f"text {number}")]]
+
+
+def test_a_binary_note_id_is_refused(small, tmp_path):
+    own = own_schema(tmp_path / "own", "row_id AS", "CAST(x'FF00' AS BLOB) AS")
+    with pytest.raises(SourceError, match="NOTE_ID of notes is binary"):
+        Source(small, own).check()
+
+
+def test_a_note_that_is_stored_late_is_found_where_old_notes_have_no_such_time(tmp_path):
+    old = [note(number, 7, "text") | {"STORETIME": ""} for number in range(1_100)]
+    late = note(2_000, 7, "late", day(1)) | {"STORETIME": day(50)}
+    file = write_sqlite(
+        tmp_path / "late.sqlite", write_tables(tmp_path / "csv", [admission(7)], [*old, late])
+    )
+    since = Source(file, "mimic3").note_index(day(40).date())
+    assert since["note_id"].to_pylist() == ["2000"]
+    execute(file, "UPDATE noteevents SET storetime = '', charttime = '', chartdate = ''")
+    assert len(Source(file, "mimic3").note_index(day(40).date())) == 1_101
 
 
 def test_the_database_is_only_read(small):

@@ -92,6 +92,28 @@ def test_a_time_at_midnight_of_its_own_date_is_a_date(synced):
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        *((value, None) for value in ("0", "0.0", "0 ", "N", "no", "f", "False", "")),
+        *((value, "flagged as an error") for value in ("1", "1.0", " 1", "Y", "t", "withdrawn")),
+    ],
+)
+def test_a_flag_is_a_number_or_a_word(synced, value, reason):
+    store, _ = synced(
+        [admission(7, hospital_expire_flag="0.0")], [note(1, 7, "text", iserror=value)]
+    )
+    assert store.one("SELECT reason FROM notes") == (reason,)
+
+
+@pytest.mark.parametrize("value", ["infinity", "-infinity"])
+def test_a_time_without_end_is_absurd(synced, value):
+    store, _ = synced([admission(7)], [note(1, 7, "text", storetime=value)])
+    assert store.one("SELECT reason FROM notes") == ("absurd date",)
+    with pytest.raises(FeatureStoreError, match=r"NULL means still in hospital. in 1 admissions"):
+        synced([admission(7, discharged=value)], [note(1, 7, "text")])
+
+
 def source_until(tmp_path, end):
     """A hospital of two stays, in January and in February 2020, whose extract ends at a time."""
     folder = write_hospital(
