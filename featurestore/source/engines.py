@@ -124,6 +124,11 @@ def _postgresql_engine(url: sa.URL, schema: str) -> sa.Engine:
     )
 
     @sa.event.listens_for(engine, "connect")
+    def begin_read_only(connection: Any, _record: Any) -> None:
+        """Begin every transaction as READ ONLY: a backslash in the URL's options hides the last."""
+        connection.read_only = True
+
+    @sa.event.listens_for(engine, "connect")
     def keep_invalid_bytes(connection: Any, _record: Any) -> None:
         """Return a text of a SQL_ASCII database, which holds any bytes, as bytes if not UTF-8."""
         if connection.info.parameter_status("server_encoding") == "SQL_ASCII":

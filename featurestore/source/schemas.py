@@ -38,6 +38,14 @@ _KINDS = {
 # Schemas that are another one with a part of its column names replaced.
 _RENAMED = {"omop53": ("omop", "discharged_to_", "discharge_to_")}
 
+# The parts of SQL in which a semicolon ends no statement, and the semicolon.
+_BACKSLASH_ESCAPES = ("mysql", "mariadb", "bigquery", "databricks", "snowflake")
+_COMMENT = r"--[^\n]*|/\*.*?\*/"
+_SQL_PARTS = [
+    re.compile(rf"""{text}|"[^"]*"|`[^`]*`|\$(\w*)\$.*?\$\1\$|{_COMMENT}|;""", re.DOTALL)
+    for text in (r"'[^']*'", r"'(?:[^'\\]|\\.)*'")
+]
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -86,18 +94,37 @@ def load_schema(schema: str | Path, dialect: str) -> Schema:
                 "that contains admissions.sql and notes.sql"
             )
         try:
-            select = file.read_text(encoding="utf-8").rstrip().rstrip(";")
+            text = file.read_text(encoding="utf-8-sig")  # editors of Windows write a mark
         except UnicodeDecodeError:
             raise SourceError(f"{file} is not UTF-8 - write the SELECT as plain text") from None
+        select = _one_statement(file, text, dialect)
         selects[table] = select.replace(old, new) if old else select
     return Schema(name, selects)
 
 
-def selected_columns(schema: str, table: str, available: Sequence[str]) -> list[str]:
-    """Return the columns to read from a SELECT that returns `available` (in lower case).
+def _one_statement(file: Path, text: str, dialect: str) -> str:
+    """Return the statement of a file without its semicolon; raise SourceError at a second one."""
+    parts = _SQL_PARTS[dialect in _BACKSLASH_ESCAPES]
+    ends = [part.start() for part in parts.finditer(text) if part[0] == ";"]
+    if not ends:
+        return text.rstrip()
+    if re.sub(_COMMENT, "", text[ends[0] :], flags=re.DOTALL).strip("; \t\r\n"):
+        raise SourceError(f"{file} contains more than one statement - leave the SELECT alone")
+    return text[: ends[0]].rstrip()
 
-    Raises SourceError where a canonical column is missing or is there twice.
+
+def selected_columns(schema: str, table: str, available: Sequence[str]) -> list[str]:
+    """Return the columns to read from a SELECT that returns `available`.
+
+    Raises SourceError where a canonical column is missing, is there twice, or is quoted in another
+    case than lower.
     """
+    for name in set(available) - {column.lower() for column in available}:
+        if name.lower() in COLUMNS[table] and name.lower() not in available:
+            raise SourceError(
+                f'{table}.sql of schema {schema} returns "{name}" in quotes - write it without, or '
+                "in lower case"
+            )
     columns = [
         TEXT_IDS[name] if name not in available and TEXT_IDS.get(name) in available else name
         for name in COLUMNS[table]

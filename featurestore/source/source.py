@@ -115,11 +115,13 @@ class Source:
             select = self._with_table_names(connection, self.schema.selects[name])
             try:
                 with connection.execute(generic_reader.no_rows(select)) as result:
-                    available = [column.lower() for column in result.keys()]  # noqa: SIM118
+                    available = [*result.keys()]
             except sa.exc.DBAPIError as error:
                 if is_about_sql(error, connection.dialect.name):
                     raise self._misfit(name, error) from None
                 raise
+            if connection.dialect.name != "postgresql":  # whose unquoted names are lower-case
+                available = [column.lower() for column in available]
             columns = selected_columns(self.schema.name, name, available)
             self._tables[name] = CanonicalTable(name, select, columns)
         return self._tables[name]
@@ -129,10 +131,12 @@ class Source:
 
         The names of MySQL's tables depend on case on Linux, and mimic-code makes them upper-case.
         """
-        if connection.dialect.name not in ("mysql", "mariadb") or Path(self.schema.name).is_dir():
+        is_mysql = connection.dialect.name in ("mysql", "mariadb")
+        if not is_mysql or self.schema.name not in built_in_schemas():
             return select
-        names = sa.inspect(connection).get_table_names()
-        in_case = {name.lower(): name for name in names}
+        inspector = sa.inspect(connection)
+        names = [*inspector.get_table_names(), *inspector.get_view_names()]
+        in_case = {name.lower(): name for name in names} | {name: name for name in names}
         return re.sub(
             r"\b(FROM|JOIN) (\w+)",
             lambda match: f"{match[1]} {in_case.get(match[2], match[2])}",
@@ -144,7 +148,7 @@ class Source:
 
         It is about names, syntax or rights, so it can quote nothing but the SELECT.
         """
-        if Path(self.schema.name).is_dir():
+        if self.schema.name not in built_in_schemas():
             advice = f"correct {Path(self.schema.name) / table}.sql"
         elif alike := self._schema_alike():
             advice = f"the tables look like those of schema {alike}: use --schema {alike}"

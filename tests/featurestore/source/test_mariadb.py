@@ -117,6 +117,17 @@ def test_characters_zero_dates_and_bytes(server, tmp_path):
     assert embed_pending(store, WordCounter())["pending"] == 0
 
 
+def test_views_are_found_in_either_case(loaded, folder):
+    with connect(loaded.replace("/mimic?", "/?")) as con:
+        con.exec_driver_sql("CREATE DATABASE views")
+        for table in TABLES:
+            con.exec_driver_sql(f"CREATE VIEW views.{table} AS SELECT * FROM mimic.{table}")
+        con.commit()
+    source = Source(loaded.replace("/mimic?", "/views?"), "mimic3")
+    source.check()
+    assert len(source.admissions()) == len(Source(folder, "mimic3").admissions())
+
+
 def test_bits_are_flags(server, tmp_path):
     flag = "b'0' AS died_in_hospital"
     own = own_schema(tmp_path / "own", "a.hospital_expire_flag AS died_in_hospital", flag)

@@ -89,7 +89,11 @@ def test_options_of_the_url_are_kept_and_the_session_stays_read_only(database):
             con.execute(f"ALTER TABLE {table} SET SCHEMA cdm")
     with pytest.raises(SourceError, match='relation "admissions" does not exist'):
         Source(url, "mimic3").check()
-    for options in ("-csearch_path=cdm", "-csearch_path=cdm -cdefault_transaction_read_only=off"):
+    for options in (
+        "-csearch_path=cdm",
+        "-csearch_path=cdm -cdefault_transaction_read_only=off",
+        "-csearch_path=cdm -capplication_name=hidden\\",
+    ):
         source = Source(
             sa.make_url(url)
             .update_query_dict({"options": options})
@@ -150,6 +154,7 @@ def test_a_password_that_is_parsed_as_a_database_is_refused(url):
         ("FROM admissions", "FROM stays", 'relation "stays" does not exist'),
         ("a.hadm_id", "hadm_number(a.hadm_id) AS hadm_id", "function hadm_number.* does not exist"),
         (" AS planned", " AS elective", "does not return PLANNED - add the column"),
+        ("a.hadm_id,", 'a.hadm_id AS "HADM_ID",', 'returns "HADM_ID" in quotes - write it without'),
     ],
 )
 def test_a_mistake_in_an_own_select_is_shown_in_the_databases_words(

@@ -178,6 +178,32 @@ def test_a_note_that_is_stored_late_is_found_where_old_notes_have_no_such_time(t
     assert len(Source(file, "mimic3").note_index(day(40).date())) == 1_101
 
 
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b""], ids=["a mark of Windows", "no mark"])
+@pytest.mark.parametrize("end", [";\r\n-- the end; of it\r\n", " ;\n;", "\n/* ; */", ""])
+def test_the_end_of_a_file_with_a_select(small, tmp_path, mark, end):
+    own = own_schema(tmp_path / "own", "a.ethnicity,", "'it''s; \\' AS ethnicity, -- ; not the end")
+    file = own / "admissions.sql"
+    file.write_bytes(mark + file.read_bytes().replace(b"\n", b"\r\n") + end.encode())
+    assert Source(small, own).admissions()["ethnicity"].to_pylist() == ["it's; \\"]
+
+
+@pytest.mark.parametrize("second", ["; DELETE FROM noteevents", ") AS x; COMMIT; SELECT (1"])
+def test_a_second_statement_is_refused(small, tmp_path, second):
+    own = own_schema(tmp_path / "own", "ON a.subject_id = p.subject_id", "USING (subject_id)")
+    file = own / "admissions.sql"
+    file.write_text(file.read_text() + second)
+    with pytest.raises(SourceError, match="sql contains more than one statement - leave"):
+        Source(small, own)
+
+
+def test_a_folder_with_the_name_of_a_schema_is_no_schema(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mimic3").mkdir()
+    execute(small, "DROP TABLE patients")
+    with pytest.raises(SourceError, match="no such table: patients - give the database that"):
+        Source(small, "mimic3").check()
+
+
 def test_the_database_is_only_read(small):
     engine = Source(f"sqlite:///{small}", "mimic3")._engine
     with (
