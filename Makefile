@@ -28,6 +28,7 @@ check: $(INSTALLED)  ## format, lint, types, SQL
 	$(BIN)/sqlfluff lint --disable-progress-bar sql
 
 bench: $(INSTALLED)  ## the benchmarks, alone on the machine
+	$(BIN)/python -m tests.benchmarks.sources
 	$(BIN)/python -m tests.benchmarks.pipeline
 	$(BIN)/python -m tests.benchmarks.scorer
 	$(BIN)/python -m tests.benchmarks.nightly
