@@ -230,6 +230,14 @@ class Source:
                 connected=connection is not None,
                 repaired=self.not_utf8 is not None,
             ) from None
+        except Exception as error:
+            if connection is not None or "://" not in self.location:
+                raise
+            # A parameter of the URL that a driver does not take fails in the driver's own way.
+            raise SourceError(
+                f"{self.location} could not be opened ({type(error).__name__}) - check the "
+                "parameters of its URL"
+            ) from None
 
 
 def create_store(

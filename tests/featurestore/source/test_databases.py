@@ -271,6 +271,23 @@ def test_an_unsupported_database_and_an_invalid_url_are_refused(tmp_path):
         Source("postgresql://me:PW_CANARY@/db?host=a:1&host=b&port=2&port=3", "mimic3")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://me:PW_CANARY@127.0.0.1:1/x?nosuch=1",
+        "mysql://me:PW_CANARY@127.0.0.1:1/x?charset=nosuch",
+        "mysql://me:PW_CANARY@127.0.0.1:1/x?ssl_ca=/nosuch",
+        "mssql://me:PW_CANARY@127.0.0.1:1/x?Nosuch=1",
+    ],
+)
+def test_a_parameter_that_a_driver_does_not_take_is_one_line(url):
+    with pytest.raises(
+        SourceError, match=r"could not be opened \(\w+\) - check the para"
+    ) as refused:
+        Source(url, "mimic3").check()
+    assert "PW_CANARY" not in str(refused.value)
+
+
 def test_a_file_that_is_not_a_duckdb_file_is_refused(folder, tmp_path):
     shutil.copy(folder / "PATIENTS.csv", tmp_path / "mimic.db")
     with pytest.raises(SourceError, match="cannot be opened as a DuckDB or SQLite file"):
