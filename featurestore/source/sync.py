@@ -36,12 +36,13 @@ class SourceDiff:
     counts: dict[str, Any]
     rows: dict[str, pa.Table]  # new or changed, with all columns
     deleted: dict[str, pa.Table]  # the keys of rows that are no longer in the source
-    observed_until: datetime | None  # if it is to change
+    observed_until: datetime | None  # NULL for an extract that names no end
+    is_end_new: bool  # observed_until is not what the store has
 
     def __bool__(self) -> bool:
         """Return whether there is anything to apply."""
         any_rows = any(map(len, (*self.rows.values(), *self.deleted.values())))
-        return any_rows or self.observed_until is not None
+        return any_rows or self.is_end_new
 
 
 def sync(store: Store, force: bool = False, since: date | None = None) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def diff_source(
         counts["notes"]["not_utf8"] = source.not_utf8
     live, stored_end = store.one("SELECT live, observed_until FROM settings")
     end = min(started_at, end_of_source or started_at) if live else end_of_source
-    return SourceDiff(counts, rows, deleted, end if end != stored_end else None)
+    return SourceDiff(counts, rows, deleted, end, end != stored_end)
 
 
 def apply_diff(transaction: Transaction, diff: SourceDiff) -> None:
@@ -128,7 +129,7 @@ def apply_diff(transaction: Transaction, diff: SourceDiff) -> None:
     for table, rows in diff.rows.items():
         _apply(transaction, table, rows, diff.deleted[table])
     _delete_vectors(transaction, diff.deleted["admissions"])
-    if diff.observed_until:
+    if diff.is_end_new:
         transaction.con.execute("UPDATE settings SET observed_until = $1", [diff.observed_until])
 
 

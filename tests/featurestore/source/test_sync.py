@@ -151,7 +151,18 @@ def test_a_live_hospital_is_not_observed_beyond_the_sync(tmp_path):
     assert before <= end <= datetime.now()
 
 
-@pytest.mark.parametrize("end", ["a.dischtime", "'soon'"])
+def test_an_extract_that_no_longer_names_an_end_is_fully_observed(tmp_path):
+    folder, own = source_until(tmp_path, "'2020-03-01'")
+    store = create_store(tmp_path / "w.duckdb", folder, own)
+    sync(store)
+    file = own / "admissions.sql"
+    file.write_text(file.read_text().replace("'2020-03-01' AS observed_until,", ""))
+    sync(store)
+    assert store.one("SELECT observed_until FROM settings") == (None,)
+    assert store.one("SELECT label FROM readmission_labels() WHERE hadm_id = 8") == (False,)
+
+
+@pytest.mark.parametrize("end", ["a.dischtime", "'soon'", "'0021-01-01'", "'infinity'"])
 def test_an_end_that_is_not_one_time_is_refused(tmp_path, end):
     store = create_store(tmp_path / "w.duckdb", *source_until(tmp_path, end))
     with pytest.raises(FeatureStoreError, match="OBSERVED_UNTIL of admissions is not one time"):
