@@ -23,6 +23,7 @@ _MYSQL_CODES = {
     *(1449, 1582, 1583, 1630, 1792),
 }
 _SQLITE_ERROR, _SQLITE_BUSY, _SQLITE_NOT_A_DATABASE = 1, 5, 26
+_SQLITE_CANNOT_OPEN = (8, 14)  # read-only, as a database in WAL mode on a medium that is; other
 _MAX_OWN_LINE = 300  # characters
 # Words of mssql-python for a lost connection, which SQLAlchemy does not take for one.
 _LOST = re.compile("Connection closed|Error fetching LOB")
@@ -104,6 +105,12 @@ def source_error(
         return SourceError(
             f"{location} is locked by a program that writes to it - run this again when that has "
             "finished"
+        )
+    if _sqlite_code(driver_error) in _SQLITE_CANNOT_OPEN:
+        return SourceError(
+            f"{location} cannot be opened - check that it is still there and may be read; in WAL "
+            "mode SQLite also writes to its folder: copy the file, or end that mode with PRAGMA "
+            "journal_mode = DELETE"
         )
     if kind == "IOException" and not connected and "://" not in location:
         return SourceError(

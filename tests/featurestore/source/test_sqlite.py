@@ -228,6 +228,14 @@ def test_a_database_that_is_locked_is_one_line(small):
             Source(small, "mimic3").check()
 
 
+def test_a_file_that_is_deleted_meanwhile_is_one_line(small):
+    source = Source(small, "mimic3")
+    small.unlink()
+    with pytest.raises(SourceError, match="cannot be opened - check that it is still there and"):
+        source.check()
+    assert not small.exists()
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("PHI_CANARY " * 1_000)
