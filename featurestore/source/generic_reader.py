@@ -21,7 +21,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from featurestore.errors import SourceError
 from featurestore.source.note_texts import BLANKS, NOT_UTF8, TEXTS_PER_LIST, note_text
-from featurestore.source.schemas import CanonicalTable, check_column_kind, escaped
+from featurestore.source.schemas import TEXT_IDS, CanonicalTable, check_column_kind, escaped
 
 Row = Sequence[Any]
 
@@ -144,10 +144,12 @@ def check_kinds(connection: sa.Connection, schema: str, table: CanonicalTable) -
     """Raise SourceError where a value in the first 1,000 rows does not fit its column."""
     examples = _examples(connection, table, table.columns)
     for column, value in examples.items():
-        if column == "note_id" and isinstance(value, bytes) and not note_text(value)[1]:
+        # As texts, two such ids could be the same.
+        is_id = column in ("note_id", *TEXT_IDS.values())
+        if is_id and isinstance(value, bytes) and not note_text(value)[1]:
             raise SourceError(
-                f"NOTE_ID of {table.name} is binary - make a text of it in schema {schema}, such "
-                "as HEX(note_id)"
+                f"{column.upper()} of {table.name} is binary - make a text of it in schema "
+                f"{schema}, such as HEX({column})"
             )
         if value is not None:
             type_name = f"{type(value).__name__} in the first {ROWS_TO_CHECK:,} rows"

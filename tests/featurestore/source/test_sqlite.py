@@ -160,9 +160,14 @@ def test_note_ids_of_several_types_are_found_by_id(tmp_path, value):
         assert list(source.texts([note_id])) == [[(note_id, f"text {number}")]]
 
 
-def test_a_binary_note_id_is_refused(small, tmp_path):
-    own = own_schema(tmp_path / "own", "row_id AS", "CAST(x'FF00' AS BLOB) AS")
-    with pytest.raises(SourceError, match="NOTE_ID of notes is binary"):
+@pytest.mark.parametrize(
+    ("old", "column"),
+    [("row_id AS note_id", "note_id"), ("a.subject_id,", "source_subject_id")],
+)
+def test_a_binary_id_is_refused(small, tmp_path, old, column):
+    comma = "," if old.endswith(",") else ""
+    own = own_schema(tmp_path / "own", old, f"CAST(x'FF00' AS BLOB) AS {column}{comma}")
+    with pytest.raises(SourceError, match=f"{column.upper()} of .* is binary - make a text of it"):
         Source(small, own).check()
 
 
