@@ -438,9 +438,8 @@ def embedding(model, tmp_path):
 PLACES = ("read", "tokenize", "encode", "shard", "copy", "checkpoint", "fsync", "rename", "clean")
 
 
-@pytest.mark.parametrize(
-    "debug", [[], pytest.param(["--debug"], marks=pytest.mark.slow)], ids=["", "debug"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["", "debug"])
 def test_an_error_that_contains_a_note_is_one_line_without_it(program, embedding, debug):
     places = itertools.cycle(PLACES)
     plan = [

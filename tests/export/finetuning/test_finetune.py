@@ -262,6 +262,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_from_its_newest_step(store, checkpoint, tmp_path, monkeypatch):
     base = tmp_path / "base"
     shutil.copytree(checkpoint, base)

@@ -540,8 +540,8 @@ def complete(mimic):
 
 @pytest.fixture(
     params=[
-        *("parquet", "csv", "sqlite", "postgres"),
-        pytest.param("mariadb", marks=pytest.mark.slow),
+        *("parquet", "sqlite", "postgres"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("csv", "mariadb")),
     ]
 )
 def location(request, tmp_path, tables):

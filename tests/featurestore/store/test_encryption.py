@@ -263,7 +263,7 @@ def test_without_the_extra_the_error_says_what_to_install(hospital, tmp_path, mo
         Store(store.path).connect()
 
 
-@pytest.mark.parametrize("encrypt", [True, False])
+@pytest.mark.parametrize("encrypt", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_changed_byte_is_reported_in_one_line(hospital, tmp_path, encrypt):
     store = make_store(hospital, tmp_path / "w.duckdb", encrypt)
     original = store.path.read_bytes()
