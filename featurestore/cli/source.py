@@ -45,7 +45,11 @@ def synth_command(folder: Path, patients: int, seed: int, schema: str) -> None:
     help="A folder, a DuckDB or SQLite file, or a SQLAlchemy URL. Pass a URL with a password in "
     "the environment variable FEATURESTORE_SOURCE.",
 )
-@click.option("--schema", required=True, help="A built-in schema, or a folder with two SELECTs.")
+@click.option(
+    "--schema",
+    required=True,
+    help="mimic3, mimic4, omop, omop53, fhir, or a folder with two SELECTs.",
+)
 @click.option("--live", is_flag=True, help="A running hospital, not a research extract.")
 @click.option("--group", help="Let this group of users read the store.")
 @click.option(

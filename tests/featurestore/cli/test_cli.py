@@ -282,3 +282,8 @@ def test_without_a_terminal_progress_is_printed_as_lines(monkeypatch, capfd):
     printed = capfd.readouterr()
     assert printed.out == ""
     assert re.fullmatch(r"notes: 50 of 200, 0 min left 3.1 windows/s\n", printed.err)
+
+
+def test_the_help_of_init_names_every_built_in_schema():
+    shown = CliRunner().invoke(main, ["init", "--help"]).output
+    assert [name for name in built_in_schemas() if name not in shown] == []
