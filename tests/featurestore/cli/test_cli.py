@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from featurestore import Store, info
 from featurestore.cli.group import COMMANDS, main
+from featurestore.source.schemas import built_in_schemas
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
