@@ -142,8 +142,6 @@ def run_block(block):
             parse(shlex.split(line, comments=True)[1:])
         else:
             run_line(line)
-    if only_parsed:  # the other blocks of the page read from files
-        os.environ.pop("FEATURESTORE_SOURCE", None)
 
 
 @pytest.fixture
