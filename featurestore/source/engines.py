@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from featurestore.errors import SourceError
 from featurestore.source.attachments import create_functions
 from featurestore.source.file_folder import RepairedCsv, folder_tables
+from featurestore.source.note_texts import utf8_or_bytes
 from featurestore.source.urls import DRIVERS, parse_url, public_location, with_secrets
 from featurestore.store.database import DUCKDB
 from featurestore.store.sql_files import read_sql
@@ -188,17 +189,10 @@ def _sqlite_engine(file: str | None) -> sa.Engine:
         connection = sqlite3.connect(
             f"file:{quote(file)}?mode=ro", uri=True, check_same_thread=False
         )
-        connection.text_factory = _utf8_or_bytes
+        connection.text_factory = utf8_or_bytes
         connection.execute("PRAGMA query_only = ON")
         return connection
 
     return sa.create_engine(
         "sqlite://", creator=connect, poolclass=sa.NullPool, hide_parameters=True
     )
-
-
-def _utf8_or_bytes(value: bytes) -> str | bytes:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value

@@ -100,8 +100,7 @@ def first_line_not_utf8(folder: Path) -> str | None:
     for file in _files(folder).values() if folder.is_dir() else ():
         if file.suffix == ".parquet":
             continue
-        opened = gzip.open if file.suffix == ".gz" else open
-        with opened(file, "rb") as stream:
+        with _open_lines(file) as stream:
             for number, line in enumerate(stream, 1):
                 try:
                     line.decode()

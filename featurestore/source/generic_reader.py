@@ -5,7 +5,6 @@ way of limiting rows and of naming a subquery.
 """
 
 import contextlib
-import hashlib
 import math
 import time
 import uuid
@@ -20,7 +19,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from featurestore.errors import SourceError
-from featurestore.source.note_texts import BLANKS, NOT_UTF8, TEXTS_PER_LIST, note_text
+from featurestore.source.note_texts import BLANKS, NOT_UTF8, TEXTS_PER_LIST, note_text, text_hash
 from featurestore.source.schemas import TEXT_IDS, CanonicalTable, check_column_kind, escaped
 
 Row = Sequence[Any]
@@ -260,7 +259,7 @@ def _describe(texts: Sequence[Any]) -> list[pa.Array]:
     hashes, lengths, problems = [], [], []
     for value in texts:
         text, valid = note_text(value)
-        hashes.append(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest())
+        hashes.append(text_hash(text))
         lengths.append(str(len(text)))
         is_blank = not text.strip(BLANKS)
         problems.append(NOT_UTF8 if not valid else "empty text" if is_blank else None)

@@ -12,6 +12,14 @@ def text_hash(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
+def utf8_or_bytes(value: bytes) -> str | bytes:
+    """Return bytes as text if they are UTF-8, else unchanged."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
 def note_text(value: object) -> tuple[str, bool]:
     """Return a database's value as the text of a note, and whether it is valid.
 

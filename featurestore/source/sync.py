@@ -19,13 +19,8 @@ from featurestore.store.transaction import Transaction
 
 _TABLES = ("admissions", "notes")
 _MACROS = (
-    *(
-        "source/implausible_date",
-        "source/unreadable_date",
-        "source/birth_date",
-        "source/flag",
-        "macros/available_at",
-    ),
+    *("source/implausible_date", "source/unreadable_date", "source/birth_date", "source/flag"),
+    "macros/available_at",
 )
 
 
@@ -145,10 +140,11 @@ def _load(
     Returns how many rows of each table are excluded because they belong to forgotten patients;
     nothing where the store has forgotten nobody.
     """
-    con.register("read_admissions", admissions)
-    con.register("read_notes", notes)
-    for name in ("stable_id", "all_admissions", "all_notes"):
+    for name in ("stable_id", "with_number_ids"):
         con.execute(read_sql(f"sync/{name}"))
+    for table, rows in zip(_TABLES, (admissions, notes), strict=True):
+        con.register(f"read_{table}", rows)
+        con.execute(f"CREATE VIEW all_{table} AS FROM with_number_ids('read_{table}')")
     forgotten = _forgotten_patients(con, store)
     con.register(
         "forgotten_patients", pa.table({"subject_id": pa.array(forgotten or [], pa.int64())})

@@ -106,18 +106,29 @@ def postgres(folder, server):
     return server.get_uri().replace("postgresql://", "postgresql+psycopg://")
 
 
-def all_rows(store):
+RELATIONS = ("admissions", "notes", "readmission_labels()", "training_set('counter-00000000')")
+
+
+def all_rows(store, relations=(*RELATIONS, "clinicalbert_labels()")):
     embed_pending(store, WordCounter())
     return {
-        relation: store.sql(f"FROM {relation} ORDER BY ALL").fetchall()
-        for relation in (
-            "admissions",
-            "notes",
-            "readmission_labels()",
-            "clinicalbert_labels()",
-            "training_set('counter-00000000')",
-        )
+        relation: store.sql(f"FROM {relation} ORDER BY ALL").fetchall() for relation in relations
     }
+
+
+def check_same_rows(folder, location, tmp_path):
+    """Assert that a MIMIC-III source gives the rows of the CSV files in a folder, also twice."""
+    rows = []
+    for number, source in enumerate((folder, location)):
+        store = create_store(tmp_path / f"{number}.duckdb", source, "mimic3")
+        sync(store)
+        rows.append(all_rows(store))
+        again = sync(store)
+        assert all(again[table]["changed"] == again[table]["new"] == 0 for table in again)
+    from_csv, from_source = rows
+    assert len(from_csv["training_set('counter-00000000')"]) > 20
+    for relation in from_csv:
+        assert from_source[relation] == from_csv[relation], relation
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,12 @@ from featurestore.source.note_texts import text_hash
 from featurestore.source.source import Source
 from tests.conftest import WordCounter
 from tests.featurestore.source.mariadb import is_installed, running_server
-from tests.featurestore.source.test_databases import TABLES, all_rows, column_type, columns_of
+from tests.featurestore.source.test_databases import (
+    TABLES,
+    check_same_rows,
+    column_type,
+    columns_of,
+)
 from tests.hospital import own_schema
 
 pytestmark = pytest.mark.slow  # a server is installed and started
@@ -57,16 +62,7 @@ def loaded(server, folder):
 
 
 def test_the_same_rows_as_from_csv(loaded, folder, tmp_path):
-    rows = {}
-    for name, location in (("csv", folder), ("mariadb", loaded)):
-        store = create_store(tmp_path / f"{name}.duckdb", location, "mimic3")
-        sync(store)
-        rows[name] = all_rows(store)
-        again = sync(store)
-        assert all(again[table]["changed"] == again[table]["new"] == 0 for table in again)
-    assert len(rows["csv"]["training_set('counter-00000000')"]) > 20
-    for relation in rows["csv"]:
-        assert rows["mariadb"][relation] == rows["csv"][relation], relation
+    check_same_rows(folder, loaded, tmp_path)
 
 
 def test_the_session_is_read_only(loaded):

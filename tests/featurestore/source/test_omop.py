@@ -34,6 +34,7 @@ from tests.featurestore.source.omop import (
     write_postgres,
     write_sqlite,
 )
+from tests.featurestore.source.test_databases import RELATIONS, all_rows
 from tests.featurestore.source.test_mariadb import connect
 from tests.featurestore.source.test_mariadb import server as mariadb  # noqa: F401
 from tests.timeline import day
@@ -494,19 +495,6 @@ def forget_what_omop_cannot_say(folder, copy):
     return copy
 
 
-def all_rows(store):
-    embed_pending(store, WordCounter())
-    return {
-        relation: store.sql(f"FROM {relation} ORDER BY ALL").fetchall()
-        for relation in (
-            "admissions",
-            "notes",
-            "readmission_labels()",
-            "training_set('counter-00000000')",
-        )
-    }
-
-
 @pytest.fixture(scope="module")
 def mimic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("omop") / "mimic"
@@ -527,7 +515,7 @@ def expected(mimic):
     less = forget_what_omop_cannot_say(mimic, mimic.parent / "less")
     store = create_store(mimic.parent / "less.duckdb", less, "mimic3")
     sync(store)
-    return all_rows(store)
+    return all_rows(store, RELATIONS)
 
 
 @pytest.fixture(scope="module")
@@ -562,7 +550,7 @@ def location(request, tmp_path, tables):
 def test_a_hospital_gives_the_same_rows_in_omop_as_in_mimic(location, expected, complete, tmp_path):
     store = create_store(tmp_path / "w.duckdb", location, "omop")
     sync(store)
-    rows = all_rows(store)
+    rows = all_rows(store, RELATIONS)
     assert len(rows["training_set('counter-00000000')"]) > 80
     for relation in rows:
         assert rows[relation] == expected[relation], relation

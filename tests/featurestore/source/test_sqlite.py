@@ -13,7 +13,7 @@ from featurestore.source.note_texts import text_hash
 from featurestore.source.source import Source
 from featurestore.synthetic.mimic4 import write_mimic4_hospital
 from tests.conftest import WordCounter
-from tests.featurestore.source.test_databases import TABLES, all_rows
+from tests.featurestore.source.test_databases import TABLES, check_same_rows
 from tests.hospital import admission, note, own_schema
 from tests.hospital import write_hospital as write_tables
 from tests.timeline import day
@@ -63,16 +63,7 @@ def test_the_same_rows_as_from_csv(folder, tmp_path):
     with contextlib.closing(sqlite3.connect(file)) as con:
         types = {name: kind for _, name, kind, *_ in con.execute("PRAGMA table_info(noteevents)")}
     assert (types["ROW_ID"], types["HADM_ID"], types["TEXT"]) == ("INTEGER", "REAL", "TEXT")
-    rows = {}
-    for name, location in (("csv", folder), ("sqlite", f"sqlite:///{file}")):
-        store = create_store(tmp_path / f"{name}.duckdb", location, "mimic3")
-        sync(store)
-        rows[name] = all_rows(store)
-        again = sync(store)
-        assert all(again[table]["changed"] == again[table]["new"] == 0 for table in again)
-    assert len(rows["csv"]["training_set('counter-00000000')"]) > 20
-    for relation in rows["csv"]:
-        assert rows["sqlite"][relation] == rows["csv"][relation], relation
+    check_same_rows(folder, f"sqlite:///{file}", tmp_path)
 
 
 def test_mimic4_gives_the_same_rows_as_from_csv(tmp_path):

@@ -1,10 +1,10 @@
--- all_notes: the notes of the source, whose ids are numbers.
+-- with_number_ids(relation): what are the rows of a table of the source, with numbers as ids?
 --
--- Grain:   one row per note of the source.
--- Columns: those of read_notes; hadm_id and subject_id (NULL where they are unreadable);
+-- Grain:   one row per row of the relation, read_admissions or read_notes.
+-- Columns: those of the relation; hadm_id and subject_id (NULL where they are unreadable);
 --          source_hadm_id and source_subject_id (NULL where the source has numbers).
-CREATE VIEW all_notes AS
-WITH notes_with_all_ids AS (
+CREATE MACRO with_number_ids(relation) AS TABLE
+WITH rows_with_all_ids AS (
     SELECT
         NULL AS hadm_id,
         NULL AS subject_id,
@@ -12,7 +12,7 @@ WITH notes_with_all_ids AS (
         CAST(NULL AS VARCHAR) AS source_subject_id
     WHERE FALSE
     UNION ALL BY NAME
-    FROM read_notes
+    FROM query_table(relation)
 )
 
 SELECT
@@ -26,4 +26,4 @@ SELECT
             stable_id(nullif(source_subject_id, '')), TRY_CAST(subject_id AS BIGINT)
         ) AS subject_id
     )
-FROM notes_with_all_ids;
+FROM rows_with_all_ids;
