@@ -68,10 +68,18 @@ def _insert_missing_means(con: duckdb.DuckDBPyConnection) -> None:
     )
     for cutoff in CUTOFFS:
         con.execute(read_sql("embedding/add_notes_of_means"), {"cutoff": cutoff})
-    total = con.execute("SELECT count(*) FROM missing_means").fetchall()[0][0]
-    for first in range(0, total, _BATCH_MEANS):
-        last = min(first + _BATCH_MEANS, total)
-        means = vectors_to_arrow(_compute_means(con, first, last))
+    # Vectors of one width at a time.
+    encoders = con.execute(
+        "SELECT dim, min(row_no), max(row_no) + 1 FROM missing_means "
+        "INNER JOIN encoders USING (encoder_id) GROUP BY encoder_id, dim ORDER BY 2"
+    ).fetchall()
+    batches = [
+        (first, min(first + _BATCH_MEANS, end), dim)
+        for dim, start, end in encoders
+        for first in range(start, end, _BATCH_MEANS)
+    ]
+    for first, last, dim in batches:
+        means = vectors_to_arrow(_compute_means(con, first, last, dim))
         con.register("means", pa.table({"row_no": np.arange(first, last), "embedding": means}))
         con.execute(
             "INSERT INTO admission_embeddings "
@@ -82,12 +90,11 @@ def _insert_missing_means(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _compute_means(
-    con: duckdb.DuckDBPyConnection, first: int, last: int
+    con: duckdb.DuckDBPyConnection, first: int, last: int, dim: int
 ) -> npt.NDArray[np.float32]:
     """Return the missing means `first` to `last` - 1, summed in float64 so that order is moot."""
     from scipy.sparse import csr_matrix
 
-    (dim,) = con.execute("SELECT max(dim) FROM encoders").fetchall()[0]
     sums = np.zeros((last - first, dim))  # (means, dim)
     counts = np.zeros((last - first, 1))
     windows = con.execute(read_sql("embedding/windows_of_means"), {"first": first, "last": last})

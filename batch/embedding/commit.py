@@ -11,7 +11,6 @@ from batch.embedding.shards import Shards
 from batch.embedding.staging import Staged
 from featurestore.errors import FeatureStoreError
 from featurestore.store import failpoints
-from featurestore.store.schema import set_width
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
@@ -74,13 +73,11 @@ def check_all_notes_accounted(
 
 
 def register_encoder(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
-    """Add an encoder to the store; the first one is active and sets the width of vectors."""
+    """Add an encoder to the store; the first one is active."""
     manifest = encoder.manifest
     encoder_ids = {row[0] for row in con.execute("SELECT encoder_id FROM encoders").fetchall()}
     if encoder.id in encoder_ids:
         return
-    if not encoder_ids:
-        set_width(con, manifest["dim"])
     con.execute(
         "INSERT INTO encoders VALUES ($id, $name, $fingerprint, $dim, $precision, $max_tokens, "
         "$stride, $manifest, $active, $classifier_head)",

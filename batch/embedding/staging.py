@@ -103,7 +103,6 @@ def stage(
     One thread reads and tokenizes ahead of the model, another writes shards behind it. The store
     itself does not change.
     """
-    check_width(store, encoder)
     shards = Shards(store.staging / encoder.id, store.shard_seal())
     pending = pending_notes(store, encoder.id, diff)
     to_embed, resumed = split_pending(pending, shards.notes(), categories)
@@ -160,17 +159,6 @@ def stage(
     counts["changed since sync"] = len(changed)
     counts["changed since sync, again"] = len(set(digests) & set(previous))
     return Staged(shards, counts, without_tokens, digests, digests != previous)
-
-
-def check_width(store: Store, encoder: Encoder) -> None:
-    """Raise ModelError, before a note is read, if the store holds vectors of another width."""
-    row = store.sql("SELECT dim FROM encoders LIMIT 1").fetchone()
-    dim = encoder.manifest["dim"]
-    if row is not None and row[0] != dim:
-        raise ModelError(
-            f"{store.path} holds {row[0]}-wide vectors, {encoder.id} makes {dim} - "
-            "make another store for it with featurestore init"
-        )
 
 
 def check_vectors(encoder: Encoder, windows: Windows) -> None:

@@ -38,10 +38,14 @@ KEYS = {
     "accepted_findings": "(code, scorer_id, accepted_at)",
     "forgotten": "patient_hash",
 }
-_VECTOR_TABLES = (
-    *("embeddings", "admission_embeddings", "archived_admission_embeddings", "scorers"),
-    "nightly_embedding_stats",
-)
+# The column of vectors of each table that has one, as wide as the row's encoder.
+VECTORS = {
+    "embeddings": "embedding",
+    "admission_embeddings": "embedding",
+    "archived_admission_embeddings": "embedding",
+    "scorers": "coef",
+    "nightly_embedding_stats": "embedding",
+}
 CUTOFFS = ("24h", "48h", "72h", "discharge")
 
 
@@ -49,13 +53,6 @@ def make_objects(con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
     """Create tables, or create or replace views and macros, from their files in `sql/`."""
     for name in names:
         con.execute(read_sql(f"{FOLDERS[name]}/{name}"))
-
-
-def set_width(con: duckdb.DuckDBPyConnection, dim: int) -> None:
-    """Make the vector tables `dim` wide; the store must not hold a vector yet."""
-    for name in _VECTOR_TABLES:
-        con.execute(f"DROP TABLE {name}")
-        con.execute(read_sql(f"tables/{name}").replace("[768]", f"[{dim}]"))
 
 
 def check_label_options(cutoff: str = "72h", horizon_days: int = 30) -> None:

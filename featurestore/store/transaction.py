@@ -30,7 +30,7 @@ from featurestore.store.integrity.audit_log import (
     write_seal,
 )
 from featurestore.store.integrity.checksums import (
-    check_keys,
+    check_rows,
     checksum_mismatches,
     checksums,
     checksums_hash,
@@ -79,7 +79,7 @@ def next_version(
             make_objects(con, VIEWS_AND_MACROS)
             transaction = Transaction(con, previous[0] + 1)
             yield transaction
-            check_keys(con)
+            check_rows(con)
             _record(transaction, command, started_at, hash_before)
             failpoints.hit("checkpoint")
             con.execute("COMMIT")

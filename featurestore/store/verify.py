@@ -19,15 +19,17 @@ from featurestore.store.integrity.audit_log import (
     read_seal,
     seal_path,
 )
-from featurestore.store.integrity.checksums import COEF_HASH, checksum_mismatches, duplicate_keys
+from featurestore.store.integrity.checksums import (
+    COEF_HASH,
+    checksum_mismatches,
+    duplicate_keys,
+    wrong_widths,
+)
 from featurestore.store.integrity.shard_seal import SUFFIX
-from featurestore.store.schema import CUTOFFS, VIEWS_AND_MACROS
+from featurestore.store.schema import CUTOFFS, VECTORS, VIEWS_AND_MACROS
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import lock_path
-from featurestore.store.vectors import arrow_to_vectors
-
-_VECTORS = {"embeddings": "embedding", "admission_embeddings": "embedding", "scorers": "coef"}
 
 
 def verify(store: Store) -> list[str]:
@@ -54,6 +56,7 @@ def _findings(store: Store) -> Iterator[str]:
         checksum_mismatches,
         _foreign_objects,
         duplicate_keys,
+        wrong_widths,
         broken_chain,
         _invalid_vectors,
         _invalid_notes,
@@ -127,19 +130,11 @@ def _foreign_objects(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
 
 
 def _invalid_vectors(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    """Find vectors that are not finite, or not as wide as their encoder's."""
-    dims = con.execute("SELECT encoder_id, dim FROM encoders ORDER BY 1").fetchall()
-    for table, column in _VECTORS.items():
-        (column_type,) = con.execute(
-            f"SELECT column_type FROM (DESCRIBE {table}) WHERE column_name = '{column}'"
-        ).fetchall()[0]
-        width = column_type.partition("[")[2].rstrip("]")
-        for encoder, dim in dims:
-            if str(dim) != width:
-                yield f"{table} is {width} wide, {encoder} makes {dim}"
+    """Find vectors that are not finite."""
+    for table, column in VECTORS.items():
         (count,) = con.execute(
             f"SELECT count(*) FROM {table} "
-            f"WHERE NOT coalesce(isfinite(array_inner_product({column}, {column})), FALSE)"
+            f"WHERE NOT coalesce(isfinite(list_inner_product({column}, {column})), FALSE)"
         ).fetchall()[0]
         if count:
             yield f"{table} holds {count:,} vectors that are not finite"
@@ -171,25 +166,24 @@ def _wrong_means(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         query = read_sql("store/verify/sample_windows")
         windows = con.execute(query, {"cutoff": cutoff}).to_arrow_table()
         con.unregister("sample")
-        if len(windows):
-            wrong += _count_wrong(sample, windows)
+        wrong += _count_wrong(sample, windows)
     if wrong:
         yield f"{wrong:,} means of a sample are not those of their windows"
 
 
 def _count_wrong(sample: pa.Table, windows: pa.Table) -> int:
     """Count the vectors of a sample that are not the means of their windows, in float32."""
-    stored = arrow_to_vectors(sample["embedding"]).astype(np.float64)  # (means, dim)
-    vectors = arrow_to_vectors(windows["embedding"]).astype(np.float64)  # (windows, dim)
-    sample_no = windows["sample_no"].to_numpy()
-    starts = np.flatnonzero(np.diff(sample_no, prepend=-1))
-    counts = np.diff(starts, append=len(sample_no))[:, None]
-    means = np.add.reduceat(vectors, starts) / counts
-    stored = stored[np.argsort(sample["sample_no"].to_numpy())]
-    if stored.shape != means.shape:
-        return len(stored)
-    differs = np.abs(stored - means) > 1e-5 * np.maximum(1, np.abs(means))
-    return int(differs.any(axis=1).sum())
+    sample_no, vectors = windows["sample_no"].to_numpy(), windows["embedding"].to_numpy()
+    wrong = 0
+    # One by one: the encoders may have several widths.
+    for no, stored in zip(
+        sample["sample_no"].to_numpy(), sample["embedding"].to_numpy(), strict=True
+    ):
+        of_mean = vectors[sample_no == no]  # (windows,) of arrays (dim,)
+        wrong += any(len(vector) != len(stored) for vector in of_mean) or not np.allclose(
+            stored, np.stack(of_mean).mean(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-5
+        )
+    return wrong
 
 
 def _shards(store: Store) -> list[Path]:

@@ -9,7 +9,7 @@ WITH params AS (
 ),
 
 averages AS (
-    SELECT avg(array_inner_product(m.embedding, s.coef)) AS dot_product
+    SELECT avg(list_inner_product(m.embedding, s.coef)) AS dot_product
     FROM scorers AS s
     INNER JOIN params ON s.scorer_id = params.scorer_id
     INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
@@ -26,8 +26,8 @@ windows AS (
         s.aggregate,
         s.intercept,
         s.calibration_slope,
-        array_inner_product(w.embedding, s.coef) AS dot_product,
-        1 / (1 + exp(-(array_inner_product(w.embedding, s.coef) + s.intercept))) AS p,
+        list_inner_product(w.embedding, s.coef) AS dot_product,
+        1 / (1 + exp(-(list_inner_product(w.embedding, s.coef) + s.intercept))) AS p,
         count(*) OVER () AS n_windows,
         count(*) OVER (PARTITION BY w.note_id) AS windows_of_note
     FROM scorers AS s

@@ -13,7 +13,7 @@ mean_scores AS (
     SELECT
         m.hadm_id,
         m.prediction_time,
-        1 / (1 + exp(-(array_inner_product(m.embedding, s.coef) + s.intercept))) AS probability,
+        1 / (1 + exp(-(list_inner_product(m.embedding, s.coef) + s.intercept))) AS probability,
         s.min_probability,
         s.max_probability,
         m.vector_hash AS input_hash
@@ -34,7 +34,7 @@ windows AS (
         w.note_id,
         w.window_no,
         w.vector_hash,
-        1 / (1 + exp(-(array_inner_product(w.embedding, s.coef) + s.intercept))) AS p
+        1 / (1 + exp(-(list_inner_product(w.embedding, s.coef) + s.intercept))) AS p
     FROM scorers AS s
     INNER JOIN params ON s.scorer_id = params.scorer_id
     INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff

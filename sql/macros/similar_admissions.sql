@@ -30,7 +30,7 @@ query_admission AS (
 SELECT
     means.hadm_id,
     means.subject_id,
-    array_cosine_similarity(means.embedding, query_admission.embedding) AS similarity
+    list_cosine_similarity(means.embedding, query_admission.embedding) AS similarity
 FROM means
 INNER JOIN query_admission ON means.subject_id <> query_admission.subject_id
 ORDER BY similarity DESC, means.hadm_id ASC

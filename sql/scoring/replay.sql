@@ -28,7 +28,7 @@ recomputed_scores AS (
             s.min_probability,
             least(
                 s.max_probability,
-                1 / (1 + exp(-(array_inner_product(m.embedding, s.coef) + s.intercept)))
+                1 / (1 + exp(-(list_inner_product(m.embedding, s.coef) + s.intercept)))
             )
         ) AS probability
     FROM scorers AS s

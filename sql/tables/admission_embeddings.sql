@@ -10,7 +10,7 @@ CREATE TABLE admission_embeddings (
     n_windows INTEGER NOT NULL,
     windows_hash UBIGINT NOT NULL,
     vector_hash UBIGINT NOT NULL,
-    embedding FLOAT[768] NOT NULL CHECK (isfinite(array_inner_product(embedding, embedding)))
+    embedding FLOAT[] NOT NULL CHECK (isfinite(list_inner_product(embedding, embedding)))
 );
 
 COMMENT ON TABLE admission_embeddings IS

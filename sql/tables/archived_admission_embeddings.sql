@@ -7,7 +7,7 @@ CREATE TABLE archived_admission_embeddings (
     hadm_id BIGINT NOT NULL,
     cutoff VARCHAR NOT NULL,
     vector_hash UBIGINT NOT NULL,
-    embedding FLOAT[768] NOT NULL CHECK (isfinite(array_inner_product(embedding, embedding)))
+    embedding FLOAT[] NOT NULL CHECK (isfinite(list_inner_product(embedding, embedding)))
 );
 
 COMMENT ON TABLE archived_admission_embeddings IS

@@ -2,7 +2,8 @@
 --
 -- Grain:   one row per encoder, note and window (encoder_id, note_id, window_no).
 -- No primary key: every commit would rebuild its index (4.7 s per 100,000 vectors). Every commit
--- checks the keys for duplicates instead. The first encoder of the store sets the width.
+-- checks the keys for duplicates instead. Vectors are lists, so that encoders of several widths can
+-- share the table; every commit checks the widths.
 CREATE TABLE embeddings (
     encoder_id VARCHAR NOT NULL,
     hadm_id BIGINT NOT NULL,
@@ -13,7 +14,7 @@ CREATE TABLE embeddings (
     text_hash VARCHAR NOT NULL,
     vector_hash UBIGINT NOT NULL,
     -- Refuses NaN, infinity and missing elements.
-    embedding FLOAT[768] NOT NULL CHECK (isfinite(array_inner_product(embedding, embedding)))
+    embedding FLOAT[] NOT NULL CHECK (isfinite(list_inner_product(embedding, embedding)))
 );
 
 COMMENT ON TABLE embeddings IS
@@ -25,3 +26,4 @@ COMMENT ON COLUMN embeddings.text_hash IS
 'MD5 of the embedded text. The vector is stale where it differs from that of the note.';
 COMMENT ON COLUMN embeddings.vector_hash IS
 'hash(embedding) when it was written; verify compares it.';
+COMMENT ON COLUMN embeddings.embedding IS 'As wide as the encoder''s dim.';

@@ -8,7 +8,7 @@ CREATE TABLE nightly_embedding_stats (
     n_notes INTEGER NOT NULL,
     n_windows INTEGER NOT NULL,
     spread DOUBLE NOT NULL,
-    embedding FLOAT[768] NOT NULL CHECK (isfinite(array_inner_product(embedding, embedding)))
+    embedding FLOAT[] NOT NULL CHECK (isfinite(list_inner_product(embedding, embedding)))
 );
 
 COMMENT ON TABLE nightly_embedding_stats IS

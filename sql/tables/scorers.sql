@@ -11,7 +11,7 @@ CREATE TABLE scorers (
     cutoff VARCHAR NOT NULL,
     label_rule VARCHAR NOT NULL,
     horizon_days INTEGER NOT NULL,
-    coef DOUBLE[768] NOT NULL CHECK (isfinite(array_inner_product(coef, coef))),
+    coef DOUBLE[] NOT NULL CHECK (isfinite(list_inner_product(coef, coef))),
     intercept DOUBLE NOT NULL CHECK (isfinite(intercept)),
     metrics JSON NOT NULL,
     training_hash VARCHAR NOT NULL,

@@ -252,22 +252,9 @@ def test_with_since_only_later_notes_are_compared_and_no_other_is_lost(ward):
 def test_the_command_prints_one_json_line_and_info_lists_the_nights(ward, model):
     from featurestore import OnnxEncoder
 
-    with ward.store.transaction(
-        "benchmark"
-    ) as transaction:  # another width: start from an empty store
-        for table in (
-            "embeddings",
-            "admission_embeddings",
-            "encoders",
-            "scorers",
-            "scorer_admissions",
-        ):
-            transaction.con.execute(f"DELETE FROM {table}")
-        from featurestore.store.schema import set_width
-
-        set_width(transaction.con, 128)
-    embed_pending(ward.store, OnnxEncoder(model, "cpu"))
-    train(ward.store, "readmit", baseline=False)
+    encoder = OnnxEncoder(model, "cpu")
+    embed_pending(ward.store, encoder)
+    train(ward.store, "readmit", encoder.id, baseline=False)
     command = ["nightly", str(ward.store.path), str(model), "readmit", "--device", "cpu"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
@@ -279,7 +266,7 @@ def test_the_command_prints_one_json_line_and_info_lists_the_nights(ward, model)
 
 
 def test_an_encoder_is_dropped_with_its_vectors_only(ward):
-    embed_pending(ward.store, WordCounter("new-00000000"))
+    embed_pending(ward.store, WordCounter("new-00000000", dim=3))
     with pytest.raises(FeatureStoreError, match="counter-00000000 is the active encoder"):
         drop_encoder(ward.store, "counter-00000000")
     promote(ward.store, "new-00000000")

@@ -8,7 +8,7 @@ from typing import TypedDict
 import duckdb
 
 from featurestore.errors import FeatureStoreError
-from featurestore.store.schema import KEYS
+from featurestore.store.schema import KEYS, VECTORS
 
 # A vector's hash is a column of its row, so that a commit need not read every vector again.
 VECTOR_TABLES = ("embeddings", "admission_embeddings", "archived_admission_embeddings")
@@ -77,9 +77,21 @@ def duplicate_keys(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
             yield f"{table} holds {rows - keys} duplicate rows (by {KEYS[table]})"
 
 
-def check_keys(con: duckdb.DuckDBPyConnection) -> None:
-    """Raise FeatureStoreError if a table has duplicate keys."""
-    for finding in duplicate_keys(con):
+def wrong_widths(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    """Yield a sentence for each table and encoder with vectors that are not `dim` wide."""
+    encoders = con.execute("SELECT encoder_id, dim FROM encoders ORDER BY 1").fetchall()
+    for table, column in VECTORS.items():
+        for encoder_id, dim in encoders:
+            # A length that is compared with a constant is found without reading the vectors.
+            query = f"SELECT count(*) FROM {table} WHERE encoder_id = $1 AND len({column}) <> $2"
+            (count,) = con.execute(query, [encoder_id, dim]).fetchall()[0]
+            if count:
+                yield f"{table} holds {count:,} vectors of {encoder_id} that are not {dim} wide"
+
+
+def check_rows(con: duckdb.DuckDBPyConnection) -> None:
+    """Raise FeatureStoreError if a table has duplicate keys or vectors of a wrong width."""
+    for finding in (*duplicate_keys(con), *wrong_widths(con)):
         raise FeatureStoreError(f"{finding}; nothing was changed - please report this")
 
 

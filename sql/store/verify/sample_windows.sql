@@ -1,7 +1,7 @@
 -- verify/sample_windows($cutoff): which windows is each mean of the sample made of?
 --
 -- Input:   sample, the rows of verify/mean_sample.
--- Grain:   one row per mean and window, in the order of sample_no.
+-- Grain:   one row per mean and window.
 SELECT
     s.sample_no,
     e.embedding
@@ -11,5 +11,4 @@ INNER JOIN embeddings AS e
     ON
         k.note_id = e.note_id
         AND k.text_hash = e.text_hash
-        AND s.encoder_id = e.encoder_id
-ORDER BY s.sample_no;
+        AND s.encoder_id = e.encoder_id;

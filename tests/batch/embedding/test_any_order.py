@@ -19,7 +19,8 @@ HISTORIES = int(os.environ.get("HISTORIES", "4"))  # of 25 nights each, in the s
 TEXTS = st.lists(st.sampled_from([*WordCounter.COUNTED, "quiet"]), min_size=1, max_size=9)
 STAYS = st.sampled_from([7, 8, 9])
 NOTES = st.sampled_from(["2", "3", "4", "5", "6"])
-ENCODERS = st.sampled_from(["one-00000000", "two-00000000"])
+WIDTHS = {"four-00000000": 4, "three-00000000": 3}  # encoder -> elements of its vectors
+ENCODERS = st.sampled_from(list(WIDTHS))
 KINDS = st.sampled_from(["write", "move", "flag", "delete"])
 CHANGES = st.tuples(KINDS, NOTES, STAYS, TEXTS)
 
@@ -28,11 +29,11 @@ class Killed(BaseException):
     """Stands for a kill of the process."""
 
 
-def window_counts(text):
+def window_counts(text, width):
     """Return the vectors of a text, counted by hand."""
     words = text.split()
     parts = [words[at : at + 4] for at in range(0, len(words), 4)]
-    return [tuple(1.0 + part.count(word) for word in WordCounter.COUNTED) for part in parts]
+    return [[1.0 + part.count(word) for word in WordCounter.COUNTED[:width]] for part in parts]
 
 
 class Nights(RuleBasedStateMachine):
@@ -45,7 +46,7 @@ class Nights(RuleBasedStateMachine):
         # note -> (stay, text, flagged); note 1 never changes, so that the source is never empty
         self.hospital = {str(no): (7 + no % 3, "pain home " * no, False) for no in range(1, 5)}
         self.synced = {}  # as of the last sync
-        self.embedded = {"one-00000000": {}, "two-00000000": {}}  # note -> (stay, text)
+        self.embedded = {encoder: {} for encoder in WIDTHS}  # note -> (stay, text)
         self._write(place / "h")
         self.store = create_store(place / "w.duckdb", place / "h", "mimic3")
 
@@ -100,7 +101,7 @@ class Nights(RuleBasedStateMachine):
 
         failpoints.hit = kill
         before = self.store.one("SELECT coalesce(max(run_id), 0) FROM runs")
-        counter = WordCounter(encoder)
+        counter = WordCounter(encoder, WIDTHS[encoder])
         counter.budget = 6
         # A text that changed since the sync waits for the next sync.
         self._write(self.store.path.parent / "h")
@@ -133,7 +134,7 @@ class Nights(RuleBasedStateMachine):
             (encoder, no, window, stay, vector)
             for encoder, notes in self.embedded.items()
             for no, (stay, text) in notes.items()
-            for window, vector in enumerate(window_counts(text))
+            for window, vector in enumerate(window_counts(text, WIDTHS[encoder]))
         )
 
 

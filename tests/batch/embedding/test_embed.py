@@ -42,9 +42,10 @@ def ward(tmp_path):
 
 
 def stored(store):
-    return store.sql(
+    rows = store.sql(
         "SELECT note_id, window_no, hadm_id, n_tokens, embedding FROM embeddings ORDER BY ALL"
     ).fetchall()
+    return [(*row, tuple(vector)) for *row, vector in rows]
 
 
 def means(store, cutoff="72h"):
@@ -53,7 +54,9 @@ def means(store, cutoff="72h"):
         "WHERE cutoff = $cutoff ORDER BY ALL",
         cutoff=cutoff,
     )
-    return {hadm: (notes, windows, vector) for hadm, notes, windows, vector in rows.fetchall()}
+    return {
+        hadm: (notes, windows, tuple(vector)) for hadm, notes, windows, vector in rows.fetchall()
+    }
 
 
 def test_every_window_of_every_ready_note_is_stored_once(ward, counter):
@@ -194,16 +197,17 @@ def test_a_note_without_tokens_stays_excluded_until_its_text_changes(ward, count
     assert embed_pending(store, SkipsZeroWidth())["embedded"] == 1
 
 
-def test_two_encoders_in_one_store_never_mix(ward, counter):
-    class Doubled(counter):
+def test_encoders_of_several_widths_in_one_store_never_mix(ward, counter):
+    class Tenfold(counter):
         def run(self, batch):
             return super().run(batch) * 10
 
     store = ward(NOTES)
     embed_pending(store, counter("one-00000000"))
-    embed_pending(store, Doubled("ten-00000000"))
+    embed_pending(store, Tenfold("ten-00000000", dim=3))
+    embed_pending(store, counter("two-00000000"))
     rows = store.sql("FROM encoders SELECT encoder_id, active ORDER BY 1").fetchall()
-    assert rows == [("one-00000000", True), ("ten-00000000", False)]
+    assert rows == [("one-00000000", True), ("ten-00000000", False), ("two-00000000", False)]
     for cutoff in ("24h", "72h", "discharge"):
         pairs = store.sql(
             """
@@ -218,23 +222,19 @@ def test_two_encoders_in_one_store_never_mix(ward, counter):
         assert len(pairs) == 2
         for ones, tens, one, ten in pairs:
             assert ones == tens
-            assert np.array(one) * 10 == pytest.approx(np.array(ten), rel=1e-6)
-    # An edit removes the vectors of both; each encoder embeds the new text in its own run.
+            assert np.array(one[:3]) * 10 == pytest.approx(np.array(ten), rel=1e-6)
+    # An edit removes the vectors of all; each encoder embeds the new text in its own run.
     store = ward([NOTES[0] | {"TEXT": "home"}, *NOTES[1:]])
     embed_pending(store, counter("one-00000000"))
     counts = store.sql(
         "SELECT encoder_id, count(*) FROM embeddings GROUP BY 1 ORDER BY 1"
     ).fetchall()
-    assert counts == [("one-00000000", 4), ("ten-00000000", 3)]
-
-
-def test_an_encoder_of_another_width_is_refused_before_a_note_is_read(ward, counter):
-    store = ward(NOTES)
-    embed_pending(store, counter())
-    narrow = counter("narrow-00000000", dim=3)
-    with pytest.raises(ModelError, match="holds 4-wide vectors, narrow-00000000 makes 3"):
-        embed_pending(store, narrow)
-    assert narrow.texts_seen == []
+    assert counts == [("one-00000000", 4), ("ten-00000000", 3), ("two-00000000", 3)]
+    # Without the first note: the other two means are over "home" and "pain pain pain pain".
+    assert store.sql(
+        "SELECT encoder_id, embedding FROM admission_embeddings "
+        "WHERE (hadm_id, cutoff) = (7, 'discharge') AND encoder_id <> 'one-00000000' ORDER BY 1"
+    ).fetchall() == [("ten-00000000", [10.0, 30.0, 15.0]), ("two-00000000", [1.0, 3.0, 1.5, 1.0])]
 
 
 @pytest.mark.parametrize(

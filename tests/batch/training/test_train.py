@@ -381,12 +381,14 @@ def test_scores_change_with_a_sync_before_the_next_embed(counter_class, tmp_path
 
 def test_scorers_of_two_encoders_never_mix(embedded, counter_class, tmp_path):
     class Mirrored(counter_class):
+        """Two elements wider, which are the same in every vector."""
+
         def run(self, batch):
-            return 5 - super().run(batch)
+            return np.pad(5 - super().run(batch), ((0, 0), (0, 2)))
 
     store = copy_of(embedded, tmp_path)
     alone = train(store, "alone", baseline=False)
-    embed_pending(store, Mirrored("two-00000000"))
+    embed_pending(store, Mirrored("two-00000000", dim=6))
     second = train(store, "second", encoder="one-00000000", baseline=False)
     mirrored = train(store, "mirrored", encoder="two-00000000", baseline=False)
     coefficients = dict(store.sql("SELECT name, coef FROM scorers").fetchall())
@@ -394,7 +396,7 @@ def test_scorers_of_two_encoders_never_mix(embedded, counter_class, tmp_path):
     assert coefficients["second"] == coefficients["alone"]
     # Mirrored vectors reverse the sign of every coefficient and leave the scores unchanged.
     assert coefficients["mirrored"] == pytest.approx(
-        tuple(-c for c in coefficients["alone"]), abs=1e-4
+        [*(-c for c in coefficients["alone"]), 0, 0], abs=1e-4
     )
     scores = [
         dict(store.sql(f"SELECT hadm_id, probability FROM score_admissions('{s}-v1')").fetchall())

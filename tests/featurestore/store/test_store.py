@@ -79,6 +79,36 @@ def test_a_version_with_duplicate_keys_is_refused(store):
     assert store.one("SELECT count(*) FROM scorers") == (0,)
 
 
+@pytest.mark.parametrize(
+    "insert",
+    [
+        "embeddings SELECT 'e-3', 7, '1', 0, 3, now(), 'h', 0, {}",
+        "admission_embeddings SELECT 'e-3', 7, '72h', now(), 1, 1, 0, 0, {}",
+        "archived_admission_embeddings SELECT 'e-3', 7, '72h', 0, {}",
+        "nightly_embedding_stats SELECT 1, 'e-3', 'Nursing', 1, 1, 0, {}",
+        "scorers SELECT 's-v1', 's', 1, 'e-3', '72h', 'readmission', 30, {}, 0, '{{}}', 'h', "
+        "now(), 'mean', 1, 0, 0, 1, ''",
+    ],
+    ids=lambda insert: insert.split()[0],
+)
+def test_a_version_with_a_vector_that_is_not_as_wide_as_its_encoders_is_refused(store, insert):
+    with store.transaction("test") as transaction:
+        for dim in (2, 3):
+            transaction.con.execute(
+                f"INSERT INTO encoders VALUES ('e-{dim}', 'e', 'f', {dim}, 'fp32', 8, 0, '{{}}', "
+                "FALSE, NULL)"
+            )
+        transaction.con.execute(f"INSERT INTO {insert.format([1, 2, 3])}")
+    table = insert.split()[0]
+    refused = pytest.raises(
+        FeatureStoreError, match=f"{table} holds 1 vectors of e-3 that are not 3 wide; nothing was"
+    )
+    with refused, store.transaction("test") as transaction:
+        transaction.con.execute(f"DELETE FROM {table}")
+        transaction.con.execute(f"INSERT INTO {insert.format([1, 2])}")
+    assert store.one(f"SELECT count(*) FROM {table}") == (1,)
+
+
 def test_a_vector_that_is_not_finite_is_refused_by_the_schema(store):
     for bad in ("nan", "inf"):
         with pytest.raises(duckdb.ConstraintException), store.transaction("test") as transaction:

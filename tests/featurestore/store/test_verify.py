@@ -188,7 +188,8 @@ def test_a_file_that_others_may_read_is_found(store, ward, name):
             "embeddings holds 2 vectors that are not finite", id="a vector is not finite"),
         pytest.param(["CREATE OR REPLACE TABLE embeddings AS SELECT * REPLACE (embedding[1:3]::"
             "FLOAT[3] AS embedding) FROM embeddings"],
-            "embeddings is 3 wide, counter-00000000 makes 4", id="vectors have another width"),
+            "embeddings holds 74 vectors of counter-00000000 that are not 4 wide",
+            id="vectors have another width"),
         pytest.param(["UPDATE admission_embeddings SET embedding = [9, 9, 9, 9]::FLOAT[4] "
             "WHERE hadm_id = 7 AND cutoff = '72h'",
             "UPDATE admission_embeddings SET vector_hash = hash(embedding)"],
