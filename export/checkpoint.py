@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,99 @@ def _keep_case_of_cased_vocabulary(tokenizer: Any) -> None:
         and cased > _MIN_CASED_TOKENS
     ):
         tokenizer.normalizer = BertNormalizer(lowercase=False, strip_accents=False)
+
+
+@dataclass
+class SentenceSettings:
+    """What a checkpoint of sentence-transformers says about its vectors."""
+
+    pooling: str  # as the pooling of a model folder
+    max_tokens: int | None
+    lowercase: bool
+
+
+def sentence_settings(checkpoint: str | Path) -> SentenceSettings | None:
+    """Return the settings of a sentence-transformers checkpoint, None for any other.
+
+    Raises ModelError for one that does more than an encoder, [CLS] or mean pooling and Normalize.
+    """
+    modules = _read_json(checkpoint, "modules.json")
+    if modules is None:
+        return None
+    advice = "use --pooling cls or --pooling mean to take the encoder's own states instead"
+    kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise ModelError(
+            f"{checkpoint} is made of {', '.join(kinds)}; of sentence-transformers only "
+            f"Transformer, Pooling and Normalize are supported - {advice}"
+        )
+    if modules[0]["path"]:
+        raise ModelError(
+            f"{checkpoint} keeps its encoder in {modules[0]['path']} - export that folder, with "
+            "--pooling cls or --pooling mean"
+        )
+    general = _read_json(checkpoint, "config_sentence_transformers.json") or {}
+    if (general.get("prompts") or {}).get(general.get("default_prompt_name")):
+        raise ModelError(f"{checkpoint} puts a prompt before each text - {advice}")
+    encoder: dict[str, Any] = {}
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"):
+        encoder = encoder or _read_json(checkpoint, f"sentence_{name}_config.json") or {}
+    return SentenceSettings(
+        _pooling(checkpoint, _read_json(checkpoint, f"{modules[1]['path']}/config.json"), advice)
+        + "+normalize" * (len(modules) == 3),
+        encoder.get("max_seq_length"),
+        bool(encoder.get("do_lower_case")),
+    )
+
+
+def _pooling(checkpoint: str | Path, config: dict[str, Any] | None, advice: str) -> str:
+    if config is None:
+        raise ModelError(f"{checkpoint} has no settings of its pooling - copy the folder again")
+    modes = config.get("pooling_mode")
+    if modes is None:  # as sentence-transformers wrote it before version 6
+        prefix = "pooling_mode_"
+        modes = [
+            key.removeprefix(prefix).removesuffix("_tokens").removesuffix("_token")
+            for key, active in config.items()
+            if key.startswith(prefix) and active
+        ]
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if modes not in (["cls"], ["mean"]):
+        raise ModelError(
+            f"{checkpoint} pools by {' and '.join(modes) or 'nothing'}, which is not supported - "
+            f"{advice}"
+        )
+    return str(modes[0])
+
+
+def lowercase_first(tokenizer: Any) -> None:
+    """Make a tokenizer lower-case text before anything else."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    before = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+    tokenizer.normalizer = Sequence([Lowercase(), *before])
+
+
+def _read_json(checkpoint: str | Path, name: str) -> Any:
+    """Return a JSON file of a folder or hub checkpoint, None where it has no such file."""
+    from transformers.utils.hub import cached_file
+
+    if Path(checkpoint).is_dir():
+        file = Path(checkpoint) / name
+    else:
+        cached = cached_file(
+            str(checkpoint),
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if cached is None:
+            return None
+        file = Path(cached)
+    try:
+        return json.loads(file.read_text()) if file.is_file() else None
+    except ValueError:
+        raise ModelError(f"{file} is damaged - copy the checkpoint again") from None
 
 
 def checkpoint_info(checkpoint: str | Path, config: Any) -> dict[str, Any]:

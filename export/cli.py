@@ -108,10 +108,17 @@ def finetune_command(
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "int8", "fp16"]),
+    type=click.Choice(["fp32", "bf16", "int8", "fp16"]),
     default="fp32",
     show_default=True,
-    help="int8 is for CPUs, fp16 for GPUs.",
+    help="bf16 and int8 are for CPUs that have them, fp16 for GPUs.",
+)
+@click.option(
+    "--pooling",
+    type=click.Choice(["auto", "cls", "mean"]),
+    default="auto",
+    show_default=True,
+    help="auto: as a sentence-transformers checkpoint says, else [CLS].",
 )
 @click.option("--opset", type=click.IntRange(18, 23), default=20, show_default=True)
 @JSON
@@ -122,19 +129,34 @@ def export_command(
     max_tokens: int | None,
     stride: int,
     precision: str,
+    pooling: str,
     opset: int,
     as_json: bool,
 ) -> None:
-    """Export a checkpoint to ONNX for [CLS] extraction."""
+    """Export a checkpoint to ONNX and compare it with PyTorch."""
     require_torch()
+    from export.onnx_export.exporter import recommended_precision
     from featurestore import export
 
-    info = export(checkpoint, model, name, max_tokens, stride, precision=precision, opset=opset)
+    info = export(
+        checkpoint,
+        model,
+        name,
+        max_tokens,
+        stride,
+        precision=precision,
+        opset=opset,
+        pooling=pooling,
+    )
+    best, reason = recommended_precision()
     if as_json:
-        click.echo(json.dumps(info))
+        click.echo(json.dumps({**info, "recommended_precision": best, "reason": reason}))
         return
     click.echo(
-        f"{info['encoder_id']} in {model}: differs from PyTorch by at most "
+        f"{info['encoder_id']} in {model}: {info['pooling']} pooling, windows of "
+        f"{info['max_tokens']} tokens; differs from PyTorch by at most "
         f"{info['max_abs_difference']:.1e} (cosine {info['min_cosine']:.7f}, "
         f"mean-centred cosine {info['min_cosine_centred']:.4f})"
     )
+    if best != precision:
+        click.echo(f"On this machine use --precision {best}: {reason}.", err=True)

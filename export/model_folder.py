@@ -13,6 +13,8 @@ TOKENIZER = "tokenizer.json"
 MANIFEST = "encoder.json"
 CARD = "README.md"
 CLASSIFIER_HEAD = "classifier_head.npz"  # only of a checkpoint fine-tuned to classify
+REFERENCE = "reference.npz"  # only where another CPU may compute otherwise
+_OPTIONAL = (CLASSIFIER_HEAD, REFERENCE)
 
 # What determines a vector, together with the bytes of the model and its tokenizer.
 SETTINGS = ("cleaning", "max_tokens", "stride", "pooling", "precision")
@@ -32,8 +34,8 @@ def write_manifest(folder: Path, name: str, settings: dict[str, Any], **info: An
     """
     files = {
         file: sha256(folder / file)
-        for file in (MODEL, TOKENIZER, CLASSIFIER_HEAD)
-        if file != CLASSIFIER_HEAD or (folder / file).exists()
+        for file in (MODEL, TOKENIZER, *_OPTIONAL)
+        if file not in _OPTIONAL or (folder / file).exists()
     }
     fingerprint = _fingerprint(files, settings)
     encoder_id = f"{name}-{fingerprint[:8]}"
@@ -67,8 +69,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(text)
         manifest.pop("sha256")
         files = {file: manifest["files"][file] for file in (MODEL, TOKENIZER, CARD)}
-        if CLASSIFIER_HEAD in manifest["files"]:
-            files[CLASSIFIER_HEAD] = manifest["files"][CLASSIFIER_HEAD]
+        files |= {file: manifest["files"][file] for file in _OPTIONAL if file in manifest["files"]}
         fingerprint = _fingerprint(files, manifest)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{folder / MANIFEST} is damaged - export the model again") from None
@@ -113,6 +114,14 @@ def _has_external_weights(model: Path) -> bool:
             return data.find(b"location") >= 0
 
 
+_VECTORS = {
+    "cls": "[CLS] of the last layer",
+    "mean": "the mean of the last layer over all tokens",
+    "cls+normalize": "[CLS] of the last layer, scaled to length 1",
+    "mean+normalize": "the mean of the last layer over all tokens, scaled to length 1",
+}
+
+
 def _card(manifest: dict[str, Any]) -> str:
     """Return the model card: what the vectors are, their origin, their parity with PyTorch."""
     checkpoint, parity = manifest["checkpoint"], manifest["parity"]
@@ -128,7 +137,7 @@ def _card(manifest: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     return f"""# {manifest["encoder_id"]}
 
-An ONNX graph that returns [CLS] of the last layer: {manifest["dim"]} numbers per window.
+An ONNX graph that returns {_VECTORS[manifest["pooling"]]}: {manifest["dim"]} numbers per window.
 
 | | |
 | --- | --- |
@@ -136,6 +145,7 @@ An ONNX graph that returns [CLS] of the last layer: {manifest["dim"]} numbers pe
 | family | {manifest["family"]}, {manifest["layers"]} layers |
 | windows | at most {manifest["max_tokens"]} tokens, stride {manifest["stride"]}, \
 cleaning {manifest["cleaning"]} |
+| pooling | {manifest["pooling"]} |
 | precision | {manifest["precision"]} |
 | parity with PyTorch | largest difference {parity["max_abs_difference"]:.1e}, smallest cosine \
 {parity["min_cosine"]:.7f}, smallest mean-centred cosine {parity["min_cosine_centred"]:.4f}, \

@@ -1,50 +1,141 @@
-"""ONNX Runtime sessions on the requested device, without a silent fallback to the CPU."""
+"""Sessions that run an exported graph: ONNX Runtime on a CPU or a GPU, OpenVINO on a CPU.
+
+None of them falls back in silence to another device or precision.
+"""
 
 import contextlib
-import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from export.cpu import available_cores, cpu_features
 from featurestore.errors import ModelError
 
+Ids = npt.NDArray[np.int64]  # (windows, tokens)
+Vectors = npt.NDArray[np.float32]  # (windows, dim)
+
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# What OpenVINO computes in, where weights and activations are not quantized.
+_OPENVINO = {"bf16": "bf16", "int8": "f32"}
+PRECISIONS_OF_CPUS = tuple(_OPENVINO)
+GROUP = 64  # weights and activations that share an int8 scale
 
 
-def open_session(file: Path, device: str, threads: int | None = None) -> Any:
-    """Load an ONNX file on `device` ("cpu" or "cuda"), with `threads` threads or one per core.
+class Session(Protocol):
+    """A loaded graph; `provider` names what it really runs on."""
 
-    Raises ModelError where the file cannot be loaded, or where CUDA is not available.
+    provider: str
+
+    def run(self, input_ids: Ids, attention_mask: Ids) -> Vectors: ...
+
+
+def open_session(
+    file: Path, device: str, precision: str = "fp32", threads: int | None = None
+) -> Session:
+    """Load a graph on `device` ("cpu" or "cuda"), with `threads` threads or one per core.
+
+    bf16 and int8 graphs run in OpenVINO, others in ONNX Runtime. Raises ModelError where the file
+    cannot be loaded, or where the device or what the precision needs is not available.
     """
-    import onnxruntime
+    if precision in _OPENVINO:
+        return _OpenVino(file, precision, threads)
+    return _OnnxRuntime(file, device, threads)
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or _available_cores()
-    name = _PROVIDERS[device]
-    # TF32 would round fp32 models to ten bits.
-    provider = (name, {"use_tf32": "0"}) if device == "cuda" else name
-    onnxruntime.set_default_logger_severity(4)  # failures are reported below, in one line
-    if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
-        with contextlib.redirect_stdout(None):
-            onnxruntime.preload_dlls()
-    try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
-    except Exception as error:
+
+class _OnnxRuntime:
+    def __init__(self, file: Path, device: str, threads: int | None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or available_cores()
+        name = _PROVIDERS[device]
+        # TF32 would round fp32 models to ten bits.
+        provider = (name, {"use_tf32": "0"}) if device == "cuda" else name
+        onnxruntime.set_default_logger_severity(4)  # failures are reported below, in one line
+        if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+            with contextlib.redirect_stdout(None):
+                onnxruntime.preload_dlls()
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+        except Exception as error:
+            raise ModelError(
+                f"{file} could not be loaded on {device} ({type(error).__name__}) - "
+                + _next_step(device, file)
+            ) from None
+        self.provider: str = self._session.get_providers()[0]
+        # ONNX Runtime falls back to the CPU with only a warning.
+        if self.provider != name:
+            raise ModelError(f"{device} is not available for {file} - {_next_step(device, file)}")
+
+    def run(self, input_ids: Ids, attention_mask: Ids) -> Vectors:
+        if self.provider == _PROVIDERS["cpu"]:
+            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+            vectors: Vectors = self._session.run(["vectors"], feed)[0]
+            return vectors
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("input_ids", input_ids)
+        binding.bind_cpu_input("attention_mask", attention_mask)
+        binding.bind_output("vectors", "cpu")
+        self._session.run_with_iobinding(binding)
+        vectors = binding.copy_outputs_to_cpu()[0]
+        return vectors
+
+
+class _OpenVino:
+    def __init__(self, file: Path, precision: str, threads: int | None) -> None:
+        # Its converter, which is not used here, would report its use over the network; without the
+        # package that does so, openvino takes a stand-in of its own that does nothing.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        try:
+            import openvino  # type: ignore[import-untyped]
+        except ImportError:
+            raise ModelError(
+                f"{precision} models run in OpenVINO, which is not installed - "
+                'pip install "clinical-featurestore[openvino]"'
+            ) from None
+        check_cpu(precision)
+        settings = {
+            "INFERENCE_PRECISION_HINT": _OPENVINO[precision],
+            "INFERENCE_NUM_THREADS": threads or available_cores(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if precision == "int8" else 0,
+        }
+        try:
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(file), "CPU", settings)
+        except Exception as error:
+            raise ModelError(
+                f"{file} could not be loaded by OpenVINO ({type(error).__name__}) - "
+                + _next_step("cpu", file)
+            ) from None
+        self._request: Any = compiled.create_infer_request()
+        self._output = compiled.output(0)
+        self.provider = f"OpenVINO {precision}"
+
+    def run(self, input_ids: Ids, attention_mask: Ids) -> Vectors:
+        results = self._request.infer([input_ids, attention_mask])
+        # The result is memory of the request, which the next call writes over.
+        vectors: Vectors = results[self._output].copy()
+        return vectors
+
+
+def check_cpu(precision: str) -> None:
+    """Raise ModelError unless this CPU has the instructions that make `precision` worth it."""
+    needed = {"bf16": "bfloat16", "int8": "8-bit integer (VNNI)"}
+    if precision in needed and precision not in cpu_features():
         raise ModelError(
-            f"{file} could not be loaded on {device} ({type(error).__name__}) - "
-            + _next_step(device, file)
-        ) from None
-    # ONNX Runtime falls back to the CPU with only a warning.
-    if session.get_providers()[0] != name:
-        raise ModelError(f"{device} is not available for {file} - {_next_step(device, file)}")
-    return session
+            f"this CPU has no {needed[precision]} instructions, without which {precision} saves "
+            "nothing - export the checkpoint as fp32"
+        )
 
 
-def _available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def has_gpu() -> bool:
+    """Return whether the machine has an NVIDIA driver."""
+    return any(Path(file).exists() for file in ("/proc/driver/nvidia/version", "/dev/dxg"))
 
 
 def _next_step(device: str, file: Path) -> str:

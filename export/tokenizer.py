@@ -40,25 +40,22 @@ def clean(text: str, cleaning: str) -> str:
 class WindowTokenizer:
     """Split texts into windows of at most `max_tokens` tokens, which overlap by `stride` tokens.
 
-    Truncation and padding of the tokenizer itself are removed. Raises ModelError unless the
-    tokenizer adds two special tokens, [CLS] and [SEP], and FeatureStoreError where `stride` leaves
-    no room for text.
+    Each window begins and ends with the special tokens that the tokenizer puts around a text, such
+    as [CLS] and [SEP]. Truncation and padding of the tokenizer itself are removed. Raises
+    ModelError for a tokenizer that gives tokens of one text several types, and FeatureStoreError
+    where `stride` leaves no room for text.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int, stride: int = 0) -> None:
-        special = tokenizer.num_special_tokens_to_add(False)
-        if special != 2:
-            raise ModelError(
-                f"the tokenizer adds {special} special tokens, expected two ([CLS] and [SEP]) - "
-                "use the tokenizer that the model was trained with"
-            )
-        if not 0 <= stride < max_tokens - special:
-            raise FeatureStoreError(
-                f"stride must be from 0 to {max_tokens - special - 1} for windows of {max_tokens} "
-                f"tokens, got {stride}"
-            )
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        self.prefix, self.suffix = _special_tokens(tokenizer)
+        room = max_tokens - len(self.prefix) - len(self.suffix)
+        if not 0 <= stride < room:
+            raise FeatureStoreError(
+                f"stride must be from 0 to {room - 1} for windows of {max_tokens} tokens, got "
+                f"{stride}"
+            )
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.stride = stride
@@ -73,23 +70,24 @@ class WindowTokenizer:
         return cls(tokenizer, max_tokens, stride)
 
     def windows(self, texts: Sequence[str]) -> list[list[Ids]]:
-        """Return the windows of each text, [CLS] and [SEP] included; none for a text of no tokens.
+        """Return the windows of each text, special tokens included; none for a text of no tokens.
 
         They equal those of the tokenizer's own truncation with overflow, with less memory and time.
         """
-        cls, sep = (np.array([token], np.int32) for token in self.tokenizer.encode("").ids)
-        length = self.max_tokens - 2
+        length = self.max_tokens - len(self.prefix) - len(self.suffix)
         windows = []
         for ids in self._tokens(texts):
             end = max(len(ids) - self.stride, min(len(ids), 1))
             starts = range(0, end, length - self.stride)
-            windows.append(
-                [np.concatenate([cls, ids[start : start + length], sep]) for start in starts]
-            )
+            windows.append([self.around(ids[start : start + length]) for start in starts])
         return windows
 
+    def around(self, ids: Ids) -> Ids:
+        """Return the tokens of a text with the special tokens around them."""
+        return np.concatenate([self.prefix, ids, self.suffix])
+
     def _tokens(self, texts: Sequence[str]) -> Iterator[Ids]:
-        """Yield the tokens of each text, without [CLS] and [SEP]."""
+        """Yield the tokens of each text, without special tokens."""
         short = iter(self._encode([text for text in texts if len(text) <= _PART_CHARS]))
         for text in texts:
             if len(text) <= _PART_CHARS:
@@ -105,6 +103,27 @@ class WindowTokenizer:
     def _encode(self, texts: Sequence[str]) -> list[Ids]:
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+
+def _special_tokens(tokenizer: Tokenizer) -> tuple[Ids, Ids]:
+    """Return the special tokens that the tokenizer puts before and after a text."""
+    plain, whole = (tokenizer.encode("a", add_special_tokens=special) for special in (False, True))
+    count = len(whole.ids) - len(plain.ids)
+    for before in range(count + 1 if plain.ids else 0):
+        if whole.ids[before : before + len(plain.ids)] == plain.ids:
+            break
+    else:
+        raise ModelError(
+            "the tokenizer does not keep the tokens of a text between its special tokens - use the "
+            "tokenizer that the model was trained with"
+        )
+    if any(whole.type_ids):
+        raise ModelError(
+            "the tokenizer gives the tokens of one text types other than 0, which is not supported "
+            "- use another checkpoint"
+        )
+    ids = np.array(whole.ids, np.int32)
+    return ids[:before], ids[before + len(plain.ids) :]
 
 
 def _split(text: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Turn texts into [CLS] vectors with an exported model and ONNX Runtime."""
+"""Turn texts into vectors with an exported model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from export.model_folder import CLASSIFIER_HEAD, MODEL, TOKENIZER, read_manifest
-from export.onnx_session import open_session
+from export.cpu import cpu_name
+from export.model_folder import CLASSIFIER_HEAD, MODEL, REFERENCE, TOKENIZER, read_manifest
+from export.onnx_export.parity import check_reference
+from export.onnx_session import PRECISIONS_OF_CPUS, has_gpu, open_session
 from export.tokenizer import Ids, WindowTokenizer, clean, padded
 from featurestore.errors import ModelError
 
@@ -28,7 +30,7 @@ class Windows:
 
     text_no: npt.NDArray[np.int32]  # (windows,) index of the text
     window_no: npt.NDArray[np.int32]  # (windows,) index of the window in its text
-    n_tokens: npt.NDArray[np.int32]  # (windows,) [CLS] and [SEP] included
+    n_tokens: npt.NDArray[np.int32]  # (windows,) special tokens included
     vectors: npt.NDArray[np.float32]  # (windows, dim)
 
 
@@ -68,10 +70,11 @@ class Encoder(Protocol):
 class OnnxEncoder:
     """A model folder, checked and loaded on a device.
 
-    `device` is cpu, cuda, or auto: cuda if the machine has an NVIDIA driver, else cpu. int8 models
-    run on CPUs only and fp16 models on GPUs only. `provider` is what ONNX Runtime really uses.
-    Raises ModelError if the folder is wrong or changed, if CUDA is requested but not available,
-    and if the model is for another device.
+    `device` is cpu, cuda, or auto: cuda if the machine has an NVIDIA driver, else cpu. bf16 and
+    int8 models run on CPUs only and fp16 models on GPUs only. On another CPU than that of the
+    export, bf16 and int8 models are compared with PyTorch's vectors once more. `provider` is what
+    the model really runs on. Raises ModelError if the folder is wrong or changed, if the device or
+    its instructions are not available, and if the model is for another device.
     """
 
     def __init__(self, folder: str | Path, device: str = "auto", threads: int | None = None):
@@ -81,8 +84,11 @@ class OnnxEncoder:
             self.folder / TOKENIZER, self.manifest["max_tokens"], self.manifest["stride"]
         )
         device = _device(device, self.manifest["precision"], self.folder)
-        self._session = open_session(self.folder / MODEL, device, threads)
-        self.provider: str = self._session.get_providers()[0]
+        precision = self.manifest["precision"]
+        self._session = open_session(self.folder / MODEL, device, precision, threads)
+        if REFERENCE in self.manifest["files"] and self.manifest["parity"]["cpu"] != cpu_name():
+            check_reference(self._session, self.folder / REFERENCE, precision)
+        self.provider: str = self._session.provider
         self._on_cuda = self.provider == "CUDAExecutionProvider"
         self.budget = _TOKENS_ON_CUDA if self._on_cuda else _TOKENS_ON_CPU
 
@@ -98,7 +104,7 @@ class OnnxEncoder:
         return (self.folder / CLASSIFIER_HEAD).read_bytes()
 
     def encode(self, texts: Sequence[str]) -> Windows:
-        """Return the [CLS] vector of every window of every text, in order."""
+        """Return the vector of every window of every text, in order."""
         return encode(self, self.tokenize(texts))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[Ids]]:
@@ -110,19 +116,9 @@ class OnnxEncoder:
     def run(self, batch: list[Ids]) -> npt.NDArray[np.float32]:
         """Return the vectors (windows, dim) of a batch, whose first window is the longest."""
         if not self._on_cuda:
-            input_ids, attention_mask = padded(batch)
-            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-            cls: npt.NDArray[np.float32] = self._session.run(["cls"], feed)[0]
-            return cls
+            return self._session.run(*padded(batch))
         rows, tokens = fixed_shape(len(batch), len(batch[0]), self.manifest["max_tokens"])
-        input_ids, attention_mask = padded(batch, rows, tokens)
-        binding = self._session.io_binding()
-        binding.bind_cpu_input("input_ids", input_ids)
-        binding.bind_cpu_input("attention_mask", attention_mask)
-        binding.bind_output("cls", "cpu")
-        self._session.run_with_iobinding(binding)
-        cls = binding.copy_outputs_to_cpu()[0]
-        return cls[: len(batch)]
+        return self._session.run(*padded(batch, rows, tokens))[: len(batch)]
 
 
 def encode(
@@ -194,17 +190,15 @@ def _round_up(tokens: int, budget: int) -> int:
 
 def _device(device: str, precision: str, folder: Path) -> str:
     if device == "auto":
-        drivers = (Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
-        has_driver = any(driver.exists() for driver in drivers)
-        device = "cuda" if has_driver and precision != "int8" else "cpu"
+        device = "cuda" if has_gpu() and precision not in PRECISIONS_OF_CPUS else "cpu"
     if (device, precision) == ("cpu", "fp16"):
         raise ModelError(
             f"{folder} is an fp16 model, which is many times slower on a CPU - export the "
-            "checkpoint as fp32 or int8"
+            "checkpoint as fp32 or bf16"
         )
-    if (device, precision) == ("cuda", "int8"):
+    if device == "cuda" and precision in PRECISIONS_OF_CPUS:
         raise ModelError(
-            f"{folder} is an int8 model, for which a GPU has no kernels - export the checkpoint "
+            f"{folder} is a model in {precision}, which runs on CPUs only - export the checkpoint "
             "as fp16 or fp32"
         )
     return device

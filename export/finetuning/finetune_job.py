@@ -84,7 +84,7 @@ def finetune(
             f"{base} is of type {model.config.model_type}, which cannot be exported - start from a "
             f"model of type {', '.join(FAMILIES)}"
         )
-    max_tokens = min(max_tokens, position_limit(model.config))
+    max_tokens = min(max_tokens, position_limit(model) or max_tokens)
     window_tokenizer = WindowTokenizer(tokenizer.backend_tokenizer, max_tokens)
     datasets = read_datasets(data, window_tokenizer, cutoff, horizon_days)
     check_datasets(datasets)

@@ -1,25 +1,34 @@
-"""Export a checkpoint to a model folder whose ONNX graph returns [CLS] of the last layer."""
+"""Export a checkpoint to a model folder whose ONNX graph returns the vectors of windows."""
 
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
-from export.checkpoint import checkpoint_info, load_checkpoint, quiet_loggers
-from export.model_folder import CLASSIFIER_HEAD, MODEL, TOKENIZER, write_manifest
+from export.checkpoint import (
+    checkpoint_info,
+    load_checkpoint,
+    lowercase_first,
+    quiet_loggers,
+    sentence_settings,
+)
+from export.cpu import cpu_features
+from export.model_folder import CLASSIFIER_HEAD, MODEL, REFERENCE, TOKENIZER, write_manifest
 from export.onnx_export.classifier_head import write_classifier_head
 from export.onnx_export.parity import (
     TOLERANCES,
-    check_parity,
-    graph_vectors,
-    needs_scale_by_token,
-    parity_batches,
+    parity_windows,
+    prove_graph,
     pytorch_vectors,
-    synthetic_windows,
+    write_reference,
 )
+from export.onnx_session import PRECISIONS_OF_CPUS, check_cpu, has_gpu
 from export.output_folder import atomic_folder
-from export.tokenizer import CLEANINGS, WindowTokenizer, padded
+from export.tokenizer import CLEANINGS, WindowTokenizer
 from featurestore.errors import FeatureStoreError, ModelError
+
+POOLINGS = ("auto", "cls", "mean")
+_DEFAULT_TOKENS = 512  # of an encoder that sets no limit itself
 
 
 def export(
@@ -31,15 +40,17 @@ def export(
     cleaning: str = "deid-v1",
     precision: str = "fp32",
     opset: int = 20,
+    pooling: str = "auto",
 ) -> dict[str, Any]:
-    """Export a checkpoint (a folder or a hub name) for [CLS] extraction; return its parity.
+    """Export a checkpoint (a folder or a hub name) to a model folder; return its parity.
 
-    The checkpoint is a BERT, RoBERTa or DistilBERT, with or without a classification head. The
-    graph takes `input_ids` and `attention_mask` (windows, tokens), padded on the right, and returns
-    `cls` (windows, dim) float32: row 0 of the last layer's hidden states. `precision` is fp32, int8
-    (for CPUs: 7-bit weights by channel, activations quantized at run time, and scaled by token
-    where the model needs it) or fp16 (for GPUs, with fused attention). `max_tokens` defaults to the
-    number of positions of the model.
+    The checkpoint is any text encoder that transformers' AutoModel loads. The graph takes
+    `input_ids` and `attention_mask` (windows, tokens), padded on the right, and returns `vectors`
+    (windows, dim) float32. `pooling` is cls (the last layer's state of the first token), mean (of
+    all tokens, special ones included), or auto: what a sentence-transformers checkpoint declares,
+    with its normalization, window length and lower-casing, and cls for all others. `precision` is
+    fp32, bf16 or int8 (for CPUs with such instructions, in OpenVINO) or fp16 (for GPUs, with fused
+    attention). `max_tokens` defaults to the number of positions of the model.
 
     The graph is compared with PyTorch before the folder gets its name, so a failed export leaves
     none. Raises ModelError for a checkpoint that cannot be exported or differs from PyTorch,
@@ -49,50 +60,76 @@ def export(
     import torch
     import transformers
 
-    from export.onnx_export.graph import ClsExtractor
-
     folder = Path(folder)
-    _check_arguments(folder, name, cleaning, precision)
+    _check_arguments(folder, name, cleaning=cleaning, precision=precision, pooling=pooling)
+    check_cpu(precision)
+    declared = sentence_settings(checkpoint) if pooling == "auto" else None
     model, tokenizer = load_checkpoint(checkpoint, transformers.AutoModel)
-    model.eval()
-    graph = ClsExtractor(model, fused=precision == "fp16").eval()
-    max_tokens = _window_length(checkpoint, model.config, max_tokens)
+    if declared and declared.lowercase:
+        lowercase_first(tokenizer.backend_tokenizer)
+    if pooling == "auto":
+        pooling = declared.pooling if declared else "cls"
+    encoder = _encoder_of(checkpoint, model).eval()
+    max_tokens = _window_length(checkpoint, encoder, tokenizer, max_tokens, declared)
     window_tokenizer = WindowTokenizer(tokenizer.backend_tokenizer, max_tokens, stride)
+    if pooling.startswith("cls") and not len(window_tokenizer.prefix):
+        raise ModelError(
+            f"the tokenizer of {checkpoint} puts no token before a text, so there is no [CLS] - "
+            "use --pooling mean"
+        )
     settings = {
         "cleaning": cleaning,
         "max_tokens": max_tokens,
         "stride": stride,
-        "pooling": "cls",
+        "pooling": pooling,
         "precision": precision,
     }
+    windows = parity_windows(window_tokenizer)
+    reference = _reference_vectors(checkpoint, encoder, windows, pooling)
     with atomic_folder(folder) as draft:
-        parity = _write_checked_graph(
-            model, graph, draft / MODEL, window_tokenizer, opset, precision
-        )
+        _write_graph(checkpoint, encoder, draft / MODEL, settings, opset)
+        parity = prove_graph(draft / MODEL, precision, windows, reference)
         window_tokenizer.tokenizer.save(str(draft / TOKENIZER))
-        write_classifier_head(checkpoint, model.config, draft / CLASSIFIER_HEAD)
+        if precision in PRECISIONS_OF_CPUS:
+            write_reference(draft / REFERENCE, windows, reference)
+        if pooling == "cls":
+            write_classifier_head(checkpoint, model.config, draft / CLASSIFIER_HEAD)
         encoder_id = write_manifest(
             draft,
             name or _default_name(checkpoint),
             settings,
-            dim=int(model.config.hidden_size),
-            layers=int(model.config.num_hidden_layers),
+            dim=reference.shape[1],
+            layers=int(encoder.config.num_hidden_layers),
             family=model.config.model_type,
             checkpoint=checkpoint_info(checkpoint, model.config),
             parity=parity,
             opset=opset,
             versions={"torch": torch.__version__, "transformers": transformers.__version__},
         )
-    return {"encoder_id": encoder_id, **parity}
+    return {"encoder_id": encoder_id, "pooling": pooling, "max_tokens": max_tokens, **parity}
 
 
-def _check_arguments(folder: Path, name: str | None, cleaning: str, precision: str) -> None:
+def recommended_precision() -> tuple[str, str]:
+    """Return the precision to use on this machine, and why."""
+    if has_gpu():
+        return "fp16", "this machine has an NVIDIA GPU"
+    features = cpu_features()
+    if "bf16" in features:
+        return "bf16", "this CPU multiplies bfloat16, about twice as fast as fp32"
+    if "int8" in features:
+        return "fp32", (
+            "this CPU has no bfloat16; int8 is about twice as fast, for models whose mean-centred "
+            "cosine stays high"
+        )
+    return "fp32", "this CPU has neither bfloat16 nor 8-bit integer (VNNI) instructions"
+
+
+def _check_arguments(folder: Path, name: str | None, **options: str) -> None:
     if folder.exists():
         raise FeatureStoreError(f"{folder} already exists - choose another folder for the model")
-    for option, value, choices in (
-        ("cleaning", cleaning, CLEANINGS),
-        ("precision", precision, tuple(TOLERANCES)),
-    ):
+    all_choices = {"cleaning": CLEANINGS, "precision": tuple(TOLERANCES), "pooling": POOLINGS}
+    for option, value in options.items():
+        choices = all_choices[option]
         if value not in choices:
             raise FeatureStoreError(f"unknown {option} {value} - use one of {', '.join(choices)}")
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -106,76 +143,90 @@ def _default_name(checkpoint: str | Path) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", Path(str(checkpoint)).name).strip("-").lower()
 
 
-def _window_length(checkpoint: str | Path, config: Any, max_tokens: int | None) -> int:
+def _encoder_of(checkpoint: str | Path, model: Any) -> Any:
+    """Return the model, or the encoder of an encoder and decoder."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        model = model.get_encoder()
+    if getattr(model, "main_input_name", "input_ids") != "input_ids":
+        raise ModelError(
+            f"{checkpoint} is not a text encoder: its input is {model.main_input_name} - use a "
+            "model that takes token ids"
+        )
+    return model
+
+
+def _window_length(
+    checkpoint: str | Path, model: Any, tokenizer: Any, max_tokens: int | None, declared: Any
+) -> int:
     from export.onnx_export.graph import position_limit
 
-    limit = position_limit(config)
-    if max_tokens and max_tokens > limit:
+    limit = position_limit(model)
+    if max_tokens and limit and max_tokens > limit:
         raise ModelError(
             f"{checkpoint} has {limit} positions, fewer than {max_tokens} tokens - use "
             f"--max-tokens {limit} or less"
         )
-    return max_tokens or limit
+    if max_tokens:
+        return max_tokens
+    if declared:
+        default = int(declared.max_tokens or tokenizer.model_max_length)
+        return min(default, limit or _DEFAULT_TOKENS)
+    return limit or _DEFAULT_TOKENS
 
 
-def _write_checked_graph(
-    model: Any,
-    graph: Any,
-    file: Path,
-    window_tokenizer: WindowTokenizer,
-    opset: int,
-    precision: str,
-) -> dict[str, Any]:
-    """Write the graph; return its parity with PyTorch or raise ModelError."""
-    import torch
-
-    from export.onnx_export.quantization import scale_by_token, smooth_quant
-
-    batches = parity_batches(window_tokenizer)
-    if precision == "int8":
-        calibration = synthetic_windows(window_tokenizer, 16, seed=1)
-        ids_and_masks = (padded([window]) for window in calibration)
-        smooth_quant(
-            graph, ((torch.from_numpy(ids), torch.from_numpy(mask)) for ids, mask in ids_and_masks)
-        )
-    reference = pytorch_vectors(model, batches)
-    _write_graph(graph, file, window_tokenizer.max_tokens, opset, precision)
-    vectors, provider = graph_vectors(file, batches, precision)
-    if precision == "int8" and needs_scale_by_token(reference, vectors):
-        scale_by_token(graph)  # a slower graph
-        _write_graph(graph, file, window_tokenizer.max_tokens, opset, precision)
-        vectors, provider = graph_vectors(file, batches, precision)
-    return {**check_parity(reference, vectors, precision), "provider": provider}
+def _reference_vectors(checkpoint: str | Path, model: Any, windows: Any, pooling: str) -> Any:
+    """Return PyTorch's vectors of the windows. Raises ModelError where the model gives none."""
+    try:
+        return pytorch_vectors(model, windows, pooling)
+    except Exception as error:  # each class of transformers raises what it likes
+        raise ModelError(
+            f"{checkpoint}, a {model.config.model_type}, gives no last hidden state for token ids "
+            f"and a mask ({type(error).__name__}) - use a text encoder"
+        ) from None
 
 
-def _write_graph(graph: Any, file: Path, max_tokens: int, opset: int, precision: str) -> None:
+def _write_graph(
+    checkpoint: str | Path, model: Any, file: Path, settings: dict[str, Any], opset: int
+) -> None:
+    """Write the graph in its precision. Raises ModelError where PyTorch cannot export the model."""
     import onnx
     import torch
 
-    from export.onnx_export.quantization import convert_to_fp16, quantize_to_int8
+    from export.onnx_export.graph import FusedLayer, build_graph
+    from export.onnx_export.quantization import convert_to_fp16, quantize_weights
 
+    max_tokens, precision = settings["max_tokens"], settings["precision"]
+    graph = build_graph(model, settings["pooling"], max_tokens, fused=precision == "fp16")
     ids = torch.ones((2, min(16, max_tokens)), dtype=torch.int64)
     rows, tokens = torch.export.Dim("windows"), torch.export.Dim("tokens", max=max_tokens)
     shape = {0: rows, 1: tokens}
     with warnings.catch_warnings(), quiet_loggers("torch.onnx", "onnxscript", "onnx_ir", "root"):
         warnings.simplefilter("ignore")  # deprecations inside the exporter
-        torch.onnx.export(
-            graph,
-            (ids, torch.ones_like(ids)),
-            str(file),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["cls"],
-            dynamic_shapes=(shape, shape),
-            opset_version=opset,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-        if precision == "int8":
-            quantize_to_int8(file)
+        try:
+            torch.onnx.export(
+                graph,
+                (ids, torch.ones_like(ids)),
+                str(file),
+                input_names=["input_ids", "attention_mask"],
+                output_names=["vectors"],
+                dynamic_shapes=(shape, shape),
+                opset_version=opset,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # torch.export has exceptions of many kinds
+            raise ModelError(
+                f"{checkpoint}, a {model.config.model_type}, cannot be exported to ONNX by "
+                f"torch {torch.__version__} ({type(error).__name__}) - use another encoder; no "
+                "folder was written"
+            ) from error
         written = onnx.load(file)
+        if precision == "int8":
+            written = quantize_weights(written)
         if precision == "fp16":
-            written = convert_to_fp16(written, len(graph.layers))
+            fused = sum(isinstance(layer, FusedLayer) for layer in graph.modules())
+            written = convert_to_fp16(written, fused)
         onnx.save(_without_metadata(written), file)
 
 

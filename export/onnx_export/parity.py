@@ -1,114 +1,161 @@
 """Parity of an exported graph with PyTorch: the same windows through both, compared."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from export.onnx_session import open_session
+from export.cpu import cpu_name
+from export.onnx_session import Session, Vectors, open_session
 from export.tokenizer import Ids, WindowTokenizer, padded
 from featurestore.errors import ModelError
 from featurestore.synthetic.hospital import invented_notes
 
-Vectors = npt.NDArray[np.float32]  # (windows, dim)
-
-# How far a graph may be from PyTorch: largest absolute difference, smallest cosine of two vectors.
+# How far a graph may be from PyTorch: largest absolute difference, smallest cosine of two vectors,
+# and smallest mean-centred cosine.
 TOLERANCES = {
     "fp32": {"max_abs_difference": 1e-4, "min_cosine": 0.99999},
     "fp16": {"min_cosine": 0.9999},
-    "int8": {"min_cosine": 0.995},
+    "bf16": {"min_cosine": 0.9995, "min_cosine_centred": 0.98},
+    "int8": {"min_cosine": 0.995, "min_cosine_centred": 0.8},
 }
-_INT8_CENTRED = 0.9  # below this mean-centred cosine, int8 is scaled by token
-_LENGTHS = (3, 4, 7, 16, 33, 64, 128, 200, 256, 384, 511, 512)
+_LENGTHS = (3, 4, 7, 16, 33, 64, 128, 200, 256, 384, 511, 512, 1_000)
+# Windows whose differences are compared: short and long ones differ so much from each other that
+# the differences of their texts would not count.
+_COMPARED, _SHORTEST, _LONGEST = 16, 64, 512
 
 
-def synthetic_windows(window_tokenizer: WindowTokenizer, notes: int, seed: int) -> list[Ids]:
-    """Return the windows of `notes` synthetic notes."""
-    texts = invented_notes(notes, seed)
-    return [window for of_text in window_tokenizer.windows(texts) for window in of_text]
-
-
-def parity_batches(window_tokenizer: WindowTokenizer) -> list[list[Ids]]:
-    """Return batches of text windows of many lengths: each alone, all together, some together."""
-    whole = synthetic_windows(window_tokenizer, 40, seed=0)
-    cls, sep = whole[0][0], whole[0][-1]
-    tokens = np.concatenate([window[1:-1] for window in whole])
+def parity_windows(window_tokenizer: WindowTokenizer) -> list[Ids]:
+    """Return windows of synthetic notes: of many lengths, the longest, and _COMPARED like ones."""
+    special = len(window_tokenizer.prefix) + len(window_tokenizer.suffix)
+    texts = invented_notes(40, seed=0)
+    tokens = np.concatenate(
+        [
+            window[len(window_tokenizer.prefix) : len(window) - len(window_tokenizer.suffix)]
+            for windows in window_tokenizer.windows(texts)
+            for window in windows
+        ]
+    )
+    longest = window_tokenizer.max_tokens
+    lengths = {*(length for length in _LENGTHS if length <= longest), longest}
     rng = np.random.default_rng(0)
-
-    def window(length: int) -> Ids:
-        start = int(rng.integers(0, len(tokens) - length))
-        text = tokens[start : start + length - 2]
-        return np.concatenate([[cls], text, [sep]]).astype(np.int32)
-
-    lengths = [length for length in _LENGTHS if length <= window_tokenizer.max_tokens]
-    every_length = [window(length) for length in lengths]
-    some_lengths = [window(length) for length in lengths[::-2]]
-    return [*([one] for one in every_length), every_length, some_lengths]
+    like = rng.integers(min(longest, _SHORTEST), min(longest, _LONGEST), _COMPARED, endpoint=True)
+    windows = []
+    for length in (*sorted(lengths), *like.tolist()):
+        start = int(rng.integers(len(tokens)))
+        text = np.take(tokens, range(start, start + max(1, length - special)), mode="wrap")
+        windows.append(window_tokenizer.around(text))
+    return windows
 
 
-def pytorch_vectors(model: Any, batches: list[list[Ids]]) -> Vectors:
-    """Return [CLS] of the windows as the checkpoint's own class computes it: (windows, dim)."""
+def pytorch_vectors(model: Any, windows: Sequence[Ids], pooling: str) -> Vectors:
+    """Return the pooled vector of each window alone, by the checkpoint's own class: (windows, dim).
+
+    Without padding, so that a graph whose vectors depend on their batch differs from them.
+    """
     import torch
 
+    from export.onnx_export.graph import pool
+
     vectors = []
-    for batch in batches:
-        input_ids, attention_mask = padded(batch)
-        # RoBERTa derives positions from its padding id.
-        input_ids = np.where(attention_mask == 1, input_ids, model.config.pad_token_id or 0)
+    for ids in windows:
+        input_ids = torch.from_numpy(ids.astype(np.int64))[None]
+        attention_mask = torch.ones_like(input_ids)
+        options: dict[str, Any] = {}
+        if model.config.model_type == "longformer" and pooling.startswith("cls"):
+            # As LongformerForSequenceClassification does.
+            options["global_attention_mask"] = (torch.arange(len(ids)) == 0).long()[None]
         with torch.no_grad():
-            output = model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
-        vectors.append(output.last_hidden_state[:, 0].numpy())
+            output = model(input_ids=input_ids, attention_mask=attention_mask, **options)
+            vectors.append(pool(output.last_hidden_state, attention_mask, pooling).numpy())
     return np.concatenate(vectors)
 
 
-def graph_vectors(file: Path, batches: list[list[Ids]], precision: str) -> tuple[Vectors, str]:
-    """Return [CLS] of the windows as the graph computes it, and the provider it ran on."""
+def prove_graph(
+    file: Path, precision: str, windows: Sequence[Ids], reference: Vectors
+) -> dict[str, Any]:
+    """Return the parity with `reference` of the windows alone, all together and some together."""
     session = _session(file, precision)
-    vectors = []
-    for batch in batches:
-        input_ids, attention_mask = padded(batch)
-        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-        vectors.append(session.run(["cls"], feed)[0])
-    return np.concatenate(vectors), session.get_providers()[0]
+    numbers = range(len(windows))
+    # Not the longest with all others: a batch that large does not occur.
+    together = [no for no in numbers if len(windows[no]) <= _LENGTHS[-1]]
+    batches = [*([no] for no in numbers), together, together[::-2]]
+    vectors = [session.run(*padded([windows[no] for no in batch])) for batch in batches]
+    order = np.array([no for batch in batches for no in batch])
+    parity = check_parity(
+        reference[order], np.concatenate(vectors), precision, order >= len(windows) - _COMPARED
+    )
+    return {**parity, "provider": session.provider, "cpu": cpu_name()}
 
 
-def _session(file: Path, precision: str) -> Any:
+def write_reference(file: Path, windows: Sequence[Ids], reference: Vectors) -> None:
+    """Write windows of synthetic text and their vectors by PyTorch to an .npz file."""
+    short = [no for no, ids in enumerate(windows) if len(ids) <= _LENGTHS[-1]]
+    with file.open("wb") as stream:
+        np.savez(
+            stream,
+            lengths=np.array([len(windows[no]) for no in short]),
+            tokens=np.concatenate([windows[no] for no in short]),
+            vectors=reference[short],
+        )
+
+
+def check_reference(session: Session, file: Path, precision: str) -> None:
+    """Raise ModelError unless the graph gives the vectors of PyTorch on this machine as well."""
+    with np.load(file, allow_pickle=False) as arrays:
+        lengths, tokens, reference = (arrays[key] for key in ("lengths", "tokens", "vectors"))
+    windows = np.split(tokens, np.cumsum(lengths)[:-1])
+    vectors = np.concatenate([session.run(*padded([ids])) for ids in windows])
+    try:
+        check_parity(reference, vectors, precision, np.arange(len(windows))[-_COMPARED:])
+    except ModelError as error:
+        what = str(error).split(" - ")[0]
+        raise ModelError(f"on this CPU ({cpu_name()}) {what} - use an fp32 model here") from None
+
+
+def _session(file: Path, precision: str) -> Session:
     """Open the graph on a GPU where it is fp16 and there is one, otherwise on the CPU."""
     if precision == "fp16" and Path("/proc/driver/nvidia/version").exists():
         with contextlib.suppress(ModelError):  # the CUDA libraries may be missing
-            return open_session(file, "cuda")
-    return open_session(file, "cpu")
+            return open_session(file, "cuda", precision)
+    return open_session(file, "cpu", precision)
 
 
-def check_parity(reference: Vectors, vectors: Vectors, precision: str = "fp32") -> dict[str, Any]:
+def check_parity(
+    reference: Vectors, vectors: Vectors, precision: str = "fp32", compared: Any = slice(None)
+) -> dict[str, Any]:
     """Return the largest difference and the smallest cosines of vectors of the same windows.
 
     The vectors of a model can be so alike that any two have a cosine near 1. The mean-centred
-    cosine, after the mean of `reference` is subtracted, tells how well the differences between
-    notes are kept. Raises ModelError beyond TOLERANCES, and where every window has the same vector,
-    as [CLS] of the embedding layer has.
+    cosine, after the mean of the rows `compared` is subtracted from them, tells how well the
+    differences between notes are kept. Raises ModelError beyond TOLERANCES, and where every window
+    has the same vector, as [CLS] of the embedding layer has.
     """
-    difference = float(np.abs(reference - vectors).max())
-    cosine, centred = _smallest_cosines(reference, vectors)
-    max_difference = TOLERANCES[precision].get("max_abs_difference")
-    min_cosine = TOLERANCES[precision]["min_cosine"]
-    if max_difference is not None and not difference <= max_difference:  # NaN fails as well
-        raise ModelError(
-            f"the graph differs from PyTorch by {difference:.1e}, more than {max_difference:.0e} "
-            "- please report the model type; no folder was written"
-        )
-    if not cosine >= min_cosine:
-        raise ModelError(
-            f"the {precision} graph has a cosine of {cosine:.5f} to PyTorch, less than "
-            f"{min_cosine} - export the checkpoint as fp32; no folder was written"
-        )
     if vectors.std(axis=0).max() < 1e-6:
         raise ModelError(
             "the graph gives every window the same vector, as the embedding layer's [CLS] does - "
             "export the last layer of a trained model; no folder was written"
         )
+    difference = float(np.abs(reference - vectors).max())
+    cosine = _smallest_cosine(reference, vectors)
+    mean = reference[compared].mean(axis=0)
+    centred = _smallest_cosine(reference[compared] - mean, vectors[compared] - mean)
+    tolerance = TOLERANCES[precision]
+    limit = tolerance.get("max_abs_difference", np.inf)
+    if not difference <= limit:  # NaN fails as well
+        raise ModelError(
+            f"the graph differs from PyTorch by {difference:.1e}, more than {limit:.0e}: its "
+            "vectors may depend on padding - please report the model type; no folder was written"
+        )
+    for name, value in (("cosine", cosine), ("mean-centred cosine", centred)):
+        least = tolerance.get("min_cosine" if name == "cosine" else "min_cosine_centred", -1.0)
+        if not value >= least:
+            raise ModelError(
+                f"the {precision} graph has a {name} of {value:.5f} to PyTorch, less than {least} "
+                "- export the checkpoint as fp32; no folder was written"
+            )
     return {
         "max_abs_difference": difference,
         "min_cosine": cosine,
@@ -117,18 +164,8 @@ def check_parity(reference: Vectors, vectors: Vectors, precision: str = "fp32") 
     }
 
 
-def needs_scale_by_token(reference: Vectors, vectors: Vectors) -> bool:
-    """Return whether an int8 graph is too far from PyTorch with one scale per batch."""
-    cosine, centred = _smallest_cosines(reference, vectors)
-    return not (cosine >= TOLERANCES["int8"]["min_cosine"] and centred >= _INT8_CENTRED)
-
-
-def _smallest_cosines(reference: Vectors, vectors: Vectors) -> tuple[float, float]:
-    """Return the smallest cosine and mean-centred cosine; NaN where `reference` is constant."""
-    mean = reference.mean(axis=0)
-    cosines = []
-    for a, b in ((reference, vectors), (reference - mean, vectors - mean)):
-        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        with np.errstate(invalid="ignore"):
-            cosines.append(float(((a * b).sum(axis=1) / norms).min()))
-    return cosines[0], cosines[1]
+def _smallest_cosine(a: Vectors, b: Vectors) -> float:
+    """Return the smallest cosine of two rows; NaN where a row is zero."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    with np.errstate(invalid="ignore"):
+        return float(((a * b).sum(axis=1) / norms).min())
