@@ -65,6 +65,7 @@ class WholeEncoder(nn.Module):
 
     def __init__(self, model: Any, pooling: str, max_tokens: int) -> None:
         super().__init__()
+        model.set_attn_implementation("eager")  # others do not always export
         self.encoder = model
         self.pooling = pooling
         self.padding_id = int(model.config.pad_token_id or 0)

@@ -8,7 +8,7 @@ import pytest
 
 from batch.embedding.encoder import OnnxEncoder, batches, fixed_shape
 from featurestore.errors import ModelError
-from tests.pytorch import cls_by_pytorch
+from tests.pytorch import vectors_by_pytorch
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def encoder(model):
 def test_vectors_are_those_of_pytorch(encoder, checkpoint, write_prose, words):
     text = write_prose(words)
     ours = encoder.encode([text])
-    assert ours.vectors == pytest.approx(cls_by_pytorch(checkpoint, text), abs=1e-5)
+    assert ours.vectors == pytest.approx(vectors_by_pytorch(checkpoint, text), abs=1e-5)
     assert ours.window_no.tolist() == list(range(len(ours.vectors)))
 
 
@@ -29,7 +29,7 @@ def test_a_note_has_the_same_vectors_alone_and_in_a_mixed_batch(encoder, checkpo
     ours = encoder.encode(texts)
     for no, text in enumerate(texts):
         assert ours.vectors[ours.text_no == no] == pytest.approx(
-            cls_by_pytorch(checkpoint, text), abs=1e-5
+            vectors_by_pytorch(checkpoint, text), abs=1e-5
         )
 
 
@@ -86,7 +86,7 @@ def test_vectors_by_the_code_for_gpus_are_the_same(model, checkpoint, write_pros
     ours = encoder.encode(texts)
     for no, text in enumerate(texts):
         assert ours.vectors[ours.text_no == no] == pytest.approx(
-            cls_by_pytorch(checkpoint, text), abs=1e-5
+            vectors_by_pytorch(checkpoint, text), abs=1e-5
         )
 
 
