@@ -28,6 +28,7 @@ LAYERS = (
     (
         "export",
         "export.checkpoint",
+        "export.cpu",
         "export.model_folder",
         "export.output_folder",
         "export.onnx_session",

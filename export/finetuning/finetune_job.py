@@ -81,7 +81,7 @@ def finetune(
     )
     if model.config.model_type not in FAMILIES:
         raise ModelError(
-            f"{base} is of type {model.config.model_type}, which cannot be exported - start from a "
+            f"{base} is of type {model.config.model_type}, which is not supported - start from a "
             f"model of type {', '.join(FAMILIES)}"
         )
     max_tokens = min(max_tokens, position_limit(model) or max_tokens)

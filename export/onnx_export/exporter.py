@@ -29,6 +29,7 @@ from featurestore.errors import FeatureStoreError, ModelError
 
 POOLINGS = ("auto", "cls", "mean")
 _DEFAULT_TOKENS = 512  # of an encoder that sets no limit itself
+_UNDIVIDED_TOKENS = 2_048  # of one whose attention takes memory by the square of them
 
 
 def export(
@@ -158,7 +159,7 @@ def _encoder_of(checkpoint: str | Path, model: Any) -> Any:
 def _window_length(
     checkpoint: str | Path, model: Any, tokenizer: Any, max_tokens: int | None, declared: Any
 ) -> int:
-    from export.onnx_export.graph import position_limit
+    from export.onnx_export.graph import divides_attention, position_limit
 
     limit = position_limit(model)
     if max_tokens and limit and max_tokens > limit:
@@ -168,10 +169,12 @@ def _window_length(
         )
     if max_tokens:
         return max_tokens
+    most = limit or _DEFAULT_TOKENS
+    if not divides_attention(model):
+        most = min(most, _UNDIVIDED_TOKENS)
     if declared:
-        default = int(declared.max_tokens or tokenizer.model_max_length)
-        return min(default, limit or _DEFAULT_TOKENS)
-    return limit or _DEFAULT_TOKENS
+        most = min(most, int(declared.max_tokens or tokenizer.model_max_length))
+    return most
 
 
 def _reference_vectors(checkpoint: str | Path, model: Any, windows: Any, pooling: str) -> Any:

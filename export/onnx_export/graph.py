@@ -65,16 +65,58 @@ class WholeEncoder(nn.Module):
 
     def __init__(self, model: Any, pooling: str, max_tokens: int) -> None:
         super().__init__()
-        model.set_attn_implementation("eager")  # others do not always export
+        # PyTorch's own attention does not always export.
+        model.set_attn_implementation("eager")
+        self.chunks = -(-max_tokens // _QUERY_ROWS) if divides_attention(model) else 1
+        if self.chunks > 1:
+            model.set_attn_implementation(_by_rows(self.chunks))
         self.encoder = model
         self.pooling = pooling
         self.padding_id = int(model.config.pad_token_id or 0)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        input_ids, attention_mask = _pad(input_ids, attention_mask, self.chunks)
         # Some models take positions or masks from their padding id.
         input_ids = torch.where(attention_mask == 1, input_ids, self.padding_id)
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         return pool(output.last_hidden_state, attention_mask, self.pooling)
+
+
+def divides_attention(model: Any) -> bool:
+    """Return whether the memory of the model's attention is bounded, however long its windows."""
+    return model.config.model_type in FAMILIES or bool(model._can_set_attn_implementation())
+
+
+def _by_rows(chunks: int) -> str:
+    """Register an attention of transformers that divides queries into chunks; return its name."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    def attention(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
+        scaling: float | None = None, position_bias: Any = 0.0, **_: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        groups = query.shape[1] // key.shape[1]  # heads that share keys and values
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+        mask = attention_mask + position_bias
+        parts = [x.unflatten(2, (chunks, -1)).unbind(2) for x in (query * scale, mask)]
+        context = [_attend(rows, key, value, bias) for rows, bias in zip(*parts, strict=True)]
+        return torch.cat(context, dim=2).transpose(1, 2), None
+
+    name = f"by_rows_{chunks}"
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, eager_mask)
+    return name
+
+
+def _pad(input_ids: Tensor, attention_mask: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
+    """Pad ids and mask to a multiple of so many tokens."""
+    if multiple == 1:
+        return input_ids, attention_mask
+    tokens = (input_ids.shape[1] + multiple - 1) // multiple * multiple
+    missing = (0, tokens - input_ids.shape[1])
+    return functional.pad(input_ids, missing), functional.pad(attention_mask, missing)
 
 
 class PrunedEncoder(nn.Module):
@@ -114,13 +156,7 @@ class PrunedEncoder(nn.Module):
         ]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        if self.multiple > 1:
-            tokens = (input_ids.shape[1] + self.multiple - 1) // self.multiple * self.multiple
-            missing = (0, tokens - input_ids.shape[1])
-            input_ids, attention_mask = (
-                functional.pad(input_ids, missing),
-                functional.pad(attention_mask, missing),
-            )
+        input_ids, attention_mask = _pad(input_ids, attention_mask, self.multiple)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         if self.takes_positions:
             # The tokens that were added to the longest window have no position of their own.
@@ -231,14 +267,13 @@ class Attention(nn.Module):
         def blocks(x: Tensor, outside: float = 0.0) -> Tensor:
             """(windows, heads, tokens, d) -> (windows, heads, blocks, seen, d)."""
             margin = around * block
-            padded = functional.pad(x, (0, 0, margin, margin), value=outside).unflatten(
-                2, (-1, block)
-            )
+            padded = functional.pad(x, (0, 0, margin, margin), value=outside)
+            padded = torch.unflatten(padded, 2, (-1, block))
             count = x.shape[2] // block
             shifts = [padded.narrow(2, shift, count) for shift in range(2 * around + 1)]
             return torch.cat(shifts, dim=3)
 
-        query = query.unflatten(2, (-1, block))  # type: ignore[no-untyped-call]
+        query = torch.unflatten(query, 2, (-1, block))
         scores = query @ blocks(key).transpose(3, 4)
         scores = scores + (blocks(keys_padding, MASK_VALUE).transpose(3, 4) + band)
         if self.first is None:

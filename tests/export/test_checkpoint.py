@@ -1,8 +1,10 @@
 """Loading checkpoints of transformers."""
 
+import json
+
 import pytest
 
-from export.checkpoint import load_checkpoint
+from export.checkpoint import SentenceSettings, load_checkpoint, lowercase_first, sentence_settings
 from featurestore.errors import FeatureStoreError
 
 
@@ -33,3 +35,100 @@ def test_a_cased_vocabulary_without_tokenizer_settings_keeps_case(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     _, tokenizer = load_checkpoint(tmp_path, transformers.AutoModel)
     assert tokenizer.backend_tokenizer.encode("Heart heart").tokens[1:-1] == ["Heart", "heart"]
+
+
+@pytest.fixture
+def sentence_folder(tmp_path):
+    """Write the settings of a sentence-transformers folder; return the folder."""
+
+    def write(pooling, *others, encoder=None, general=None, path=""):
+        kinds = ["Transformer", "Pooling", *others]
+        modules = [
+            {
+                "path": path if kind == "Transformer" else kind,
+                "type": f"sentence_transformers.{kind}",
+            }
+            for kind in kinds
+        ]
+        (tmp_path / "Pooling").mkdir()
+        for name, content in {
+            "modules.json": modules,
+            "Pooling/config.json": pooling,
+            "sentence_bert_config.json": encoder or {},
+            "config_sentence_transformers.json": general or {},
+        }.items():
+            (tmp_path / name).write_text(json.dumps(content))
+        return tmp_path
+
+    return write
+
+
+MEAN = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        pytest.param(MEAN, "mean", id="as before sentence-transformers 6"),
+        pytest.param({"pooling_mode": "cls"}, "cls", id="as sentence-transformers 6 writes it"),
+        pytest.param({"pooling_mode": ["mean"]}, "mean", id="a list of one"),
+    ],
+)
+def test_the_pooling_of_a_sentence_transformers_folder(sentence_folder, pooling, expected):
+    settings = sentence_settings(sentence_folder(pooling))
+    assert settings == SentenceSettings(expected, None, False)
+
+
+def test_normalize_window_length_and_lower_casing_are_read(sentence_folder):
+    encoder = {"max_seq_length": 256, "do_lower_case": True}
+    folder = sentence_folder(MEAN, "Normalize", encoder=encoder)
+    assert sentence_settings(folder) == SentenceSettings("mean+normalize", 256, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param(
+            {"pooling": {"pooling_mode_max_tokens": True}}, "pools by max, which is not", id="max"
+        ),
+        pytest.param(
+            {"pooling": {"pooling_mode": "weightedmean"}}, "pools by weightedmean", id="weighted"
+        ),
+        pytest.param(
+            {"pooling": MEAN | {"pooling_mode_cls_token": True}},
+            "pools by (mean and cls|cls and mean)",
+            id="several",
+        ),
+        pytest.param({"pooling": {}}, "pools by nothing", id="none"),
+        pytest.param({"others": ["Dense"]}, "made of Transformer, Pooling, Dense", id="a layer"),
+        pytest.param(
+            {"general": {"prompts": {"query": "search: "}, "default_prompt_name": "query"}},
+            "puts a prompt before each text",
+            id="a prompt",
+        ),
+        pytest.param({"path": "0_BERT"}, "keeps its encoder in 0_BERT", id="an inner folder"),
+    ],
+)
+def test_a_sentence_transformers_folder_that_does_more_is_refused(
+    sentence_folder, changes, message
+):
+    changes = {"pooling": MEAN, "others": [], **changes}
+    folder = sentence_folder(changes.pop("pooling"), *changes.pop("others"), **changes)
+    with pytest.raises(FeatureStoreError, match=message) as error:
+        sentence_settings(folder)
+    assert "--pooling cls or --pooling mean" in str(error.value)
+
+
+def test_other_folders_have_no_such_settings(checkpoint):
+    assert sentence_settings(checkpoint) is None
+
+
+def test_text_is_lower_cased_before_the_tokenizer_normalizes_it(checkpoint):
+    from tokenizers import Tokenizer
+    from tokenizers.normalizers import BertNormalizer
+
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.normalizer = BertNormalizer(lowercase=False)
+    upper = tokenizer.encode("CHEST PAIN").ids
+    lowercase_first(tokenizer)
+    assert tokenizer.encode("CHEST PAIN").ids == tokenizer.encode("chest pain").ids != upper

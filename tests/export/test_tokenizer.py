@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from export.tokenizer import WindowTokenizer, clean, padded
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, ModelError
 
 
 @pytest.fixture
@@ -67,6 +67,41 @@ def test_truncation_and_padding_of_the_tokenizer_are_removed(tokenizer, write_pr
     short, long = WindowTokenizer(tokenizer, 16).windows(["chest pain", write_prose(100)])
     assert len(short[0]) < 8
     assert len(long) > 5
+
+
+@pytest.mark.parametrize(
+    ("template", "before", "after"),
+    [
+        pytest.param("$A [SEP]", 0, 1, id="as T5"),
+        pytest.param("[CLS] $A", 1, 0, id="as Llama"),
+        pytest.param("[CLS] [SEP] $A [SEP]", 2, 1, id="two before"),
+        pytest.param("$A", 0, 0, id="none"),
+    ],
+)
+def test_windows_have_the_special_tokens_of_the_tokenizer(
+    tokenizer, write_prose, template, before, after
+):
+    from tokenizers.processors import TemplateProcessing
+
+    special = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
+    window_tokenizer = WindowTokenizer(tokenizer, 16, 3)
+    assert (len(window_tokenizer.prefix), len(window_tokenizer.suffix)) == (before, after)
+    (windows,) = window_tokenizer.windows([write_prose(100)])
+    tokenizer.enable_truncation(16, stride=3)
+    encoding = tokenizer.encode(write_prose(100))
+    assert [ids.tolist() for ids in windows] == [
+        part.ids for part in (encoding, *encoding.overflowing)
+    ]
+
+
+def test_types_of_tokens_other_than_0_are_refused(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    special = [("[CLS]", tokenizer.token_to_id("[CLS]"))]
+    tokenizer.post_processor = TemplateProcessing(single="$A:0 [CLS]:2", special_tokens=special)
+    with pytest.raises(ModelError, match="types other than 0, which is not supported"):
+        WindowTokenizer(tokenizer, 16)
 
 
 def test_a_text_without_tokens_has_no_window(tokenizer_json):

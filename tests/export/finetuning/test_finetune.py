@@ -496,12 +496,12 @@ def test_finetuning_a_roberta_and_a_distilbert(files, checkpoint, tmp_path, fami
     assert 0 <= info["valid"]["windows_auroc"] <= 1
 
 
-def test_a_base_that_cannot_be_exported_is_refused_before_training(files, checkpoint, tmp_path):
-    shape = transformers.ElectraConfig(
-        hidden_size=32, embedding_size=32, num_hidden_layers=1, num_attention_heads=2
+def test_a_base_of_another_family_is_refused_before_training(files, checkpoint, tmp_path):
+    shape = transformers.MPNetConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
-    transformers.ElectraModel(shape).save_pretrained(tmp_path / "base")
+    transformers.MPNetModel(shape).save_pretrained(tmp_path / "base")
     for file in checkpoint.glob("tokenizer*"):
         shutil.copy(file, tmp_path / "base")
-    with pytest.raises(FeatureStoreError, match="is of type electra, which cannot be exported"):
+    with pytest.raises(FeatureStoreError, match="is of type mpnet, which is not supported"):
         finetune(files, tmp_path / "x", tmp_path / "base", **CSV_SETTINGS)

@@ -1,57 +1,21 @@
-"""Each family and precision: the vectors of a model folder equal those of PyTorch alone."""
+"""Each family, pooling and precision: vectors equal those of PyTorch alone."""
+
+import json
+import shutil
 
 import numpy as np
 import pytest
 
 from batch.embedding.encoder import OnnxEncoder
-from export.model_folder import read_manifest
-from export.onnx_export.exporter import export
-from featurestore.errors import FeatureStoreError
-from tests.conftest import prose
-from tests.pytorch import cls_by_pytorch, minilm_folder
+from export import cpu
+from export.model_folder import read_manifest, sha256
+from export.onnx_export import graph
+from export.onnx_export.exporter import export, recommended_precision
+from featurestore.errors import FeatureStoreError, ModelError
+from tests.export.onnx_export.checkpoints import TEXTS, write_checkpoint
+from tests.pytorch import minilm_folder, vectors_by_pytorch
 
-TEXTS = [prose(words, seed) for seed, words in enumerate((30, 200, 1, 62, 63, 500, 7))]
-SHAPE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-
-
-def write_roberta(folder):
-    """Write a RoBERTa: byte-level tokens, padding id 1, positions from 2."""
-    import torch
-    from tokenizers import ByteLevelBPETokenizer, processors
-    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
-
-    byte_tokenizer = ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    byte_tokenizer.train_from_iterator(
-        TEXTS, vocab_size=400, special_tokens=special, show_progress=False
-    )
-    byte_tokenizer._tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    names = {"bos": 0, "pad": 1, "eos": 2, "unk": 3, "mask": 4, "cls": 0, "sep": 2}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=byte_tokenizer._tokenizer,
-        **{f"{name}_token": special[token] for name, token in names.items()},
-    )
-    torch.manual_seed(0)
-    shape = RobertaConfig(
-        vocab_size=len(tokenizer), intermediate_size=128, max_position_embeddings=130, **SHAPE
-    )
-    RobertaModel(shape).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def write_distilbert(folder):
-    import torch
-    from transformers import DistilBertConfig, DistilBertForSequenceClassification
-
-    from batch.demo import train_tokenizer
-
-    tokenizer = train_tokenizer(TEXTS, vocabulary=400, lowercase=True)
-    torch.manual_seed(0)
-    shape = DistilBertConfig(
-        vocab_size=len(tokenizer), dim=64, n_layers=3, n_heads=4, hidden_dim=128
-    )
-    DistilBertForSequenceClassification(shape).save_pretrained(folder)  # its head is not exported
-    tokenizer.save_pretrained(folder)
+HAS_BF16, HAS_INT8 = (name in cpu.cpu_features() for name in ("bf16", "int8"))
 
 
 @pytest.fixture(scope="session")
@@ -64,23 +28,27 @@ def minilm():
 
 @pytest.fixture(scope="session")
 def family(request, tmp_path_factory, checkpoint):
-    if request.param == "bert":
+    if request.param == "small":
         return checkpoint
     if request.param == "minilm":
         return request.getfixturevalue("minilm")
     folder = tmp_path_factory.mktemp("families") / request.param
-    {"roberta": write_roberta, "distilbert": write_distilbert}[request.param](folder)
+    write_checkpoint(folder, request.param)
     return folder
 
 
-def compare_with_pytorch(checkpoint, folder, precision):
+def slow(*values):
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def compare_with_pytorch(checkpoint, folder, precision="fp32", pooling="cls", max_tokens=64):
     """Return smallest cosine and largest difference, of single texts and of all in one batch."""
-    export(checkpoint, folder, name="family", max_tokens=64, precision=precision)
+    export(checkpoint, folder, "family", max_tokens, precision=precision, pooling=pooling)
     encoder = OnnxEncoder(folder, device="cpu")
     batch = encoder.encode(TEXTS)
     cosines, differences = [], []
     for no, text in enumerate(TEXTS):
-        expected = cls_by_pytorch(checkpoint, text)
+        expected = vectors_by_pytorch(checkpoint, text, max_tokens, pooling)
         for vectors in (encoder.encode([text]).vectors, batch.vectors[batch.text_no == no]):
             norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
             cosines.append(((vectors * expected).sum(axis=1) / norms).min())
@@ -88,52 +56,199 @@ def compare_with_pytorch(checkpoint, folder, precision):
     return min(cosines), max(differences)
 
 
-ROBERTA, DISTILBERT, MINILM = (
-    pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "distilbert", "minilm")
-)
+PRUNED = ["modernbert", *slow("bert", "roberta", "electra", "distilbert", "longformer")]
+WHOLE = ["mpnet", *slow("deberta-v2", "nomic_bert", "eurobert", "albert", "bart", "t5")]
 
 
-@pytest.mark.parametrize("family", ["distilbert", ROBERTA, MINILM], indirect=True)
-def test_fp32_vectors_equal_those_of_pytorch_within_1e_5(family, tmp_path):
-    cosine, difference = compare_with_pytorch(family, tmp_path / "model", "fp32")
+@pytest.mark.parametrize("family", [*PRUNED, *WHOLE, *slow("minilm")], indirect=True)
+def test_fp32_cls_equals_that_of_pytorch_within_1e_5(family, tmp_path):
+    cosine, difference = compare_with_pytorch(family, tmp_path / "model")
     assert difference < 1e-5
     assert cosine > 0.99999
 
 
-@pytest.mark.parametrize("family", ["bert", DISTILBERT, ROBERTA, MINILM], indirect=True)
-def test_int8_vectors_have_a_cosine_above_0_995_to_pytorch(family, tmp_path):
-    cosine, difference = compare_with_pytorch(family, tmp_path / "model", "int8")
-    assert cosine > 0.995
-    assert difference > 1e-5  # the graph is really quantized
+@pytest.mark.parametrize(
+    "family",
+    slow("bert", "longformer", "modernbert", "mpnet", "eurobert", "qwen3"),
+    indirect=True,
+)
+def test_the_fp32_mean_equals_that_of_pytorch_within_1e_5(family, tmp_path):
+    cosine, difference = compare_with_pytorch(family, tmp_path / "model", pooling="mean")
+    assert difference < 1e-5
+    assert cosine > 0.99999
 
 
 @pytest.mark.slow
-def test_int8_scales_by_token_where_a_few_tokens_have_very_large_activations(checkpoint, tmp_path):
-    # In many trained BERTs, [SEP] makes one feed-forward activation many times the others.
-    import onnx
+@pytest.mark.parametrize("family", ["bert", "modernbert", "eurobert", "t5"], indirect=True)
+def test_attention_divided_by_rows_gives_the_same_vectors(family, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "_QUERY_ROWS", 32)  # as windows of 4,096 tokens are divided
+    _, difference = compare_with_pytorch(family, tmp_path / "model", max_tokens=128)
+    assert difference < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        pytest.param("vit", "is not a text encoder: its input is pixel_values", id="images"),
+        pytest.param(
+            "qwen3",
+            "every window the same vector, as .* a model that reads from left to right",
+            id="[CLS] sees no other token",
+        ),
+        pytest.param("mobilebert", "vectors may depend on padding", id="a token sees the padding"),
+        pytest.param("fnet", "vectors may depend on padding", id="a model without a mask"),
+    ],
+    indirect=["family"],
+)
+@pytest.mark.slow
+def test_what_cannot_be_exported_gets_one_line(family, message, tmp_path):
+    with pytest.raises(ModelError, match=message) as error:
+        export(family, tmp_path / "model", max_tokens=64)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_torch_cannot_export_gets_one_line(checkpoint, tmp_path, monkeypatch):
     import torch
-    import transformers
 
-    model = transformers.AutoModel.from_pretrained(checkpoint)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    sep = model.embeddings.word_embeddings.weight[tokenizer.sep_token_id]
-    with torch.no_grad():
-        for layer in model.encoder.layer:
-            layer.intermediate.dense.weight[0] = 100 * sep / sep.norm() ** 2
-            layer.output.dense.weight[:, 0] = 0
-    model.save_pretrained(tmp_path / "far")
-    tokenizer.save_pretrained(tmp_path / "far")
+    def fail(*args, **options):
+        raise RuntimeError("a stack trace of\nmany lines")
 
-    def count_nodes(folder):
-        kinds = [node.op_type for node in onnx.load(folder / "model.onnx").graph.node]
-        return kinds.count("MatMulInteger"), kinds.count("ReduceMax")
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    message = (
+        r"small, a bert, cannot be exported to ONNX by torch .* \(RuntimeError\) - use another"
+    )
+    with pytest.raises(ModelError, match=message):
+        export(checkpoint, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
 
-    far = export(tmp_path / "far", tmp_path / "far-int8", max_tokens=64, precision="int8")
-    assert far["min_cosine_centred"] > 0.9  # 0.05 with one scale per batch
-    export(checkpoint, tmp_path / "near-int8", max_tokens=64, precision="int8")
-    # Six integer products per layer in both; one maximum per layer where it scales by token.
-    assert count_nodes(tmp_path / "far-int8") == (12, 2)
-    assert count_nodes(tmp_path / "near-int8") == (12, 0)
+
+def test_cls_of_a_tokenizer_without_a_first_token_is_refused(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"post_processor": None}))
+    with pytest.raises(ModelError, match=r"there is no \[CLS\] - use --pooling mean"):
+        export(tmp_path / "checkpoint", tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_auto_obeys_the_settings_of_a_sentence_transformers_folder(minilm, tmp_path):
+    # modules.json of all-MiniLM-L6-v2: mean pooling, Normalize, 256 tokens.
+    info = export(minilm, tmp_path / "auto", "minilm")
+    assert (info["pooling"], info["max_tokens"]) == ("mean+normalize", 256)
+    encoder = OnnxEncoder(tmp_path / "auto", device="cpu")
+    long = " ".join(TEXTS)
+    expected = vectors_by_pytorch(minilm, long, 256, "mean+normalize")
+    assert len(expected) > 2
+    assert encoder.encode([long]).vectors == pytest.approx(expected, abs=1e-5)
+    card = (tmp_path / "auto" / "README.md").read_text()
+    assert "returns the mean of the last layer over all tokens, scaled to length 1" in card
+
+    info = export(minilm, tmp_path / "cls", "minilm", pooling="cls")
+    assert (info["pooling"], info["max_tokens"]) == ("cls", 512)
+    ours = OnnxEncoder(tmp_path / "cls", device="cpu").encode([long]).vectors
+    assert ours == pytest.approx(vectors_by_pytorch(minilm, long, 512), abs=1e-5)
+    ids = {read_manifest(tmp_path / name)["encoder_id"] for name in ("auto", "cls")}
+    assert len(ids) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16")
+@pytest.mark.parametrize("family", ["small", "minilm", "modernbert"], indirect=True)
+def test_bf16_vectors_have_a_cosine_above_0_9995_to_pytorch(family, tmp_path):
+    cosine, difference = compare_with_pytorch(family, tmp_path / "model", "bf16")
+    assert cosine > 0.9995
+    assert difference > 1e-5  # it really computes in bfloat16
+    parity = read_manifest(tmp_path / "model")["parity"]
+    assert parity["min_cosine_centred"] > 0.98
+    assert parity["provider"] == "OpenVINO bf16"
+
+
+@pytest.mark.skipif(not HAS_INT8, reason="this CPU has no 8-bit integer instructions")
+@pytest.mark.parametrize("family", ["small", *slow("minilm", "modernbert", "mpnet")], indirect=True)
+def test_int8_vectors_have_a_cosine_above_0_995_to_pytorch(family, tmp_path):
+    import onnx
+
+    cosine, difference = compare_with_pytorch(family, tmp_path / "model", "int8")
+    assert cosine > 0.995
+    assert difference > 1e-5
+    nodes = onnx.load(tmp_path / "model" / "model.onnx").graph.node
+    assert sum(node.op_type == "DequantizeLinear" for node in nodes) >= 12
+
+
+@pytest.fixture
+def cpu_without(monkeypatch):
+    def remove(*flags):
+        text = cpu._cpu_info
+        monkeypatch.setattr(
+            cpu,
+            "_cpu_info",
+            lambda key: " ".join(flag for flag in text(key).split() if not flag.startswith(flags)),
+        )
+
+    return remove
+
+
+def test_a_cpu_without_the_instructions_is_refused_before_anything_is_read(
+    checkpoint, tmp_path, cpu_without
+):
+    cpu_without("avx512_", "avx_vnni", "amx")
+    with pytest.raises(ModelError, match=r"this CPU has no bfloat16 instructions.* as fp32"):
+        export(checkpoint, tmp_path / "model", precision="bf16")
+    with pytest.raises(ModelError, match=r"no 8-bit integer \(VNNI\) instructions"):
+        export(checkpoint, tmp_path / "model", precision="int8")
+    assert list(tmp_path.iterdir()) == []
+    assert recommended_precision()[0] == "fp32"
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16")
+def test_bf16_is_recommended_where_the_cpu_has_it():
+    precision, reason = recommended_precision()
+    assert precision in ("bf16", "fp16")
+    assert "bfloat16" in reason or "GPU" in reason
+
+
+@pytest.fixture(scope="module")
+def bf16_model(checkpoint, tmp_path_factory):
+    if not HAS_BF16:
+        pytest.skip("this CPU has no bfloat16")
+    folder = tmp_path_factory.mktemp("models") / "bf16"
+    export(checkpoint, folder, "small", 64, precision="bf16")
+    return folder
+
+
+def test_a_bf16_model_is_refused_where_the_cpu_has_no_bfloat16(bf16_model, cpu_without):
+    cpu_without("avx512_bf16", "amx_bf16")
+    with pytest.raises(ModelError, match="this CPU has no bfloat16 instructions"):
+        OnnxEncoder(bf16_model)
+
+
+def test_a_bf16_model_is_proven_again_on_another_cpu(bf16_model, tmp_path, monkeypatch):
+    from batch.embedding import encoder
+    from export.onnx_export import parity
+
+    monkeypatch.setattr(encoder, "cpu_name", lambda: "another CPU, bf16")
+    OnnxEncoder(bf16_model)  # its vectors are those of PyTorch here as well
+    monkeypatch.setitem(parity.TOLERANCES["bf16"], "min_cosine", 0.9999999)
+    with pytest.raises(ModelError, match=r"on this CPU \(.*\) the bf16 graph has a cosine of"):
+        OnnxEncoder(bf16_model)
+    monkeypatch.undo()
+    assert OnnxEncoder(bf16_model).provider == "OpenVINO bf16"
+
+
+def test_fp32_and_bf16_of_one_checkpoint_are_two_encoders(bf16_model, model):
+    first, second = read_manifest(model), read_manifest(bf16_model)
+    assert sha256(model / "model.onnx") == sha256(bf16_model / "model.onnx")
+    assert first["encoder_id"] != second["encoder_id"]
+
+
+def test_openvino_that_is_not_installed_is_named(bf16_model, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ModelError, match=r'pip install "clinical-featurestore\[openvino\]"'):
+        OnnxEncoder(bf16_model)
 
 
 def test_fp16_has_one_fused_attention_per_layer_and_is_refused_on_a_cpu(checkpoint, tmp_path):
@@ -167,27 +282,19 @@ def test_the_gpu_benchmark_counts_the_kernel_of_each_attention_node():
 
 @pytest.mark.slow
 def test_an_fp16_export_without_fused_attention_is_refused(checkpoint, tmp_path, monkeypatch):
-    from export.onnx_export import graph
+    def without_attention(layer, states, lengths):
+        return layer.rest(states, states)
 
-    monkeypatch.setattr(graph, "FusedAttentionLayer", graph.EncoderLayer)
+    monkeypatch.setattr(graph.FusedLayer, "forward", without_attention)
     with pytest.raises(FeatureStoreError, match="0 of 1 layers have fused attention"):
         export(checkpoint, tmp_path / "model", precision="fp16")
     assert not (tmp_path / "model").exists()
 
 
-def test_a_model_of_another_family_is_refused(tmp_path, checkpoint):
-    from transformers import AutoTokenizer, GPT2Config, GPT2Model
-
-    shape = GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2)
-    GPT2Model(shape).save_pretrained(tmp_path / "gpt")
-    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path / "gpt")
-    with pytest.raises(FeatureStoreError, match="models of type gpt2 are not supported"):
-        export(tmp_path / "gpt", tmp_path / "model")
-
-
-def test_an_int8_model_is_refused_on_a_gpu(model):
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_model_for_cpus_is_refused_on_a_gpu(model, precision):
     from batch.embedding.encoder import _device
 
-    with pytest.raises(FeatureStoreError, match="is an int8 model, for which a GPU has no kernels"):
-        _device("cuda", "int8", model)
-    assert _device("auto", "int8", model) == "cpu"
+    with pytest.raises(FeatureStoreError, match=f"in {precision}, which runs on CPUs only"):
+        _device("cuda", precision, model)
+    assert _device("auto", precision, model) == "cpu"

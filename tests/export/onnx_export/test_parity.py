@@ -18,9 +18,11 @@ def test_the_mean_centred_cosine_detects_what_the_cosine_does_not():
     # All vectors have nearly the same direction; their small deviation from it is reversed.
     rng = np.random.default_rng(0)
     deviation = rng.standard_normal((14, 8)).astype(np.float32) / 100
-    parity = check_parity(10 + deviation, 10 - deviation, "int8")
+    parity = check_parity(10 + deviation, 10 - deviation, "fp16")
     assert parity["min_cosine"] > 0.9999
     assert parity["min_cosine_centred"] < -0.9
+    with pytest.raises(FeatureStoreError, match=r"int8 graph has a mean-centred cosine of -0.9"):
+        check_parity(10 + deviation, 10 - deviation, "int8")
 
 
 def test_a_graph_that_differs_from_pytorch_is_refused():
