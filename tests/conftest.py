@@ -50,6 +50,19 @@ def model(checkpoint, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def bf16_model(checkpoint, tmp_path_factory):
+    """The same in bf16, which OpenVINO runs."""
+    from export.cpu import cpu_features
+    from export.onnx_export.exporter import export
+
+    if "bf16" not in cpu_features():
+        pytest.skip("this CPU has no bfloat16 instructions")
+    folder = tmp_path_factory.mktemp("models") / "bf16"
+    export(checkpoint, folder, "small", max_tokens=64, precision="bf16")
+    return folder
+
+
 class WordCounter:
     """An encoder whose vectors can be checked by eye: 1 + how often each of four words stands.
 

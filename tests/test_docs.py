@@ -29,7 +29,7 @@ PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", *DOCS]
 CLI = "docs/cli.md"
 COMMANDS = main.list_commands(click.Context(main))
 # Blocks that need a PostgreSQL server, the hub, or long: their commands are parsed, but not run.
-ONLY_PARSED = ("FEATURESTORE_SOURCE='postgresql", "hf download", "featurestore demo", "int8")
+ONLY_PARSED = ("FEATURESTORE_SOURCE='postgresql", "hf download", "featurestore demo", "bf16")
 
 
 class Block(NamedTuple):

@@ -73,7 +73,9 @@ def run_guarded(script, home, *arguments, within=(), cwd=None, **environment):
     return finished, left
 
 
-def test_encoding_opens_no_socket_and_writes_nothing(model, tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_encoding_opens_no_socket_and_writes_nothing(precision, request, tmp_path):
+    model = request.getfixturevalue("model" if precision == "fp32" else "bf16_model")
     before = sorted(path.name for path in model.iterdir())
     finished, left = run_guarded(ENCODE, tmp_path / "home", model)
     assert (finished.returncode, finished.stderr, left) == (0, "", [])
@@ -83,6 +85,15 @@ def test_encoding_opens_no_socket_and_writes_nothing(model, tmp_path):
 def test_telemetry_without_the_switch_is_detected(model, tmp_path):
     _, left = run_guarded(ENCODE, tmp_path / "home", model, "talkative")
     assert any("onnxruntime" in path for path in left)
+
+
+@pytest.mark.parametrize("talkative", [False, True])
+def test_openvino_reports_nothing_after_a_model_was_loaded(bf16_model, tmp_path, talkative):
+    # Its converter is what reports; we never call it.
+    load = "import featurestore\nfeaturestore.OnnxEncoder(sys.argv[1])\n" * (not talkative)
+    convert = "import openvino\nopenvino.convert_model(sys.argv[1] + '/model.onnx')\n"
+    finished, left = run_guarded(f"import sys\n{load}{convert}", tmp_path / "home", bf16_model)
+    assert (finished.returncode == 0 and left == []) is not talkative
 
 
 @pytest.mark.parametrize("family", ["AF_INET", "AF_INET6"])

@@ -209,15 +209,6 @@ def test_bf16_is_recommended_where_the_cpu_has_it():
     assert "bfloat16" in reason or "GPU" in reason
 
 
-@pytest.fixture(scope="module")
-def bf16_model(checkpoint, tmp_path_factory):
-    if not HAS_BF16:
-        pytest.skip("this CPU has no bfloat16")
-    folder = tmp_path_factory.mktemp("models") / "bf16"
-    export(checkpoint, folder, "small", 64, precision="bf16")
-    return folder
-
-
 def test_a_bf16_model_is_refused_where_the_cpu_has_no_bfloat16(bf16_model, cpu_without):
     cpu_without("avx512_bf16", "amx_bf16")
     with pytest.raises(ModelError, match="this CPU has no bfloat16 instructions"):
