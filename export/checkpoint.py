@@ -140,20 +140,22 @@ def lowercase_first(tokenizer: Any) -> None:
 
 def _read_json(checkpoint: str | Path, name: str) -> Any:
     """Return a JSON file of a folder or hub checkpoint, None where it has no such file."""
-    from transformers.utils.hub import cached_file
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    if Path(checkpoint).is_dir():
-        file = Path(checkpoint) / name
-    else:
-        cached = cached_file(
-            str(checkpoint),
-            name,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        if cached is None:
-            return None
-        file = Path(cached)
+    file = Path(checkpoint) / name
+    if not Path(checkpoint).is_dir():
+        try:
+            file = Path(hf_hub_download(str(checkpoint), name))
+        except Exception as error:  # the hub has exceptions of many kinds
+            if isinstance(error, EntryNotFoundError) and not isinstance(
+                error, LocalEntryNotFoundError
+            ):
+                return None
+            raise ModelError(
+                f"the hub cannot be asked for {name} of {checkpoint}, which may say how to pool - "
+                "use --pooling cls or --pooling mean"
+            ) from None
     try:
         return json.loads(file.read_text()) if file.is_file() else None
     except ValueError:

@@ -64,8 +64,8 @@ def export(
     folder = Path(folder)
     _check_arguments(folder, name, cleaning=cleaning, precision=precision, pooling=pooling)
     check_cpu(precision)
-    declared = sentence_settings(checkpoint) if pooling == "auto" else None
     model, tokenizer = load_checkpoint(checkpoint, transformers.AutoModel)
+    declared = sentence_settings(checkpoint) if pooling == "auto" else None
     if declared and declared.lowercase:
         lowercase_first(tokenizer.backend_tokenizer)
     if pooling == "auto":

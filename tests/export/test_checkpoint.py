@@ -123,6 +123,14 @@ def test_other_folders_have_no_such_settings(checkpoint):
     assert sentence_settings(checkpoint) is None
 
 
+def test_a_hub_that_cannot_be_asked_for_the_pooling_is_an_error(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FeatureStoreError, match=r"the hub cannot be asked for modules.json of a/b"):
+        sentence_settings("a/b")
+
+
 def test_text_is_lower_cased_before_the_tokenizer_normalizes_it(checkpoint):
     from tokenizers import Tokenizer
     from tokenizers.normalizers import BertNormalizer
