@@ -195,11 +195,14 @@ def _write_graph(
     import onnx
     import torch
 
+    from export.onnx_export.fused_modernbert import FusedPreNormLayer, fuse
     from export.onnx_export.graph import FusedLayer, build_graph
     from export.onnx_export.quantization import convert_to_fp16, quantize_weights
 
     max_tokens, precision = settings["max_tokens"], settings["precision"]
     graph = build_graph(model, settings["pooling"], max_tokens, fused=precision == "fp16")
+    if precision == "fp16":
+        graph = fuse(graph)
     ids = torch.ones((2, min(16, max_tokens)), dtype=torch.int64)
     rows, tokens = torch.export.Dim("windows"), torch.export.Dim("tokens", max=max_tokens)
     shape = {0: rows, 1: tokens}
@@ -228,7 +231,8 @@ def _write_graph(
         if precision == "int8":
             written = quantize_weights(written)
         if precision == "fp16":
-            fused = sum(isinstance(layer, FusedLayer) for layer in graph.modules())
+            fused_classes = (FusedLayer, FusedPreNormLayer)
+            fused = sum(isinstance(layer, fused_classes) for layer in graph.modules())
             written = convert_to_fp16(written, fused)
         onnx.save(_without_metadata(written), file)
 

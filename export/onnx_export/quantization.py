@@ -72,7 +72,8 @@ def convert_to_fp16(model: Any, fused_layers: int) -> Any:
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    fused = sum(node.op_type == "Attention" for node in model.graph.node)
+    kinds = ("Attention", "MultiHeadAttention")
+    fused = sum(node.op_type in kinds for node in model.graph.node)
     if fused != fused_layers:
         raise ModelError(
             f"{fused} of {fused_layers} layers have fused attention - please report the model "

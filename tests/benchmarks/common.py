@@ -36,6 +36,33 @@ def random_bert(folder, texts):
     return bert, tokenizer
 
 
+def random_modernbert(folder, texts):
+    """Write a random ModernBERT of BioClinical ModernBERT-base's shape, as `random_bert` does."""
+    import torch
+    from transformers import ModernBertConfig, ModernBertModel
+
+    from batch.demo import train_tokenizer
+    from export.checkpoint import quiet_transformers
+
+    quiet_transformers()
+    tokenizer = train_tokenizer(texts, vocabulary=50_368, lowercase=False)
+    tokenizer.model_max_length = 8_192
+    torch.manual_seed(0)
+    ids = {
+        f"{name}_token_id": getattr(tokenizer, f"{token}_token_id")
+        for name, token in
+        (("pad", "pad"), ("cls", "cls"), ("sep", "sep"), ("bos", "cls"), ("eos", "sep"))
+    }  # fmt: skip
+    model = ModernBertModel(ModernBertConfig(**ids)).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.startswith("layers.") and weight.dim() == 2:
+                weight *= 2  # as random as it is made, all windows have nearly the same vector
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model, tokenizer
+
+
 def hospital(notes):
     """Return MIMIC-III's tables as DuckDB queries: 20 notes per stay, one stay per patient."""
     return {

@@ -1,12 +1,13 @@
-"""Embedding speed on an NVIDIA GPU: python -m tests.benchmarks.gpu [CHECKPOINT]
+"""Embedding speed on an NVIDIA GPU: python -m tests.benchmarks.gpu [--model NAME] [CHECKPOINT]
 
 Needs torch with CUDA and onnxruntime-gpu[cuda,cudnn]; prints a Markdown table. Without CHECKPOINT,
-the model is a random BERT of Bio_ClinicalBERT's shape. The fp16 model folder is exported and
+the model is random: a BERT of Bio_ClinicalBERT's shape, or with `--model modernbert` one of
+BioClinical ModernBERT-base's, in windows of 8,192 tokens. The fp16 model folder is exported and
 compared with PyTorch on the GPU, then timed: the session alone on full windows, embedding a
 hospital of nearly full windows into a store, and from texts to vectors, on full windows and on
-notes of the synthetic hospital. On the same texts, in the same run, PyTorch (fp16, scaled
-dot-product attention) and, if it is installed, sentence-transformers (fp16) are timed too. ONNX
-Runtime prints which kernel each attention node uses; these are counted.
+notes of the synthetic hospital. On the same windows and texts, in the same run, PyTorch (fp16,
+scaled dot-product attention) and, if it is installed, sentence-transformers (fp16) are timed too.
+ONNX Runtime prints which kernel each attention node uses; these are counted.
 """
 
 import argparse
@@ -17,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -30,9 +33,21 @@ from export.tokenizer import WindowTokenizer, padded
 from featurestore import OnnxEncoder, create_store, embed_pending, export, sync
 from featurestore.store import failpoints
 from featurestore.synthetic.hospital import invented_notes
-from tests.benchmarks.common import hospital, random_bert, timed
+from tests.benchmarks.common import hospital, random_bert, random_modernbert, timed
 
-GFLOP_PER_WINDOW = 96.6  # BERT-base, 512 tokens
+
+class Shape(NamedTuple):
+    """A model to measure."""
+
+    write: Callable  # writes a random checkpoint
+    lengths: tuple[int, ...]  # tokens of the full windows that the session is timed on
+    gflop: float  # of a window of 512 tokens
+
+
+SHAPES = {
+    "bert": Shape(random_bert, (512,), 96.6),
+    "modernbert": Shape(random_modernbert, (512, 2_048, 8_192), 122.2),
+}
 PRINT_KERNELS = """
 import sys
 from featurestore import OnnxEncoder
@@ -84,7 +99,7 @@ def pytorch_encoder(model, window_tokenizer, device, budget=65_536):
     return encode
 
 
-def sentence_transformers_encoder(checkpoint, device):
+def sentence_transformers_encoder(checkpoint, device, max_tokens):
     """Return the same with sentence-transformers; None if it is not installed."""
     try:
         from sentence_transformers import SentenceTransformer
@@ -92,9 +107,11 @@ def sentence_transformers_encoder(checkpoint, device):
     except ImportError:
         return None
     settings = {"dtype": torch.float16}
-    bert = Transformer(str(checkpoint), max_seq_length=512, model_kwargs=settings)
-    model = SentenceTransformer(modules=[bert, Pooling(768, "cls")], device=device)
-    return lambda texts: model.encode(texts, batch_size=128, show_progress_bar=False)
+    encoder = Transformer(str(checkpoint), max_seq_length=max_tokens, model_kwargs=settings)
+    model = SentenceTransformer(modules=[encoder, Pooling(768, "cls")], device=device)
+    return lambda texts: model.encode(
+        texts, batch_size=65_536 // max_tokens, show_progress_bar=False
+    )
 
 
 def long_texts(notes):
@@ -103,18 +120,48 @@ def long_texts(notes):
     return [joined[start : start + 40_000] for start in range(0, len(joined), 40_000)]
 
 
-def measure_session(encoder, texts, device):
-    """Time `run` on full windows, with as many in a batch as `encode` takes, and with others."""
-    full = [ids for of_text in encoder.tokenize(texts) for ids in of_text if len(ids) == 512]
-    rows = encoder.budget // 512
-    for windows in (rows // 2, rows, rows * 2):
-        batch = full[:windows]
-        seconds, _ = best_time(lambda batch=batch: encoder.run(batch), device, rounds=10)
-        print_row(
-            f"session alone, {len(batch)} x 512",
-            f"{len(batch) / seconds:,.0f} windows/s",
-            "as embed does" if windows == rows else "",
-        )
+def full_windows(encoder, texts, length):
+    """Return as many windows of exactly `length` tokens as `encode` takes at once."""
+    tokens = np.concatenate([ids for of_text in encoder.tokenize(texts) for ids in of_text])
+    windows = max(1, encoder.budget // length)
+    return np.resize(tokens, (windows, length)).astype(np.int32)
+
+
+def print_speed(name, windows, seconds, note=""):
+    per_second, tokens = len(windows) / seconds, windows.size / seconds
+    print_row(name, f"{per_second:,.0f} windows/s", f"{tokens / 1e6:.2f} M tokens/s{note}")
+
+
+def measure_session(encoder, texts, device, lengths):
+    """Time `run` on full windows."""
+    for length in lengths:
+        windows = full_windows(encoder, texts, length)
+        seconds, _ = best_time(lambda batch=list(windows): encoder.run(batch), device, rounds=10)
+        print_speed(f"session alone, {len(windows)} x {length:,}", windows, seconds)
+    if device == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        print_row("GPU memory in use", f"{(total - free) / 2**30:.1f} GiB", "before PyTorch's")
+
+
+def measure_pytorch(model, encoder, texts, device, lengths):
+    """Time the checkpoint's own class on the same windows."""
+    for length in lengths:
+        windows = full_windows(encoder, texts, length)
+        ids = torch.from_numpy(windows.astype(np.int64))
+
+        def forward(ids=ids):
+            ids = ids.to(device)
+            with torch.inference_mode():
+                states = model(ids, torch.ones_like(ids)).last_hidden_state[:, 0]
+            return states.float().cpu()
+
+        note = ""
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds, _ = best_time(forward, device, rounds=5)
+        if device == "cuda":
+            note = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        print_speed(f"PyTorch sdpa alone, {len(windows)} x {length:,}", windows, seconds, note)
 
 
 def measure_store(encoder, texts, folder, device):
@@ -172,7 +219,7 @@ def count_kernels(output):
     return collections.Counter(re.findall(r"Operator=(\w+).*?SdpaKernel=(\w+)", output))
 
 
-def measure(checkpoint, folder, device, precision):
+def measure(checkpoint, folder, device, precision, shape):
     parity = export(checkpoint, folder, name="gpu", cleaning="none", precision=precision)
     encoder = OnnxEncoder(folder, device)
     dtype = torch.float16 if precision == "fp16" else torch.float32
@@ -181,7 +228,7 @@ def measure(checkpoint, folder, device, precision):
     print_row(f"{precision} GEMM, {size:,} wide", f"{peak:,.0f} TFLOP/s")
     print_row("provider", encoder.provider, f"parity measured on {parity['provider']}")
     texts = long_texts(invented_notes(40_000 if device == "cuda" else 50, seed=1))
-    measure_session(encoder, texts[:20], device)
+    measure_session(encoder, texts[:20], device, shape.lengths)
     measure_store(encoder, texts, folder.parent, device)
 
     import transformers
@@ -196,19 +243,26 @@ def measure(checkpoint, folder, device, precision):
     vectors = encoder.encode(sample).vectors
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
     cosine = ((vectors * expected).sum(axis=1) / norms).min()
-    print_row("cosine to PyTorch fp32 on the GPU", f"{cosine:.6f}", "target: 0.9999")
+    print_row(
+        "cosine to PyTorch fp32 on the GPU",
+        f"{cosine:.6f}",
+        f"target: 0.9999; largest difference {np.abs(vectors - expected).max():.1e}",
+    )
 
-    pytorch = pytorch_encoder(exact.to(dtype), window_tokenizer, device)
-    sentence_transformers = sentence_transformers_encoder(checkpoint, device)
+    half = exact.to(dtype)
+    measure_pytorch(half, encoder, texts[:20], device, shape.lengths)
+    pytorch = pytorch_encoder(half, window_tokenizer, device)
+    max_tokens = encoder.manifest["max_tokens"]
+    sentence_transformers = sentence_transformers_encoder(checkpoint, device, max_tokens)
     for lengths, texts in (("real lengths", notes), ("nearly all full", long_texts(notes))):
         seconds, encoded = best_time(lambda texts=texts: encoder.encode(texts), device)
         windows_per_second = len(encoded.vectors) / seconds
         tokens = int(encoded.n_tokens.sum())
-        fraction = tokens / 512 * GFLOP_PER_WINDOW / seconds / 1e3 / peak
+        fraction = tokens / 512 * shape.gflop / seconds / 1e3 / peak
         print_row(
             f"featurestore, {lengths}: {len(encoded.vectors):,} windows, {tokens:,} tokens",
             f"{windows_per_second:,.0f} windows/s",
-            f"{fraction:.0%} of the GEMM (for BERT-base)",
+            f"{fraction:.0%} of the GEMM (for a base model)",
         )
         seconds, vectors = best_time(lambda texts=texts: pytorch(texts), device)
         print_row(
@@ -222,7 +276,7 @@ def measure(checkpoint, folder, device, precision):
             print_row(
                 f"sentence-transformers, {lengths}",
                 f"{len(texts) / seconds:,.0f} notes/s",
-                f"first 512 tokens only; featurestore {notes_per_second:,.0f} notes/s in full",
+                f"first {max_tokens:,} tokens only; featurestore {notes_per_second:,.0f} notes/s",
             )
     if device == "cuda":
         print_row("attention kernels", attention_kernels(folder))
@@ -231,6 +285,7 @@ def measure(checkpoint, folder, device, precision):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", nargs="?", type=Path)
+    parser.add_argument("--model", choices=SHAPES, default="bert")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch finds no GPU on this machine - nothing was measured")
@@ -238,9 +293,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = arguments.checkpoint
         if checkpoint is None:
-            checkpoint = Path(folder) / "bert"
-            random_bert(checkpoint, invented_notes(500))
-        measure(checkpoint, Path(folder) / "model", "cuda", "fp16")
+            checkpoint = Path(folder) / arguments.model
+            SHAPES[arguments.model].write(checkpoint, invented_notes(500))
+        measure(checkpoint, Path(folder) / "model", "cuda", "fp16", SHAPES[arguments.model])
 
 
 if __name__ == "__main__":
