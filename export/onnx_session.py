@@ -4,6 +4,7 @@ None of them falls back in silence to another device or precision.
 """
 
 import contextlib
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,17 +88,12 @@ class _OnnxRuntime:
 
 class _OpenVino:
     def __init__(self, file: Path, precision: str, threads: int | None) -> None:
+        check_runtime(precision)
         # Its converter, which is not used here, would report its use over the network; without the
         # package that does so, openvino takes a stand-in of its own that does nothing.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        try:
-            import openvino  # type: ignore[import-untyped]
-        except ImportError:
-            raise ModelError(
-                f"{precision} models run in OpenVINO, which is not installed - "
-                'pip install "clinical-featurestore[openvino]"'
-            ) from None
-        check_cpu(precision)
+        import openvino  # type: ignore[import-untyped]
+
         settings = {
             "INFERENCE_PRECISION_HINT": _OPENVINO[precision],
             "INFERENCE_NUM_THREADS": threads or available_cores(),
@@ -123,13 +119,20 @@ class _OpenVino:
         return vectors
 
 
-def check_cpu(precision: str) -> None:
-    """Raise ModelError unless this CPU has the instructions that make `precision` worth it."""
+def check_runtime(precision: str) -> None:
+    """Raise ModelError unless this machine has the instructions and the package for `precision`."""
     needed = {"bf16": "bfloat16", "int8": "8-bit integer (VNNI)"}
-    if precision in needed and precision not in cpu_features():
+    if precision not in needed:
+        return
+    if precision not in cpu_features():
         raise ModelError(
             f"this CPU has no {needed[precision]} instructions, without which {precision} saves "
             "nothing - export the checkpoint as fp32"
+        )
+    if "openvino" not in sys.modules and not importlib.util.find_spec("openvino"):
+        raise ModelError(
+            f"{precision} models run in OpenVINO, which is not installed - "
+            'pip install "clinical-featurestore[openvino]"'
         )
 
 

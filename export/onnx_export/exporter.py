@@ -22,7 +22,7 @@ from export.onnx_export.parity import (
     pytorch_vectors,
     write_reference,
 )
-from export.onnx_session import PRECISIONS_OF_CPUS, check_cpu, has_gpu
+from export.onnx_session import PRECISIONS_OF_CPUS, check_runtime, has_gpu
 from export.output_folder import atomic_folder
 from export.tokenizer import CLEANINGS, WindowTokenizer
 from featurestore.errors import FeatureStoreError, ModelError
@@ -49,7 +49,8 @@ def export(
     `input_ids` and `attention_mask` (windows, tokens), padded on the right, and returns `vectors`
     (windows, dim) float32. `pooling` is cls (the last layer's state of the first token), mean (of
     all tokens, special ones included), or auto: what a sentence-transformers checkpoint declares,
-    with its normalization, window length and lower-casing, and cls for all others. `precision` is
+    with its normalization, window length and lower-casing; mean for a classifier that was
+    fine-tuned on the mean, as a ModernBERT may be; and cls for all others. `precision` is
     fp32, bf16 or int8 (for CPUs with such instructions, in OpenVINO) or fp16 (for GPUs, with fused
     attention). `max_tokens` defaults to the number of positions of the model.
 
@@ -63,13 +64,13 @@ def export(
 
     folder = Path(folder)
     _check_arguments(folder, name, cleaning=cleaning, precision=precision, pooling=pooling)
-    check_cpu(precision)
+    check_runtime(precision)
     model, tokenizer = load_checkpoint(checkpoint, transformers.AutoModel)
     declared = sentence_settings(checkpoint) if pooling == "auto" else None
     if declared and declared.lowercase:
         lowercase_first(tokenizer.backend_tokenizer)
     if pooling == "auto":
-        pooling = declared.pooling if declared else "cls"
+        pooling = declared.pooling if declared else _classifier_pooling(model.config)
     encoder = _encoder_of(checkpoint, model).eval()
     max_tokens = _window_length(checkpoint, encoder, tokenizer, max_tokens, declared)
     window_tokenizer = WindowTokenizer(tokenizer.backend_tokenizer, max_tokens, stride)
@@ -142,6 +143,14 @@ def _check_arguments(folder: Path, name: str | None, **options: str) -> None:
 
 def _default_name(checkpoint: str | Path) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", Path(str(checkpoint)).name).strip("-").lower()
+
+
+def _classifier_pooling(config: Any) -> str:
+    """Return mean for a classifier that was fine-tuned on the mean, otherwise cls."""
+    architectures = config.architectures or [""]
+    is_classifier = architectures[0].endswith("ForSequenceClassification")
+    is_mean = getattr(config, "classifier_pooling", "cls") == "mean"
+    return "mean" if is_classifier and is_mean else "cls"
 
 
 def _encoder_of(checkpoint: str | Path, model: Any) -> Any:

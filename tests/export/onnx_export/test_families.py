@@ -154,6 +154,28 @@ def test_auto_obeys_the_settings_of_a_sentence_transformers_folder(minilm, tmp_p
 
 
 @pytest.mark.slow
+def test_auto_takes_the_mean_of_a_modernbert_that_was_fine_tuned_on_the_mean(tmp_path):
+    import transformers
+
+    write_checkpoint(tmp_path / "base", "modernbert")
+    for pooling in ("mean", "cls"):
+        classifier = transformers.AutoModelForSequenceClassification.from_pretrained(
+            tmp_path / "base", classifier_pooling=pooling
+        )
+        shutil.copytree(tmp_path / "base", tmp_path / pooling)
+        classifier.save_pretrained(tmp_path / pooling)
+        info = export(tmp_path / pooling, tmp_path / f"{pooling}-model", max_tokens=64)
+        assert info["pooling"] == pooling
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["longformer", "mpnet", "nomic_bert"], indirect=True)
+def test_other_families_can_be_exported_in_fp16(family, tmp_path):
+    parity = export(family, tmp_path / "model", max_tokens=64, precision="fp16")
+    assert parity["min_cosine"] > 0.9999
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16")
 @pytest.mark.parametrize("family", ["small", "minilm", "modernbert"], indirect=True)
 def test_bf16_vectors_have_a_cosine_above_0_9995_to_pytorch(family, tmp_path):
@@ -235,9 +257,11 @@ def test_fp32_and_bf16_of_one_checkpoint_are_two_encoders(bf16_model, model):
 
 
 def test_openvino_that_is_not_installed_is_named(bf16_model, monkeypatch):
+    import importlib.util
     import sys
 
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r'pip install "clinical-featurestore\[openvino\]"'):
         OnnxEncoder(bf16_model)
 
