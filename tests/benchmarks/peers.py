@@ -358,7 +358,9 @@ def print_table(summary):
         cells += [f"{summary[one]['speed'] / row['speed']:.2f}" for one in ours_here]
         cells += [f"{row['load']:.1f} s", f"{row['megabytes']:,.0f} MB", str(row["threads"])]
         print(f"| {' | '.join(cells)} |")
-    print()
+
+
+def print_targets(summary):
     for (one, other), target in TARGETS.items():
         if one in summary and other in summary:
             ratio = summary[one]["speed"] / summary[other]["speed"]
@@ -430,19 +432,20 @@ def compare(folder, windows, rounds, environments, modernbert, plot):
     print_table(summary)
     if plot:
         draw(plot, summary)
+    print()
     if not modernbert:
+        print_targets(summary)
         peak = in_process(sys.executable, "measure_full_windows", folder)
         fraction = peak["gflops"] / max(peak["before"], peak["after"])
         print(f"- ours fp32, {len(full[:16])} windows of 512: {peak['gflops']:.0f} GFLOP/s", end="")
         print(f", {fraction:.0%} (target 88%) of a 2048x768x3072 sgemm's", end=" ")
-        print(f"{peak['before']:.0f} before and {peak['after']:.0f} after")
-    print()
+        print(f"{peak['before']:.0f} before and {peak['after']:.0f} after\n")
     for name in names:
         print(f"- {name}: {results[name][-1]['versions']}")
     for name, choice in choices.items():
         print(f"- {name}: {choice}")
-    print("- batches: ours of 1,024 tokens and sentence-transformers of 32, by length", end="; ")
-    print("FastEmbed of 256, in order; PyTorch of 8")
+    print("- batches: ours of 1,024 tokens or one window, PyTorch of 8 windows", end="; ")
+    print("by default sentence-transformers of 32, by length, and FastEmbed of 256, in order")
     different = [name for name in names if name in FP32 and summary[name]["centred"] < 0.9999]
     if different:
         raise SystemExit(f"not the vectors of the same windows: {', '.join(different)}")
