@@ -20,47 +20,20 @@ def random_bert(folder, texts):
 
     Returns the model and its tokenizer.
     """
+    import torch
     from transformers import BertConfig, BertModel
 
-    tokenizer = _tokenizer(texts, max_tokens=512)
-    return _saved(folder, lambda: BertModel(BertConfig(vocab_size=28_996)), tokenizer)
-
-
-def random_modernbert(folder, texts):
-    """Write a random model of ModernBERT-base's shape, with a vocabulary learned from the texts.
-
-    Returns the model and its tokenizer.
-    """
-    from transformers import ModernBertConfig, ModernBertModel
-
-    tokenizer = _tokenizer(texts, max_tokens=8_192)
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in _SPECIAL}
-    special |= {"bos_token_id": None, "eos_token_id": None}
-    config = ModernBertConfig(vocab_size=28_996, **special)  # 22 layers, 768 wide
-    return _saved(folder, lambda: ModernBertModel(config), tokenizer)
-
-
-_SPECIAL = ("pad", "cls", "sep")
-
-
-def _tokenizer(texts, max_tokens):
     from batch.demo import train_tokenizer
     from export.checkpoint import quiet_transformers
 
     quiet_transformers()
     tokenizer = train_tokenizer(texts, vocabulary=28_996, lowercase=False)
-    tokenizer.model_max_length = max_tokens
-    return tokenizer
-
-
-def _saved(folder, make_model, tokenizer):
-    import torch
-
+    tokenizer.model_max_length = 512
     torch.manual_seed(0)
-    model = make_model().eval()
-    model.save_pretrained(folder)
+    bert = BertModel(BertConfig(vocab_size=28_996)).eval()
+    bert.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return model, tokenizer
+    return bert, tokenizer
 
 
 def random_modernbert(folder, texts):

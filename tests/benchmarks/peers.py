@@ -127,7 +127,7 @@ TARGETS = {
     ("ours fp32", "FastEmbed"): 1.6,
     ("ours fp32", LOOP): 1.6,
 }
-ENVIRONMENTS = {  # of its own for each backend: they exclude each other's version of transformers
+ENVIRONMENTS = {  # one for each backend: they exclude each other's version of transformers
     "torch": [ST, "torch==2.13.0"],  # as in constraints.txt
     "onnx": [f"{ST}[onnx]", "torch==2.13.0"],
     "openvino": [f"{ST}[openvino]", "torch==2.13.0"],
@@ -258,7 +258,7 @@ def make_models(folder, texts, tokens, modernbert):
 
 
 def make_models_of_others(folder, bert, tokenizer, pythons):
-    """Write the models of FastEmbed and of sentence-transformers' backends; return its choices."""
+    """Write the models of FastEmbed and sentence-transformers; return what the backends chose."""
     import torch
 
     tokenizer.save_pretrained(folder / "full")
@@ -398,16 +398,18 @@ def compare(folder, windows, rounds, environments, modernbert, plot):
     """Make the models and environments, time each system in turn, and print the results."""
     load = os.getloadavg()[0]
     tokens = modernbert or 512
-    texts, description = read_notes(folder)
-    say("making the model and its exports")
-    model, tokenizer = make_models(folder, texts, tokens, modernbert)
     names = [name for name in SYSTEMS if NEEDS.get(name) in (None, *cpu_features())]
     pythons, choices = {}, {}
     if modernbert:
         names = [name for name in names if name in (*OURS[:2], LOOP, LOOP_BF16)]
-        texts = ["\n".join(texts[:500])]  # most notes have fewer tokens than a window
     else:
         pythons = {key: environment(environments / key, ENVIRONMENTS[key]) for key in ENVIRONMENTS}
+    texts, description = read_notes(folder)
+    say("making the model and its exports")
+    model, tokenizer = make_models(folder, texts, tokens, modernbert)
+    if modernbert:
+        texts = ["\n".join(texts[:500])]  # most notes have fewer tokens than a window
+    else:
         choices = make_models_of_others(folder, model, tokenizer, pythons)
     lengths, excluded = one_window_texts(folder, texts, windows, tokens, bool(modernbert))
     full = [text for text, length in lengths.items() if length == tokens]
