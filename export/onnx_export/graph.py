@@ -15,7 +15,6 @@ from torch.nn import functional
 
 _BERT = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "longformer")
 FAMILIES = (*_BERT, "distilbert", "modernbert")
-POOLINGS = ("cls", "mean")
 MASK_VALUE = -1e4  # added to an attention score, it gives a weight of exactly 0, in fp16 as well
 _QUERY_ROWS = 1_024  # at a time: attention scores of long windows would not fit in memory
 _BLOCK = 64  # the most tokens in a block of local attention
@@ -150,10 +149,7 @@ class PrunedEncoder(nn.Module):
                 self.layers.append(FusedLayer(**parts))
             else:
                 self.layers.append(PostNormLayer(**parts))
-        self.rotary_of_layer = [
-            getattr(config, "layer_types", [""] * len(layers))[number] if self.rotary else None
-            for number in range(len(layers))
-        ]
+        self.rotary_of_layer = [*config.layer_types] if self.rotary else [None] * len(layers)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         input_ids, attention_mask = _pad(input_ids, attention_mask, self.multiple)
@@ -168,17 +164,13 @@ class PrunedEncoder(nn.Module):
         states = self.project(states)
         padding = (1.0 - attention_mask[:, None, None, :].to(states.dtype)) * MASK_VALUE
         lengths = attention_mask.sum(dim=1).to(torch.int32)
-        for number, (layer, rotary) in enumerate(
-            zip(self.layers, self.rotary_of_layer, strict=True)
-        ):
-            is_pruned = self.pooling.startswith("cls") and number == len(self.layers) - 1
-            table = (
-                functional.embedding(positions, self.rotary[rotary]) if rotary is not None else None
-            )
+        for layer, kind in zip(self.layers, self.rotary_of_layer, strict=True):
             if isinstance(layer, FusedLayer):
                 states = layer(states, lengths)
-            else:
-                states = layer(states, padding, table, 1 if is_pruned else None)
+                continue
+            table = functional.embedding(positions, self.rotary[kind]) if kind else None
+            is_pruned = self.pooling.startswith("cls") and layer is self.layers[-1]
+            states = layer(states, padding, table, 1 if is_pruned else None)
         return pool(self.final_norm(states), attention_mask, self.pooling)
 
 
