@@ -150,7 +150,7 @@ def export_command(
     )
     best, reason = recommended_precision()
     if as_json:
-        click.echo(json.dumps({**info, "recommended_precision": best, "reason": reason}))
+        click.echo(json.dumps({**info, "recommended": {"precision": best, "reason": reason}}))
         return
     click.echo(
         f"{info['encoder_id']} in {model}: {info['pooling']} pooling, windows of "

@@ -25,7 +25,7 @@ COMMANDS = {
     "labels": ("featurestore.cli.cohort", "Count the labels, and why admissions have none."),
     "audit": ("featurestore.cli.cohort", "Check for leakage and immature labels."),
     "finetune": ("export.cli", "Fine-tune a BERT on the store's labelled notes."),
-    "export": ("export.cli", "Export a checkpoint to ONNX for [CLS] extraction."),
+    "export": ("export.cli", "Export a checkpoint to ONNX and compare it with PyTorch."),
     "embed": ("batch.cli.embedding", "Embed every note that is new or changed."),
     "nightly": ("batch.cli.nightly_job", "Sync, embed, score and check for drift, in one commit."),
     "promote": ("batch.cli.embedding", "Make an encoder the active one."),

@@ -239,13 +239,21 @@ def test_export_refuses_windows_longer_than_the_model_supports(checkpoint, tmp_p
 
 
 def test_export_prints_how_far_the_graph_differs_from_pytorch(checkpoint, tmp_path):
-    output = run("export", checkpoint, tmp_path / "m", "--max-tokens", 64).stdout
+    from export.onnx_export.exporter import recommended_precision
+
+    result = run("export", checkpoint, tmp_path / "m", "--max-tokens", 64)
     difference = (
         r"differs from PyTorch by at most \d\.\de-0\d \(cosine (1\.0|0\.9)\d{6}, mean-centred"
     )
     assert re.search(
-        rf"^small-[0-9a-f]{{8}} in .*: {difference} cosine 1\.0000\)$", output, re.MULTILINE
+        rf"^small-[0-9a-f]{{8}} in .*: cls pooling, windows of 64 tokens; {difference} cosine "
+        r"1\.0000\)$",
+        result.stdout,
+        re.MULTILINE,
     )
+    precision, reason = recommended_precision()
+    advice = f"On this machine use --precision {precision}: {reason}.\n"
+    assert result.stderr == (advice if precision != "fp32" else "")
 
 
 def test_commands_on_a_store_that_was_never_synced_suggest_sync(ward, model, tmp_path):
