@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,24 @@ _MIN_CASED_TOKENS = 1_000  # a vocabulary with more tokens in upper case is a ca
 def load_checkpoint(checkpoint: str | Path, auto_class: Any, **settings: Any) -> tuple[Any, Any]:
     """Load a model, with an Auto class of transformers, and its fast tokenizer.
 
-    `checkpoint` is a folder or a hub name (OWNER/NAME). No code of the checkpoint is run. Raises
-    ModelError where it cannot be loaded.
+    `checkpoint` is a folder or a hub name (OWNER/NAME). No code of the checkpoint is run. Weights
+    are float32, however they are stored. Raises ModelError where it cannot be loaded, or lacks
+    weights of its encoder.
     """
+    import torch
     import transformers
 
     if not Path(checkpoint).is_dir() and not _HUB_NAME.fullmatch(str(checkpoint)):
         raise ModelError(f"{checkpoint} does not exist - name the folder of a checkpoint")
     quiet_transformers()
     try:
-        model = auto_class.from_pretrained(str(checkpoint), trust_remote_code=False, **settings)
+        model, loaded = auto_class.from_pretrained(
+            str(checkpoint),
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **settings,
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(checkpoint), use_fast=True)
     except Exception as error:  # safetensors, tokenizers and the hub have exceptions of their own
         raise ModelError(
@@ -36,8 +44,37 @@ def load_checkpoint(checkpoint: str | Path, auto_class: Any, **settings: Any) ->
             "folder with config.json, weights and tokenizer; on a machine without a network, copy "
             f'the folder that "hf download {checkpoint} --local-dir FOLDER" writes elsewhere'
         ) from None
+    _check_weights(checkpoint, model, loaded["missing_keys"])
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ModelError(
+            f"{checkpoint} has a {type(tokenizer).__name__}, which is not a fast tokenizer - use a "
+            "checkpoint with tokenizer.json"
+        )
     _keep_case_of_cased_vocabulary(tokenizer.backend_tokenizer)
     return model, tokenizer
+
+
+def _check_weights(checkpoint: str | Path, model: Any, missing: Iterable[str]) -> None:
+    """Raise ModelError where weights of the encoder would be random, or would not be used.
+
+    transformers only warns of either. A pooler, a head and a decoder may be missing.
+    """
+    encoder = model.base_model
+    if hasattr(encoder, "decoder"):
+        encoder = getattr(encoder, "encoder", encoder)
+    needed = {id(weight) for name, weight in encoder.named_parameters() if "pooler" not in name}
+    weights = dict(model.named_parameters())
+    lacking = sorted(name for name in missing if id(weights.get(name)) in needed)
+    if lacking:
+        raise ModelError(
+            f"{checkpoint} lacks {len(lacking)} weights of its encoder, as {lacking[0]} - copy the "
+            "checkpoint again, or use one of that model type"
+        )
+    if str(getattr(model.config, "position_embedding_type", "")).startswith("relative_key"):
+        raise ModelError(
+            f"{checkpoint} has positions of type {model.config.position_embedding_type}, which "
+            "transformers no longer computes - use another checkpoint"
+        )
 
 
 def quiet_transformers() -> None:

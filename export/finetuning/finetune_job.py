@@ -77,7 +77,6 @@ def finetune(
         base,
         transformers.AutoModelForSequenceClassification,
         num_labels=2,
-        dtype=torch.float32,  # also where the base is stored in half precision
     )
     if model.config.model_type not in FAMILIES:
         raise ModelError(

@@ -53,12 +53,12 @@ def parity_windows(window_tokenizer: WindowTokenizer) -> list[Ids]:
 def pytorch_vectors(model: Any, windows: Sequence[Ids], pooling: str) -> Vectors:
     """Return the pooled vector of each window alone, by the checkpoint's own class: (windows, dim).
 
-    Without padding, so that a graph whose vectors depend on their batch differs from them.
+    Without padding, so that a graph whose vectors depend on their batch differs from them, and
+    without any code of the graph.
     """
     import torch
 
-    from export.onnx_export.graph import pool
-
+    kind, *normalize = pooling.split("+")
     vectors = []
     for ids in windows:
         input_ids = torch.from_numpy(ids.astype(np.int64))[None]
@@ -69,8 +69,10 @@ def pytorch_vectors(model: Any, windows: Sequence[Ids], pooling: str) -> Vectors
             options["global_attention_mask"] = (torch.arange(len(ids)) == 0).long()[None]
         with torch.no_grad():
             output = model(input_ids=input_ids, attention_mask=attention_mask, **options)
-            vectors.append(pool(output.last_hidden_state, attention_mask, pooling).numpy())
-    return np.concatenate(vectors)
+        states = output.last_hidden_state[0].numpy()  # (tokens, dim)
+        vector = states[0] if kind == "cls" else states.mean(axis=0)
+        vectors.append(vector / np.linalg.norm(vector) if normalize else vector)
+    return np.stack(vectors)
 
 
 def prove_graph(

@@ -1,11 +1,12 @@
 """Loading checkpoints of transformers."""
 
 import json
+import shutil
 
 import pytest
 
 from export.checkpoint import SentenceSettings, load_checkpoint, lowercase_first, sentence_settings
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, ModelError
 
 
 def test_a_missing_or_empty_checkpoint_is_refused(tmp_path):
@@ -35,6 +36,74 @@ def test_a_cased_vocabulary_without_tokenizer_settings_keeps_case(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     _, tokenizer = load_checkpoint(tmp_path, transformers.AutoModel)
     assert tokenizer.backend_tokenizer.encode("Heart heart").tokens[1:-1] == ["Heart", "heart"]
+
+
+@pytest.fixture
+def small(checkpoint, tmp_path):
+    """Return a function that copies the small BERT with other weights, and the copy's folder."""
+    from safetensors.torch import load_file, save_file
+
+    def copy(change):
+        folder = shutil.copytree(checkpoint, tmp_path / "changed")
+        weights = load_file(folder / "model.safetensors")
+        weights = {change(name): weight for name, weight in weights.items()}
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        return folder
+
+    return copy
+
+
+def test_a_checkpoint_that_lacks_weights_of_its_encoder_is_refused(small):
+    # transformers would take random ones, and only warn.
+    import transformers
+
+    folder = small(lambda name: name.replace("layer.1.", "layers.1."))
+    for auto in (transformers.AutoModel, transformers.AutoModelForSequenceClassification):
+        with pytest.raises(ModelError, match=r"lacks 16 weights of its encoder, as .*layer\.1\."):
+            load_checkpoint(folder, auto)
+
+
+def test_a_pooler_and_a_head_may_be_missing(small):
+    import transformers
+
+    folder = small(lambda name: name.replace("pooler", "others"))
+    for auto in (transformers.AutoModel, transformers.AutoModelForSequenceClassification):
+        load_checkpoint(folder, auto)
+
+
+def test_positions_that_transformers_no_longer_computes_are_refused(small):
+    import transformers
+
+    folder = small(str)
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | {"position_embedding_type": "relative_key_query"}
+    file.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="positions of type relative_key_query"):
+        load_checkpoint(folder, transformers.AutoModel)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_that_are_stored_in_half_precision_are_computed_in_float32(
+    checkpoint, tmp_path, dtype
+):
+    import torch
+    import transformers
+
+    model, tokenizer = load_checkpoint(checkpoint, transformers.AutoModel)
+    model.to(getattr(torch, dtype)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, _ = load_checkpoint(tmp_path, transformers.AutoModel)
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+
+
+def test_a_tokenizer_that_is_not_a_fast_one_is_refused(small):
+    import transformers
+
+    folder = small(str)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CanineTokenizer"}')
+    with pytest.raises(ModelError, match="has a CanineTokenizer, which is not a fast tokenizer"):
+        load_checkpoint(folder, transformers.AutoModel)
 
 
 @pytest.fixture
