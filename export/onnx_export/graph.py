@@ -134,12 +134,15 @@ class PrunedEncoder(nn.Module):
         self.takes_positions = config.model_type != "modernbert"
         chunks = -(-max_tokens // _QUERY_ROWS)
         layers = list(_layers(model, pooling, chunks))
+        for parts in layers:
+            if (parts["attention"].window or 0) >= max_tokens - 1:
+                parts["attention"].window = None  # each token sees all others
         windows = [parts["attention"].window for parts in layers]
         # Tokens are padded to a multiple of the blocks of local attention and of the chunks.
         blocks = [min(window, _BLOCK) for window in windows if window]
         self.multiple = math.lcm(chunks, *blocks)
         self.rotary = _rotary_tables(model, max_tokens + self.multiple)
-        fused = fused and not any(windows) and not self.rotary
+        fused = fused and config.model_type not in ("longformer", "modernbert")
         self.layers = nn.ModuleList()
         for parts in layers:
             is_pruned = pooling.startswith("cls") and len(self.layers) == len(layers) - 1
@@ -265,15 +268,17 @@ class Attention(nn.Module):
             shifts = [padded.narrow(2, shift, count) for shift in range(2 * around + 1)]
             return torch.cat(shifts, dim=3)
 
-        query = torch.unflatten(query, 2, (-1, block))
-        scores = query @ blocks(key).transpose(3, 4)
+        parts = torch.unflatten(query, 2, (-1, block))
+        scores = parts @ blocks(key).transpose(3, 4)
         scores = scores + (blocks(keys_padding, MASK_VALUE).transpose(3, 4) + band)
         if self.first is None:
             return (torch.softmax(scores, dim=-1) @ blocks(value)).flatten(2, 3)
-        to_first = query @ key[:, :, None, :1].transpose(3, 4)  # (windows, heads, blocks, block, 1)
+        # By tokens, not by blocks: torch.export would take a broadcast to one block as a constant.
+        to_first = query @ key[:, :, :1].transpose(2, 3)  # (windows, heads, tokens, 1)
+        to_first = torch.unflatten(to_first, 2, (-1, block))
         weights = torch.softmax(torch.cat([to_first, scores], dim=-1), dim=-1)
-        context = weights[..., 1:] @ blocks(value) + weights[..., :1] * value[:, :, None, :1]
-        return context.flatten(2, 3)
+        context = (weights[..., 1:] @ blocks(value)).flatten(2, 3)
+        return context + weights[..., :1].flatten(2, 3) * value[:, :, :1]
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, padding: Tensor) -> Tensor:

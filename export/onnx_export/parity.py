@@ -84,7 +84,13 @@ def prove_graph(
     # Not the longest with all others: a batch that large does not occur.
     batch_of_all = [no for no in numbers if len(windows[no]) <= _LENGTHS[-1]]
     batches = [*([no] for no in numbers), batch_of_all, batch_of_all[::-2]]
-    vectors = [session.run(*padded([windows[no] for no in batch])) for batch in batches]
+    try:
+        vectors = [session.run(*padded([windows[no] for no in batch])) for batch in batches]
+    except Exception as error:  # the runtimes have exceptions of their own
+        raise ModelError(
+            f"the {precision} graph fails for some shape of a batch ({type(error).__name__}) - "
+            "please report the model type; no folder was written"
+        ) from None
     order = np.array([no for batch in batches for no in batch])
     parity = check_parity(
         reference[order], np.concatenate(vectors), precision, order >= len(windows) - _COMPARED

@@ -5,7 +5,7 @@ from tests.conftest import prose
 TEXTS = [prose(words, seed) for seed, words in enumerate((30, 200, 1, 62, 63, 500, 7))]
 
 
-def write_checkpoint(folder, family):
+def write_checkpoint(folder, family, **settings):
     """Write a random encoder of a family, 64 wide, with 128 positions where it has positions."""
     import torch
     import transformers
@@ -14,7 +14,7 @@ def write_checkpoint(folder, family):
 
     tokenizer = train_tokenizer(TEXTS, vocabulary=400, lowercase=True)
     torch.manual_seed(0)
-    model = transformers.AutoModel.from_config(_config(family, tokenizer))
+    model = transformers.AutoModel.from_config(_config(family, tokenizer, settings))
     with torch.no_grad():  # initial biases and norms are 0 and 1, which would hide a forgotten one
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.03)
@@ -22,7 +22,7 @@ def write_checkpoint(folder, family):
     tokenizer.save_pretrained(folder)
 
 
-def _config(family, tokenizer):
+def _config(family, tokenizer, changed):
     import transformers
 
     layers = {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
@@ -67,4 +67,4 @@ def _config(family, tokenizer):
         "t5": {**t5, "d_ff": 128, "d_kv": 16, "pad_token_id": padding},
         "vit": {"hidden_size": 64, **layers},
     }
-    return transformers.AutoConfig.for_model(family, **settings[family])
+    return transformers.AutoConfig.for_model(family, **settings[family] | changed)

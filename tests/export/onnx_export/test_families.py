@@ -169,6 +169,16 @@ def test_auto_takes_the_mean_of_a_modernbert_that_was_fine_tuned_on_the_mean(tmp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("max_tokens", [64, 100])
+def test_a_longformer_whose_tokens_see_256_on_either_side_equals_pytorch(max_tokens, tmp_path):
+    # As Clinical-Longformer's do. The first shape that torch sees is one block of 64 tokens.
+    write_checkpoint(tmp_path / "longformer", "longformer", attention_window=512)
+    folders = tmp_path / "longformer", tmp_path / "model"
+    _, difference = compare_with_pytorch(*folders, max_tokens=max_tokens)
+    assert difference < 1e-5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["longformer", "mpnet", "nomic_bert"], indirect=True)
 def test_other_families_can_be_exported_in_fp16(family, tmp_path):
     parity = export(family, tmp_path / "model", max_tokens=64, precision="fp16")

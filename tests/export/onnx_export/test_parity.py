@@ -1,9 +1,13 @@
 """Parity with PyTorch: vectors that differ too much are refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
-from export.onnx_export.parity import check_parity
+from export.onnx_export import parity
+from export.onnx_export.parity import check_parity, prove_graph, pytorch_vectors
 from featurestore.errors import FeatureStoreError
 
 
@@ -34,3 +38,28 @@ def test_a_graph_that_differs_from_pytorch_is_refused():
     noisy = vectors + np.float32(0.2) * vectors[::-1]
     with pytest.raises(FeatureStoreError, match=r"int8 graph has a cosine of 0.9.* export .* fp32"):
         check_parity(vectors, noisy, "int8")
+
+
+def test_a_graph_that_fails_for_some_shape_gets_one_line(tmp_path, monkeypatch):
+    class Failing:
+        def run(self, input_ids, attention_mask):
+            raise RuntimeError("Got invalid dimensions\n index: 1")
+
+    monkeypatch.setattr(parity, "_session", lambda file, precision: Failing())
+    windows = [np.arange(length, dtype=np.int32) for length in (3, 4)]
+    with pytest.raises(FeatureStoreError, match=r"graph fails .* \(RuntimeError\)") as error:
+        prove_graph(tmp_path / "model.onnx", "fp32", windows, np.ones((2, 8), np.float32))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "mean+normalize"])
+def test_the_reference_is_pooled_by_hand(pooling):
+    # States (1, 0), (2, 0), (3, 0) ...: the token's number beside a zero.
+    def model(input_ids, attention_mask):
+        states = torch.stack([input_ids, torch.zeros_like(input_ids)], dim=-1)
+        return SimpleNamespace(last_hidden_state=states.float())
+
+    model.config = SimpleNamespace(model_type="counting")
+    expected = {"cls": [1, 0], "mean": [2, 0], "mean+normalize": [1, 0]}[pooling]
+    windows = [np.array([1, 2, 3], np.int32)]
+    assert pytorch_vectors(model, windows, pooling).tolist() == [expected]
