@@ -40,13 +40,13 @@ def test_a_cased_vocabulary_without_tokenizer_settings_keeps_case(tmp_path):
 
 @pytest.fixture
 def small(checkpoint, tmp_path):
-    """Return a function that copies the small BERT with other weights, and the copy's folder."""
+    """Return a function that copies the small BERT, its weights renamed, and returns the copy."""
     from safetensors.torch import load_file, save_file
 
-    def copy(change):
+    def copy(renamed):
         folder = shutil.copytree(checkpoint, tmp_path / "changed")
         weights = load_file(folder / "model.safetensors")
-        weights = {change(name): weight for name, weight in weights.items()}
+        weights = {renamed(name): weight for name, weight in weights.items()}
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
         return folder
 
