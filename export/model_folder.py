@@ -6,6 +6,7 @@ import mmap
 from pathlib import Path
 from typing import Any
 
+from export.onnx_session import PRECISIONS_OF_CPUS
 from featurestore.errors import ModelError
 
 MODEL = "model.onnx"
@@ -68,7 +69,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         text = (folder / MANIFEST).read_text()
         manifest: dict[str, Any] = json.loads(text)
         manifest.pop("sha256")
-        files = {file: manifest["files"][file] for file in (MODEL, TOKENIZER, CARD)}
+        needed = [MODEL, TOKENIZER, CARD]
+        if manifest["precision"] in PRECISIONS_OF_CPUS:
+            needed.append(REFERENCE)
+        files = {file: manifest["files"][file] for file in needed}
         files |= {file: manifest["files"][file] for file in _OPTIONAL if file in manifest["files"]}
         fingerprint = _fingerprint(files, manifest)
     except (ValueError, KeyError, TypeError, AttributeError):

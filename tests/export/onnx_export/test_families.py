@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from batch.embedding.encoder import OnnxEncoder
-from export import cpu
+from export import cpu, model_folder
 from export.model_folder import read_manifest, sha256
 from export.onnx_export import graph
 from export.onnx_export.exporter import export, recommended_precision
@@ -258,6 +258,18 @@ def test_a_bf16_model_is_proven_again_on_another_cpu(bf16_model, tmp_path, monke
         OnnxEncoder(bf16_model)
     monkeypatch.undo()
     assert OnnxEncoder(bf16_model).provider == "OpenVINO bf16"
+
+
+def test_a_bf16_model_without_or_with_another_reference_is_refused(bf16_model, tmp_path):
+    folder = shutil.copytree(bf16_model, tmp_path / "model")
+    (folder / "reference.npz").write_bytes(b"another")
+    with pytest.raises(ModelError, match=r"reference.npz has changed since the export"):
+        OnnxEncoder(folder)
+    manifest = json.loads((folder / "encoder.json").read_text())
+    del manifest["sha256"], manifest["files"]["reference.npz"]
+    (folder / "encoder.json").write_text(model_folder._with_own_hash(manifest))
+    with pytest.raises(ModelError, match=r"encoder.json is damaged"):
+        OnnxEncoder(folder)
 
 
 def test_fp32_and_bf16_of_one_checkpoint_are_two_encoders(bf16_model, model):

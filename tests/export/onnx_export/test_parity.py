@@ -54,12 +54,14 @@ def test_a_graph_that_fails_for_some_shape_gets_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "mean+normalize"])
 def test_the_reference_is_pooled_by_hand(pooling):
-    # States (1, 0), (2, 0), (3, 0) ...: the token's number beside a zero.
-    def model(input_ids, attention_mask):
-        states = torch.stack([input_ids, torch.zeros_like(input_ids)], dim=-1)
-        return SimpleNamespace(last_hidden_state=states.float())
+    # The state of a token is its number beside a zero.
+    class Numbers:
+        config = SimpleNamespace(model_type="numbers")
 
-    model.config = SimpleNamespace(model_type="counting")
+        def __call__(self, input_ids, attention_mask):
+            states = torch.stack([input_ids, torch.zeros_like(input_ids)], dim=-1)
+            return SimpleNamespace(last_hidden_state=states.float())
+
     expected = {"cls": [1, 0], "mean": [2, 0], "mean+normalize": [1, 0]}[pooling]
     windows = [np.array([1, 2, 3], np.int32)]
-    assert pytorch_vectors(model, windows, pooling).tolist() == [expected]
+    assert pytorch_vectors(Numbers(), windows, pooling).tolist() == [expected]
