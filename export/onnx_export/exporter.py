@@ -72,6 +72,7 @@ def export(
     if pooling == "auto":
         pooling = declared.pooling if declared else _classifier_pooling(model.config)
     encoder = _encoder_of(checkpoint, model).eval()
+    _check_vocabulary(checkpoint, encoder, tokenizer)
     max_tokens = _window_length(checkpoint, encoder, tokenizer, max_tokens, declared)
     window_tokenizer = WindowTokenizer(tokenizer.backend_tokenizer, max_tokens, stride)
     if pooling.startswith("cls") and not len(window_tokenizer.prefix):
@@ -163,6 +164,18 @@ def _encoder_of(checkpoint: str | Path, model: Any) -> Any:
             "model that takes token ids"
         )
     return model
+
+
+def _check_vocabulary(checkpoint: str | Path, model: Any, tokenizer: Any) -> None:
+    """Raise ModelError for tokens without an embedding, for which OpenVINO would take any."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    missing = sorted(no for no in tokenizer.get_vocab().values() if no >= rows)
+    if missing:
+        raise ModelError(
+            f"the tokenizer of {checkpoint} has {len(missing)} tokens that the model has no "
+            f"embedding for, from {missing[0]} on - use the tokenizer that the model was trained "
+            "with"
+        )
 
 
 def _window_length(

@@ -132,6 +132,17 @@ def test_cls_of_a_tokenizer_without_a_first_token_is_refused(checkpoint, tmp_pat
         export(tmp_path / "checkpoint", tmp_path / "model")
 
 
+def test_a_token_that_the_model_has_no_embedding_for_is_refused(checkpoint, tmp_path):
+    import transformers
+
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.add_tokens(["troponin"])
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    with pytest.raises(ModelError, match=r"has 1 tokens that the model has no embedding for"):
+        export(tmp_path / "checkpoint", tmp_path / "model")
+
+
 @pytest.mark.slow
 def test_auto_obeys_the_settings_of_a_sentence_transformers_folder(minilm, tmp_path):
     # modules.json of all-MiniLM-L6-v2: mean pooling, Normalize, 256 tokens.
