@@ -104,6 +104,16 @@ def _keep_case_of_cased_vocabulary(tokenizer: Any) -> None:
         tokenizer.normalizer = BertNormalizer(lowercase=False, strip_accents=False)
 
 
+# What sentence-transformers does with an encoder unless its settings say otherwise.
+_PLAIN: dict[str, Any] = {
+    "transformer_task": "feature-extraction",
+    "module_output_name": "token_embeddings",
+    "processing_kwargs": None,
+    "method": "forward",
+    "method_output_name": "last_hidden_state",
+}
+
+
 @dataclass
 class SentenceSettings:
     """What a checkpoint of sentence-transformers says about its vectors."""
@@ -122,15 +132,19 @@ def sentence_settings(checkpoint: str | Path) -> SentenceSettings | None:
     if modules is None:
         return None
     advice = "use --pooling cls or --pooling mean to take the encoder's own states instead"
-    kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in modules]
+    try:
+        kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
+        paths = [module["path"] for module in modules]
+    except (KeyError, TypeError, AttributeError):
+        raise ModelError(f"modules.json of {checkpoint} is damaged - copy it again") from None
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ModelError(
             f"{checkpoint} is made of {', '.join(kinds)}; of sentence-transformers only "
             f"Transformer, Pooling and Normalize are supported - {advice}"
         )
-    if modules[0]["path"]:
+    if paths[0]:
         raise ModelError(
-            f"{checkpoint} keeps its encoder in {modules[0]['path']} - export that folder, with "
+            f"{checkpoint} keeps its encoder in {paths[0]} - export that folder, with "
             "--pooling cls or --pooling mean"
         )
     general = _read_json(checkpoint, "config_sentence_transformers.json") or {}
@@ -139,8 +153,16 @@ def sentence_settings(checkpoint: str | Path) -> SentenceSettings | None:
     encoder: dict[str, Any] = {}
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"):
         encoder = encoder or _read_json(checkpoint, f"sentence_{name}_config.json") or {}
+    text = (encoder.get("modality_config") or {}).get("text") or {}
+    settings = {**_PLAIN, **{key: encoder[key] for key in _PLAIN if encoder.get(key)}, **text}
+    if settings != _PLAIN:
+        changed = sorted(key for key in settings if settings[key] != _PLAIN.get(key))
+        raise ModelError(
+            f"{checkpoint} sets {', '.join(changed)} of its encoder, which is not supported - "
+            + advice
+        )
     return SentenceSettings(
-        _pooling(checkpoint, _read_json(checkpoint, f"{modules[1]['path']}/config.json"), advice)
+        _pooling(checkpoint, _read_json(checkpoint, f"{paths[1]}/config.json"), advice)
         + "+normalize" * (len(modules) == 3),
         encoder.get("max_seq_length"),
         bool(encoder.get("do_lower_case")),

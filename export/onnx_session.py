@@ -26,9 +26,10 @@ GROUP = 64  # weights and activations that share an int8 scale
 
 
 class Session(Protocol):
-    """A loaded graph; `provider` names what it really runs on."""
+    """A loaded graph; `provider` names what it really runs on, `runtime` what runs it."""
 
     provider: str
+    runtime: str
 
     def run(self, input_ids: Ids, attention_mask: Ids) -> Vectors: ...
 
@@ -67,6 +68,7 @@ class _OnnxRuntime:
                 f"{file} could not be loaded on {device} ({type(error).__name__}) - "
                 + _next_step(device, file)
             ) from None
+        self.runtime = f"ONNX Runtime {onnxruntime.__version__}"
         self.provider: str = self._session.get_providers()[0]
         # ONNX Runtime falls back to the CPU with only a warning.
         if self.provider != name:
@@ -111,6 +113,7 @@ class _OpenVino:
         self._request: Any = compiled.create_infer_request()
         self._output = compiled.output(0)
         self.provider = f"OpenVINO {precision}"
+        self.runtime = f"OpenVINO {openvino.__version__}"
 
     def run(self, input_ids: Ids, attention_mask: Ids) -> Vectors:
         results = self._request.infer([input_ids, attention_mask])

@@ -72,7 +72,8 @@ class OnnxEncoder:
 
     `device` is cpu, cuda, or auto: cuda if the machine has an NVIDIA driver, else cpu. bf16 and
     int8 models run on CPUs only and fp16 models on GPUs only. On another CPU than that of the
-    export, bf16 and int8 models are compared with PyTorch's vectors once more. `provider` is what
+    export, or with another OpenVINO, bf16 and int8 models are compared with PyTorch's vectors once
+    more. `provider` is what
     the model really runs on. Raises ModelError if the folder is wrong or changed, if the device or
     its instructions are not available, and if the model is for another device.
     """
@@ -86,7 +87,8 @@ class OnnxEncoder:
         device = _device(device, self.manifest["precision"], self.folder)
         precision = self.manifest["precision"]
         self._session = open_session(self.folder / MODEL, device, precision, threads)
-        if REFERENCE in self.manifest["files"] and self.manifest["parity"]["cpu"] != cpu_name():
+        proven_on = [self.manifest["parity"][key] for key in ("runtime", "cpu")]
+        if precision in PRECISIONS_OF_CPUS and proven_on != [self._session.runtime, cpu_name()]:
             check_reference(self._session, self.folder / REFERENCE, precision)
         self.provider: str = self._session.provider
         self._on_cuda = self.provider == "CUDAExecutionProvider"

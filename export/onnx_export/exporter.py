@@ -26,6 +26,7 @@ from export.onnx_session import PRECISIONS_OF_CPUS, check_runtime, has_gpu
 from export.output_folder import atomic_folder
 from export.tokenizer import CLEANINGS, WindowTokenizer
 from featurestore.errors import FeatureStoreError, ModelError
+from featurestore.synthetic.hospital import invented_notes
 
 POOLINGS = ("auto", "cls", "mean")
 _DEFAULT_TOKENS = 512  # of an encoder that sets no limit itself
@@ -75,6 +76,7 @@ def export(
     _check_vocabulary(checkpoint, encoder, tokenizer)
     max_tokens = _window_length(checkpoint, encoder, tokenizer, max_tokens, declared)
     window_tokenizer = WindowTokenizer(tokenizer.backend_tokenizer, max_tokens, stride)
+    _check_tokens(checkpoint, tokenizer, window_tokenizer)
     if pooling.startswith("cls") and not len(window_tokenizer.prefix):
         raise ModelError(
             f"the tokenizer of {checkpoint} puts no token before a text, so there is no [CLS] - "
@@ -143,7 +145,9 @@ def _check_arguments(folder: Path, name: str | None, **options: str) -> None:
 
 
 def _default_name(checkpoint: str | Path) -> str:
-    return re.sub(r"[^A-Za-z0-9._]+", "-", Path(str(checkpoint)).name).strip("-").lower()
+    folder = Path(checkpoint)
+    name = folder.resolve().name if folder.is_dir() else folder.name
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._").lower() or "encoder"
 
 
 def _classifier_pooling(config: Any) -> str:
@@ -156,8 +160,8 @@ def _classifier_pooling(config: Any) -> str:
 
 def _encoder_of(checkpoint: str | Path, model: Any) -> Any:
     """Return the model, or the encoder of an encoder and decoder."""
-    if getattr(model.config, "is_encoder_decoder", False):
-        model = model.get_encoder()
+    if hasattr(model, "encoder") and hasattr(model, "decoder"):
+        model = model.encoder
     if getattr(model, "main_input_name", "input_ids") != "input_ids":
         raise ModelError(
             f"{checkpoint} is not a text encoder: its input is {model.main_input_name} - use a "
@@ -175,6 +179,19 @@ def _check_vocabulary(checkpoint: str | Path, model: Any, tokenizer: Any) -> Non
             f"the tokenizer of {checkpoint} has {len(missing)} tokens that the model has no "
             f"embedding for, from {missing[0]} on - use the tokenizer that the model was trained "
             "with"
+        )
+
+
+def _check_tokens(checkpoint: str | Path, tokenizer: Any, ours: WindowTokenizer) -> None:
+    """Raise ModelError unless a text has the tokens that transformers gives it."""
+    (text,) = invented_notes(1, seed=0)
+    (windows,) = ours.windows([text[:500]])
+    special = len(ours.prefix) + len(ours.suffix)
+    expected = tokenizer(text[:500])["input_ids"][: ours.max_tokens - len(ours.suffix)]
+    if windows[0].tolist()[: len(expected)] != expected or len(windows[0]) <= special:
+        raise ModelError(
+            f"the tokenizer of {checkpoint} does more than its tokenizer.json says - use another "
+            "checkpoint"
         )
 
 
@@ -205,8 +222,8 @@ def _reference_vectors(checkpoint: str | Path, model: Any, windows: Any, pooling
         return pytorch_vectors(model, windows, pooling)
     except Exception as error:  # each class of transformers raises what it likes
         raise ModelError(
-            f"{checkpoint}, a {model.config.model_type}, gives no last hidden state for token ids "
-            f"and a mask ({type(error).__name__}) - use a text encoder"
+            f"{checkpoint}, a {model.config.model_type}, computes no last hidden state for windows "
+            f"of token ids ({type(error).__name__}) - use a text encoder"
         ) from None
 
 

@@ -175,6 +175,16 @@ def test_normalize_window_length_and_lower_casing_are_read(sentence_folder):
             "puts a prompt before each text",
             id="a prompt",
         ),
+        pytest.param(
+            {"encoder": {"processing_kwargs": {"text": {"max_length": 77}}}},
+            "sets processing_kwargs of its encoder",
+            id="a length of its own",
+        ),
+        pytest.param(
+            {"encoder": {"modality_config": {"text": {"method_output_name": "pooler_output"}}}},
+            "sets method_output_name of its encoder",
+            id="another output",
+        ),
         pytest.param({"path": "0_BERT"}, "keeps its encoder in 0_BERT", id="an inner folder"),
     ],
 )
@@ -186,6 +196,25 @@ def test_a_sentence_transformers_folder_that_does_more_is_refused(
     with pytest.raises(FeatureStoreError, match=message) as error:
         sentence_settings(folder)
     assert "--pooling cls or --pooling mean" in str(error.value)
+
+
+def test_settings_as_sentence_transformers_6_writes_them(sentence_folder):
+    encoder = {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": {"method": "forward", "method_output_name": "last_hidden_state"}
+        },
+        "module_output_name": "token_embeddings",
+    }
+    folder = sentence_folder({"pooling_mode": "mean"}, encoder=encoder)
+    assert sentence_settings(folder) == SentenceSettings("mean", None, False)
+
+
+@pytest.mark.parametrize("modules", [[{"type": "sentence_transformers.Transformer"}], ["x"], 7])
+def test_damaged_modules_are_named(tmp_path, modules):
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(FeatureStoreError, match=r"modules.json of .* is damaged"):
+        sentence_settings(tmp_path)
 
 
 def test_other_folders_have_no_such_settings(checkpoint):

@@ -86,6 +86,9 @@ def test_attention_divided_by_rows_gives_the_same_vectors(family, tmp_path, monk
     assert difference < 1e-5
 
 
+OF_BATCH = "the vector of a window depends on the other windows of its batch"
+
+
 @pytest.mark.parametrize(
     ("family", "message"),
     [
@@ -95,8 +98,12 @@ def test_attention_divided_by_rows_gives_the_same_vectors(family, tmp_path, monk
             "every window the same vector, as .* a model that reads from left to right",
             id="[CLS] sees no other token",
         ),
-        pytest.param("mobilebert", "vectors may depend on padding", id="a token sees the padding"),
-        pytest.param("fnet", "vectors may depend on padding", id="a model without a mask"),
+        pytest.param(
+            "mobilebert", "depends on the other windows of its batch", id="a token sees the padding"
+        ),
+        pytest.param(
+            "fnet", "depends on the other windows of its batch", id="a model without a mask"
+        ),
     ],
     indirect=["family"],
 )
@@ -141,6 +148,20 @@ def test_a_token_that_the_model_has_no_embedding_for_is_refused(checkpoint, tmp_
     tokenizer.save_pretrained(tmp_path / "checkpoint")
     with pytest.raises(ModelError, match=r"has 1 tokens that the model has no embedding for"):
         export(tmp_path / "checkpoint", tmp_path / "model")
+
+
+def test_a_tokenizer_that_does_more_than_its_json_is_refused(checkpoint, tmp_path, monkeypatch):
+    from transformers import PreTrainedTokenizerFast
+
+    plain = PreTrainedTokenizerFast.__call__
+
+    def reversed_tokens(tokenizer, *texts, **options):
+        encoding = plain(tokenizer, *texts, **options)
+        return {**encoding, "input_ids": encoding["input_ids"][::-1]}
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", reversed_tokens)
+    with pytest.raises(ModelError, match=r"does more than its tokenizer\.json says"):
+        export(checkpoint, tmp_path / "model")
 
 
 @pytest.mark.slow
@@ -258,11 +279,17 @@ def test_a_bf16_model_is_refused_where_the_cpu_has_no_bfloat16(bf16_model, cpu_w
         OnnxEncoder(bf16_model)
 
 
-def test_a_bf16_model_is_proven_again_on_another_cpu(bf16_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("another", ["CPU", "OpenVINO"])
+def test_a_bf16_model_is_proven_again_on_another_machine(bf16_model, monkeypatch, another):
+    import openvino  # type: ignore[import-untyped]
+
     from batch.embedding import encoder
     from export.onnx_export import parity
 
-    monkeypatch.setattr(encoder, "cpu_name", lambda: "another CPU, bf16")
+    if another == "CPU":
+        monkeypatch.setattr(encoder, "cpu_name", lambda: "another CPU, bf16")
+    else:
+        monkeypatch.setattr(openvino, "__version__", "2030.0")
     OnnxEncoder(bf16_model)  # its vectors are those of PyTorch here as well
     monkeypatch.setitem(parity.TOLERANCES["bf16"], "min_cosine", 0.9999999)
     with pytest.raises(ModelError, match=r"on this CPU \(.*\) the bf16 graph has a cosine of"):
