@@ -56,7 +56,7 @@ def compare_with_pytorch(checkpoint, folder, precision="fp32", pooling="cls", ma
     return min(cosines), max(differences)
 
 
-PRUNED = ["modernbert", *slow("bert", "roberta", "electra", "distilbert", "longformer")]
+PRUNED = ["distilbert", *slow("bert", "roberta", "electra", "longformer", "modernbert")]
 WHOLE = ["mpnet", *slow("deberta-v2", "nomic_bert", "eurobert", "albert", "bart", "t5")]
 
 
@@ -291,7 +291,7 @@ def test_a_bf16_model_is_proven_again_on_another_machine(bf16_model, monkeypatch
     else:
         monkeypatch.setattr(openvino, "__version__", "2030.0")
     OnnxEncoder(bf16_model)  # its vectors are those of PyTorch here as well
-    monkeypatch.setitem(parity.TOLERANCES["bf16"], "min_cosine", 0.9999999)
+    monkeypatch.setitem(parity.TOLERANCES["bf16"], "min_cosine", 1.1)
     with pytest.raises(ModelError, match=r"on this CPU \(.*\) the bf16 graph has a cosine of"):
         OnnxEncoder(bf16_model)
     monkeypatch.undo()
