@@ -99,7 +99,7 @@ def prove_graph(
                 check_parity(reference[order], np.concatenate(vectors), precision, compared)
             )
         except ModelError:
-            if not parities:
+            if not parities or precision != "fp32":  # others are never quite the same
                 raise
             raise ModelError(
                 "the vector of a window depends on the other windows of its batch or on their "
