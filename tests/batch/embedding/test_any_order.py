@@ -89,7 +89,9 @@ class Nights(RuleBasedStateMachine):
     def a_day_and_a_night(self, changes, late, encoder, kill_at):
         for edit in changes:
             self._edit(*edit)
-        if not late or not self.synced:
+        # What a killed run has staged is stored though its text changed after the sync: sync first.
+        is_staged = any(path.is_file() for path in self.store.staging.rglob("*"))
+        if not late or not self.synced or is_staged:
             self._sync()
         n_hits, hit = 0, failpoints.hit
 
