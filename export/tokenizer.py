@@ -50,10 +50,10 @@ class WindowTokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.prefix, self.suffix = _special_tokens(tokenizer)
-        room = max_tokens - len(self.prefix) - len(self.suffix)
-        if not 0 <= stride < room:
+        self.room = max_tokens - len(self.prefix) - len(self.suffix)  # tokens of text in a window
+        if not 0 <= stride < self.room:
             raise FeatureStoreError(
-                f"stride must be from 0 to {room - 1} for windows of {max_tokens} tokens, got "
+                f"stride must be from 0 to {self.room - 1} for windows of {max_tokens} tokens, got "
                 f"{stride}"
             )
         self.tokenizer = tokenizer
@@ -74,19 +74,18 @@ class WindowTokenizer:
 
         They equal those of the tokenizer's own truncation with overflow, with less memory and time.
         """
-        length = self.max_tokens - len(self.prefix) - len(self.suffix)
         windows = []
-        for ids in self._tokens(texts):
+        for ids in self.tokens(texts):
             end = max(len(ids) - self.stride, min(len(ids), 1))
-            starts = range(0, end, length - self.stride)
-            windows.append([self.around(ids[start : start + length]) for start in starts])
+            starts = range(0, end, self.room - self.stride)
+            windows.append([self.around(ids[start : start + self.room]) for start in starts])
         return windows
 
     def around(self, ids: Ids) -> Ids:
         """Return the tokens of a text with the special tokens around them."""
         return np.concatenate([self.prefix, ids, self.suffix])
 
-    def _tokens(self, texts: Sequence[str]) -> Iterator[Ids]:
+    def tokens(self, texts: Sequence[str]) -> Iterator[Ids]:
         """Yield the tokens of each text, without special tokens."""
         short = iter(self._encode([text for text in texts if len(text) <= _PART_CHARS]))
         for text in texts:

@@ -6,6 +6,8 @@ import re
 import shutil
 import sqlite3
 
+import numpy as np
+
 from featurestore.store.sql_files import SQL
 from tests.timeline import day
 
@@ -50,6 +52,25 @@ def note(row_id, hadm_id, text, charted=None, **others):
         "TEXT": text,
     }
     return row | {name.upper(): value for name, value in others.items()}
+
+
+def invent_returns(patients, base, effect, most_home, died=0):
+    """Return stays and notes of patients who return more often if they live alone or are in pain.
+
+    Their notes say so. The last patients, so many as `died`, die in hospital.
+    """
+    rng = np.random.default_rng(0)
+    stays, notes = [], []
+    for patient in range(1, patients + 1):
+        alone, pain = (rng.random(2) < 0.5).tolist()
+        is_dead = patient > patients - died
+        stays.append(admission(patient, hospital_expire_flag=int(is_dead)))
+        if not is_dead and rng.random() < base + effect * alone + effect * pain:
+            stays.append(admission(1000 + patient, patient, day(20), day(21)))
+        words = ["home"] * int(rng.integers(1, most_home + 1))
+        words += ["alone"] * alone * 2 + ["pain"] * pain * 3
+        notes.append(note(patient, patient, " ".join(words)))
+    return stays, notes
 
 
 def write_hospital(folder, admissions, notes, patients=None):

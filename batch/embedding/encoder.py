@@ -73,9 +73,9 @@ class OnnxEncoder:
     `device` is cpu, cuda, or auto: cuda if the machine has an NVIDIA driver, else cpu. bf16 and
     int8 models run on CPUs only and fp16 models on GPUs only. On another CPU than that of the
     export, or with another OpenVINO, bf16 and int8 models are compared with PyTorch's vectors once
-    more. `provider` is what
-    the model really runs on. Raises ModelError if the folder is wrong or changed, if the device or
-    its instructions are not available, and if the model is for another device.
+    more. `provider` is what the model really runs on. Raises ModelError if the folder is wrong or
+    changed, if the device or its instructions are not available, and if the model is for another
+    device.
     """
 
     def __init__(self, folder: str | Path, device: str = "auto", threads: int | None = None):
@@ -84,8 +84,8 @@ class OnnxEncoder:
         self._window_tokenizer = WindowTokenizer.from_file(
             self.folder / TOKENIZER, self.manifest["max_tokens"], self.manifest["stride"]
         )
-        device = _device(device, self.manifest["precision"], self.folder)
         precision = self.manifest["precision"]
+        device = _device(device, precision, self.folder)
         self._session = open_session(self.folder / MODEL, device, precision, threads)
         proven_on = [self.manifest["parity"][key] for key in ("runtime", "cpu")]
         if precision in PRECISIONS_OF_CPUS and proven_on != [self._session.runtime, cpu_name()]:

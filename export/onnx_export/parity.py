@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from export.cpu import cpu_name
-from export.onnx_session import Session, Vectors, open_session
+from export.onnx_session import Session, Vectors, has_gpu, open_session
 from export.tokenizer import Ids, WindowTokenizer, padded
 from featurestore.errors import ModelError
 from featurestore.synthetic.hospital import invented_notes
@@ -29,16 +29,9 @@ _COMPARED, _SHORTEST, _LONGEST = 16, 64, 512
 
 def parity_windows(window_tokenizer: WindowTokenizer) -> list[Ids]:
     """Return windows of synthetic notes: of many lengths, the longest, and _COMPARED like ones."""
-    special = len(window_tokenizer.prefix) + len(window_tokenizer.suffix)
-    texts = invented_notes(40, seed=0)
-    tokens = np.concatenate(
-        [
-            window[len(window_tokenizer.prefix) : len(window) - len(window_tokenizer.suffix)]
-            for windows in window_tokenizer.windows(texts)
-            for window in windows
-        ]
-    )
+    tokens = np.concatenate(list(window_tokenizer.tokens(invented_notes(40, seed=0))))
     longest = window_tokenizer.max_tokens
+    special = longest - window_tokenizer.room
     lengths = {*(length for length in _LENGTHS if length <= longest), longest}
     rng = np.random.default_rng(0)
     like = rng.integers(min(longest, _SHORTEST), min(longest, _LONGEST), _COMPARED, endpoint=True)
@@ -139,7 +132,7 @@ def check_reference(session: Session, file: Path, precision: str) -> None:
 
 def _session(file: Path, precision: str) -> Session:
     """Open the graph on a GPU where it is fp16 and there is one, otherwise on the CPU."""
-    if precision == "fp16" and Path("/proc/driver/nvidia/version").exists():
+    if precision == "fp16" and has_gpu():
         with contextlib.suppress(ModelError):  # the CUDA libraries may be missing
             return open_session(file, "cuda", precision)
     return open_session(file, "cpu", precision)
@@ -163,9 +156,12 @@ def check_parity(
             "no folder was written"
         )
     difference = float(np.abs(reference - vectors).max())
-    cosine = _smallest_cosine(reference, vectors)
     mean = reference[compared].mean(axis=0)
-    centred = _smallest_cosine(reference[compared] - mean, vectors[compared] - mean)
+    centred = (rows[compared] - mean for rows in (reference, vectors))
+    cosines = {
+        "min_cosine": _smallest_cosine(reference, vectors),
+        "min_cosine_centred": _smallest_cosine(*centred),
+    }
     tolerance = TOLERANCES[precision]
     limit = tolerance.get("max_abs_difference", np.inf)
     if not difference <= limit:  # NaN fails as well
@@ -173,17 +169,16 @@ def check_parity(
             f"the graph differs from PyTorch by {difference:.1e}, more than {limit:.0e} - please "
             "report the model type; no folder was written"
         )
-    for name, value in (("cosine", cosine), ("mean-centred cosine", centred)):
-        least = tolerance.get("min_cosine" if name == "cosine" else "min_cosine_centred", -1.0)
-        if not value >= least:
+    for key, name in (("min_cosine", "cosine"), ("min_cosine_centred", "mean-centred cosine")):
+        least = tolerance.get(key, -1.0)
+        if not cosines[key] >= least:
             raise ModelError(
-                f"the {precision} graph has a {name} of {value:.5f} to PyTorch, less than {least} "
-                "- export the checkpoint as fp32; no folder was written"
+                f"the {precision} graph has a {name} of {cosines[key]:.5f} to PyTorch, less than "
+                f"{least} - export the checkpoint as fp32; no folder was written"
             )
     return {
         "max_abs_difference": difference,
-        "min_cosine": cosine,
-        "min_cosine_centred": centred,
+        **cosines,
         "windows": len(vectors),
     }
 

@@ -30,8 +30,7 @@ from featurestore import (
 )
 from featurestore.store.vectors import arrow_to_vectors
 from tests.conftest import WordCounter
-from tests.hospital import admission, note, write_hospital
-from tests.timeline import day
+from tests.hospital import invent_returns, note, write_hospital
 
 PATIENTS = 120
 DIED = 20  # of them in hospital, after the prediction: no label, but a score
@@ -52,16 +51,7 @@ class Narrow(WordCounter):
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory):
     """Patients who live alone and are in pain return more often, and their notes say so."""
-    rng = np.random.default_rng(0)
-    stays, notes = [], []
-    for patient in range(1, PATIENTS + 1):
-        alone, pain = (rng.random(2) < 0.5).tolist()
-        died = int(patient > PATIENTS - DIED)
-        stays.append(admission(patient, patient, day(0), day(10), hospital_expire_flag=died))
-        if not died and rng.random() < 0.05 + 0.45 * alone + 0.45 * pain:
-            stays.append(admission(1000 + patient, patient, day(20), day(21)))
-        words = ["home"] * int(rng.integers(1, 6)) + ["alone"] * alone * 2 + ["pain"] * pain * 3
-        notes.append(note(patient, patient, " ".join(words)))
+    stays, notes = invent_returns(PATIENTS, base=0.05, effect=0.45, most_home=5, died=DIED)
     folder = tmp_path_factory.mktemp("widths")
     return write_hospital(folder / "hospital", stays, notes), stays, notes
 

@@ -13,28 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.common import row, timed
+from tests.benchmarks.common import random_modernbert, row, timed
 
 WINDOW = 8_192
-
-
-def write_modernbert(folder):
-    """Write a random ModernBERT of the base shape, with a small vocabulary."""
-    import torch
-    import transformers
-
-    from batch.demo import train_tokenizer
-    from featurestore.synthetic.hospital import invented_notes
-
-    tokenizer = train_tokenizer(invented_notes(200, seed=3), vocabulary=2_000, lowercase=False)
-    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    shape = transformers.ModernBertConfig(
-        vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=cls,
-        eos_token_id=sep, cls_token_id=cls, sep_token_id=sep,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    transformers.ModernBertModel(shape).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def measure(folder, notes, full):
@@ -75,8 +56,9 @@ def main():
         return measure(Path(folder), int(notes), int(full))
     with tempfile.TemporaryDirectory() as folder:
         from export.onnx_export.exporter import export
+        from featurestore.synthetic.hospital import invented_notes
 
-        write_modernbert(Path(folder, "checkpoint"))
+        random_modernbert(Path(folder, "checkpoint"), invented_notes(200, seed=3))
         model = Path(folder, "model")
         export(Path(folder, "checkpoint"), model, precision=arguments.precision)
         print("| what | measured | memory |\n| --- | --- | --- |")

@@ -36,7 +36,7 @@ from featurestore import (
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
 from tests.batch.training.test_calibration import platt_by_scikit_learn
-from tests.hospital import admission, note, write_hospital
+from tests.hospital import admission, invent_returns, note, write_hospital
 from tests.timeline import day
 
 PATIENTS = 400
@@ -45,15 +45,7 @@ PATIENTS = 400
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory):
     """Patients who live alone and are in pain return more often, and their notes say so."""
-    rng = np.random.default_rng(0)
-    stays, notes = [], []
-    for patient in range(1, PATIENTS + 1):
-        alone, pain = (rng.random(2) < 0.5).tolist()
-        stays.append(admission(patient, patient, day(0), day(10)))
-        if rng.random() < 0.1 + 0.35 * alone + 0.35 * pain:
-            stays.append(admission(1000 + patient, patient, day(20), day(21)))
-        words = ["home"] * int(rng.integers(1, 4)) + ["alone"] * alone * 2 + ["pain"] * pain * 3
-        notes.append(note(patient, patient, " ".join(words), subject_id=patient))
+    stays, notes = invent_returns(PATIENTS, base=0.1, effect=0.35, most_home=3)
     return write_hospital(tmp_path_factory.mktemp("trained") / "hospital", stays, notes)
 
 
