@@ -1,6 +1,8 @@
 """Helpers of several benchmarks."""
 
+import re
 import time
+from pathlib import Path
 
 
 def timed(work):
@@ -8,6 +10,12 @@ def timed(work):
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result
+
+
+def peak_memory():
+    """Return the most MB that this process has used."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1000
 
 
 def row(what, measured, budget=""):

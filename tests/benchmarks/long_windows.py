@@ -7,13 +7,12 @@ because the memory of a process never shrinks.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.common import random_modernbert, row, timed
+from tests.benchmarks.common import peak_memory, random_modernbert, row, timed
 
 WINDOW = 8_192
 
@@ -35,12 +34,8 @@ def measure(folder, notes, full):
     row(
         f"{notes} notes, {full} of them a window of {WINDOW:,} tokens; {sum(lengths):,} tokens",
         f"{seconds:.0f} s, {sum(lengths) / seconds:,.0f} tokens/s",
-        f"{peak_memory():.1f} GB, {loaded:.1f} GB of it after loading",
+        f"{peak_memory() / 1000:.1f} GB, {loaded / 1000:.1f} GB of it after loading",
     )
-
-
-def peak_memory():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # GB
 
 
 def main():

@@ -5,7 +5,6 @@ python -m tests.benchmarks.sources
 
 import argparse
 import json
-import re
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import duckdb
 
 from featurestore.source import generic_reader
 from featurestore.source.source import Source
-from tests.benchmarks.common import hospital, row, timed
+from tests.benchmarks.common import hospital, peak_memory, row, timed
 from tests.featurestore.source.mariadb import is_installed, running_server
 
 _BLOCK = 10_000
@@ -50,12 +49,6 @@ def read(location, what, reader, n_texts):
     before = peak_memory()
     seconds, rows = timed(work)
     print(json.dumps([rows, seconds, peak_memory() - before]))
-
-
-def peak_memory():
-    """Return the most MB that this process has used."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1000
 
 
 def tables_of(notes):
