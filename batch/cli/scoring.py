@@ -109,11 +109,16 @@ def outcomes_command(store: Path, scorer: str, alert_above: float | None, as_jso
 
 def outcomes_table(result: dict[str, Any]) -> str:
     """Return a line per period, and how good the scores were over all periods."""
-    columns = ("scored", "waiting", "not_judged", "judged", "returned", "expected", "alerts")
-    titles = [f"{name.replace('_', ' '):>{len(name) + 2}}" for name in columns]
+    columns = {
+        **{name: name.replace("_", " ") for name in ("scored", "waiting", "not_judged", "judged")},
+        "positive": result["outcome"],
+        "expected": "expected",
+        "alerts": "alerts",
+    }
+    titles = [f"{title:>{len(title) + 2}}" for title in columns.values()]
     lines = [f"{'':<7}{''.join(titles)}{'outcomes':>16}{'PPV':>6}  AUROC (95%)"]
     for period in [*result["periods"], {**result, "period": "all"}][-13:]:
-        cells = "".join(f"{period[name]:>{len(name) + 2},.0f}" for name in columns)
+        cells = "".join(f"{period[name]:>{len(title) + 2},.0f}" for name, title in columns.items())
         split = "/".join(f"{n:,}" for n in period["alert_outcomes"].values())
         ppv = "-" if period["ppv"] is None else f"{period['ppv']:.0%}"
         lines.append(
@@ -128,9 +133,9 @@ def outcomes_table(result: dict[str, Any]) -> str:
             f"calibration slope {interval(result['calibration_slope'])}, "
             f"intercept {interval(result['calibration_intercept'])}",
             f"an alert is a probability of {result['alert_above']:.3f} or more; outcomes: alerts "
-            "that returned/did not/died in hospital/other",
+            f"that {result['outcome']}/did not/died in hospital/other",
             f"waiting: the horizon of {result['waiting']:,} is not over, and "
-            f"{result['returned_so_far']:,} of them returned so far; not judged: "
+            f"{result['positive_so_far']:,} of them {result['outcome']} so far; not judged: "
             f"{result['not_judged']:,} have no label",
             f"{result['fitted_on']:,} scored admissions are excluded: the scorer was fitted or "
             "selected on their patients in that time",

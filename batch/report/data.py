@@ -12,7 +12,7 @@ from batch.scoring.scorer_registry import find_scorer
 from featurestore.cohort.caveats import caveats
 from featurestore.cohort.flow import admission_flow
 from featurestore.cohort.leakage import pretrained_on_source
-from featurestore.store.scorer_metrics import ScorerMetrics
+from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, ScorerMetrics
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.vectors import arrow_to_vectors
@@ -31,13 +31,15 @@ class ReportData:
     metrics: ScorerMetrics
     encoder: dict[str, Any]  # its manifest; empty where the store no longer holds it
     schema: str
+    outcome: str  # what positives did
+    question: str  # what is predicted, as a title says it
     y: npt.NDArray[np.bool_]  # (test stays,)
     predictions: dict[str, Floats]  # probabilities of the scorer and its baselines: (test stays,)
-    returned_by_risk: npt.NDArray[np.bool_]  # (predicted test stays,) labelled or not, by risk
+    positive_by_risk: npt.NDArray[np.bool_]  # (predicted test stays,) labelled or not, by risk
     flow: dict[str, Any]
     patients: dict[str, dict[str, Any]]  # of each split
     embeddings: npt.NDArray[np.float32]  # (stays in the map, dim)
-    returned: npt.NDArray[np.bool_]  # (stays in the map,)
+    positive: npt.NDArray[np.bool_]  # (stays in the map,)
     nightly_stats: dict[str, list[dict[str, Any]]]  # of each category of notes
     caveats: list[str]  # of the source and of the label rule
     contamination: bool  # the encoder was pretrained on the notes of this source
@@ -50,27 +52,39 @@ def report_data(store: Store, scorer: str) -> ReportData:
     encoder = json.loads(row.pop("manifest") or "{}")
     row["versions"] = json.loads(row["versions"] or "{}")
     schema = Path(store.one("SELECT schema_name FROM settings")[0]).name
-    y, predictions, returned_by_risk = _test_predictions(store, row["scorer_id"])
-    embeddings, returned = _embeddings(store, row)
+    outcome = metrics.get("outcome", DEFAULT_OUTCOME)
+    y, predictions, positive_by_risk = _test_predictions(store, row["scorer_id"])
+    embeddings, positive = _embeddings(store, row)
     patients = store.rows(read_sql("report/patients"), scorer=row["scorer_id"])
     return ReportData(
         scorer=row,
         metrics=metrics,
         encoder=encoder,
         schema=schema,
+        outcome=outcome,
+        question=_question(row, outcome),
         y=y,
         predictions=predictions,
-        returned_by_risk=returned_by_risk,
+        positive_by_risk=positive_by_risk,
         flow=admission_flow(
             store, row["horizon_days"], row["label_rule"], row["cutoff"], row["encoder_id"]
         ),
         patients={split["split"]: split for split in patients},
         embeddings=embeddings,
-        returned=returned,
+        positive=positive,
         nightly_stats=_nightly_stats(store, row["encoder_id"]),
         caveats=[*caveats(store, row["label_rule"]).values()],
         contamination=pretrained_on_source(encoder, schema),
     )
+
+
+def _question(scorer: dict[str, Any], outcome: str) -> str:
+    """Return what a scorer predicts, as a title says it."""
+    days = scorer["horizon_days"]
+    within = f" within {days} {'day' if days == 1 else 'days'}" if days else ""
+    if outcome == DEFAULT_OUTCOME:
+        return f"unplanned return{within}"
+    return f"task {scorer['label_rule']}: stays that {outcome}{within}"
 
 
 def _test_predictions(
@@ -78,7 +92,7 @@ def _test_predictions(
 ) -> tuple[npt.NDArray[np.bool_], dict[str, Floats], npt.NDArray[np.bool_]]:
     """Return outcomes and predictions of labelled test stays, and the outcomes by descending risk.
 
-    The last are those of all predicted test stays; without a label a stay did not return.
+    The last are those of all predicted test stays; without a label a stay is negative.
     """
     table = store.sql(read_sql("report/test_predictions"), scorer=scorer_id).to_arrow_table()
     y = np.array([bool(label) for label in table["label"].to_pylist()], dtype=bool)
@@ -103,10 +117,10 @@ def _embeddings(
         scorer=scorer["scorer_id"],
         limit=MAP_SIZE,
     ).to_arrow_table()
-    returned = np.array(table["label"].to_pylist(), dtype=bool)
-    if not len(returned):
-        return np.zeros((0, 1), np.float32), returned
-    return arrow_to_vectors(table["embedding"]), returned
+    positive = np.array(table["label"].to_pylist(), dtype=bool)
+    if not len(positive):
+        return np.zeros((0, 1), np.float32), positive
+    return arrow_to_vectors(table["embedding"]), positive
 
 
 def _nightly_stats(store: Store, encoder_id: str) -> dict[str, list[dict[str, Any]]]:

@@ -4,6 +4,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,13 @@ import numpy.typing as npt
 
 from batch.embedding.drift import SHIFT
 from batch.report.data import Floats, ReportData
-from featurestore.store.scorer_metrics import Interval, format_interval
+from featurestore.store.scorer_metrics import (
+    DEFAULT_OUTCOME,
+    Interval,
+    format_interval,
+    negate,
+    positives,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +147,9 @@ def _calibration(figure: "Figure", data: ReportData) -> None:
     ]
     low, high = np.array([(interval.low, interval.high) for interval in intervals]).T
     limit = min(1.0, 1.05 * max(high.max(), expected.max()))
-    axes = _unit_square(figure, "mean predicted risk", "observed proportion returned", limit)
+    axes = _unit_square(
+        figure, "mean predicted risk", fill(f"observed proportion that {data.outcome}", 40), limit
+    )
     axes.plot([0, limit], [0, limit], color=RULE, linewidth=1)
     axes.vlines(expected, low, high, color=ACCENT, linewidth=1.2)
     axes.plot(expected, observed, "o", color=ACCENT, markeredgecolor=PAPER, markersize=6.5)
@@ -169,7 +178,7 @@ def _scores(figure: "Figure", data: ReportData) -> None:
     p = data.predictions["scorer"]
     bins = np.linspace(0, min(1.0, 1.02 * p.max()), 31)
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
-    groups = ((data.y, "returned", ACCENT), (~data.y, "did not return", SECOND))
+    groups = ((data.y, data.outcome, ACCENT), (~data.y, negate(data.outcome), SECOND))
     for axes, (group, name, colour) in zip(panels, groups, strict=True):
         weights = np.full(int(group.sum()), 100 / group.sum())
         axes.hist(p[group], bins, weights=weights, color=colour, histtype="stepfilled")
@@ -183,21 +192,21 @@ def _scores(figure: "Figure", data: ReportData) -> None:
 
 def _alerts(figure: "Figure", data: ReportData) -> None:
     points = data.metrics["alerts"]
-    y = data.returned_by_risk
+    y = data.positive_by_risk
     alerted = np.arange(1, len(y) + 1)
     shown = alerted <= 0.32 * len(y)
     ppv, recall = figure.subplots(2, 1, sharex=True)
     for axes, title, curve, chance, estimates in (
         (
             ppv,
-            "PPV: alerted stays that returned",
+            f"PPV: alerted stays that {data.outcome}",
             np.cumsum(y) / alerted,
             [y.mean(), y.mean()],
             [(point["per_100"], point["ppv"]) for point in points],
         ),
         (
             recall,
-            "Recall: returns that were alerted",
+            f"Recall: {positives(data.outcome)} that were alerted",
             np.cumsum(y) / y.sum(),
             [0, 0.32],
             [(point["per_100"], point["recall"]) for point in points],
@@ -271,7 +280,7 @@ def _map(figure: "Figure", data: ReportData) -> None:
     pca = PCA(2, svd_solver="covariance_eigh").fit(data.embeddings.astype(np.float64))
     position = pca.transform(data.embeddings.astype(np.float64))  # (stays in the map, 2)
     axes = figure.add_subplot(xticks=[], yticks=[])
-    for group, colour in ((~data.returned, SECOND), (data.returned, ACCENT)):
+    for group, colour in ((~data.positive, SECOND), (data.positive, ACCENT)):
         # A line of length 0 with round ends draws a dot with a tenth of the SVG of a marker.
         outline = Outline(np.repeat(position[group], 2, axis=0), [1, 2] * int(group.sum()))
         outline.should_simplify = False
@@ -284,8 +293,8 @@ def _map(figure: "Figure", data: ReportData) -> None:
     axes.autoscale_view()
     first, second = (f"{ratio:.0%}" for ratio in pca.explained_variance_ratio_)
     axes.set(xlabel=f"first component ({first} of the variance)", ylabel=f"second ({second})")
-    axes.set_title("● returned", loc="left", color=ACCENT)
-    axes.set_title("● did not return", loc="right", color=SECOND)
+    axes.set_title(f"● {data.outcome}", loc="left", color=ACCENT)
+    axes.set_title(f"● {negate(data.outcome)}", loc="right", color=SECOND)
 
 
 def _drift(figure: "Figure", data: ReportData) -> None:
@@ -317,31 +326,35 @@ def _drift(figure: "Figure", data: ReportData) -> None:
 
 
 def _flow(figure: "Figure", data: ReportData) -> None:
-    admissions, positives = data.metrics["admissions"], data.metrics["positives"]
+    admissions, events = data.metrics["admissions"], data.metrics["positives"]
     predicted, scored = data.flow["predicted"], data.flow["scored"]
     cutoff, used = data.scorer["cutoff"], sum(admissions.values())
     not_predicted = {f"not predicted at {cutoff}": data.flow["admissions"] - predicted["stays"]}
     not_scored = {"no note known by then": predicted["stays"] - scored["stays"]}
+    # Longer phrases do not fit the boxes.
+    label, waiting = "positive", ("not mature, negative so far", "not mature, positive so far")
+    if data.outcome == DEFAULT_OUTCOME:
+        label, waiting = "returned", ("horizon not over, no return", "horizon not over, returned")
     not_judged = {
         **scored["not_judged"],
-        "horizon not over, no return": scored["immature"] - scored["returned_so_far"],
-        "horizon not over, returned": scored["returned_so_far"],
+        waiting[0]: scored["immature"] - scored["positive_so_far"],
+        waiting[1]: scored["positive_so_far"],
         "labelled since training": scored["judged"] - used,
     }
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    y = _step(axes, 1, "All admissions", data.flow["admissions"], None, not_predicted)
+    y = _step(axes, 1, "All admissions", data.flow["admissions"], "", not_predicted)
     if scored["stays"]:
-        y = _step(axes, y, f"Predicted at {cutoff}", predicted["stays"], None, not_scored)
-        y = _step(axes, y, "Scored", scored["stays"], None, not_judged)
+        y = _step(axes, y, f"Predicted at {cutoff}", predicted["stays"], "", not_scored)
+        y = _step(axes, y, "Scored", scored["stays"], "", not_judged)
     else:  # the encoder was dropped
         no_vectors = {"no note or no label": predicted["stays"] - used}
-        y = _step(axes, y, f"Predicted at {cutoff}", predicted["stays"], None, no_vectors)
-    y = _step(axes, y, "Judged", used, sum(positives.values()), {}) + 12
+        y = _step(axes, y, f"Predicted at {cutoff}", predicted["stays"], "", no_vectors)
+    y = _step(axes, y, "Judged", used, f"{sum(events.values()):,} {label}", {}) + 12
     axes.plot([58, 301], [y - 12, y - 12], color=MUTED, linewidth=1)
     for x, (split, name) in zip((1, 122, 243), SPLITS.items(), strict=True):
-        _box(axes, x, y, 116, name, f"{admissions[split]:,}, {positives[split]:,} returned")
+        _box(axes, x, y, 116, name, f"{admissions[split]:,}, {events[split]:,} {label}")
         _arrow(axes, x + 58, y - 12, y)
     axes.set(xlim=(0, _WIDTH), ylim=(y + 41, 0))
     figure.set_size_inches(_WIDTH / 72, (y + 41) / 72)
@@ -394,10 +407,10 @@ def _arrow(axes: "Axes", x: float, start: float, end: float, head: str = "-|>") 
 
 
 def _step(
-    axes: "Axes", y: float, title: str, stays: int, returned: int | None, left_out: dict[str, int]
+    axes: "Axes", y: float, title: str, stays: int, positive: str, left_out: dict[str, int]
 ) -> float:
     """Draw a box with what is left out after it on its right; return where the next box begins."""
-    _box(axes, 1, y, 150, title, f"{stays:,}" + (f", {returned:,} returned" if returned else ""))
+    _box(axes, 1, y, 150, title, f"{stays:,}" + (f", {positive}" if positive else ""))
     reasons = {reason: n for reason, n in left_out.items() if n > 0}
     total = {"not judged": sum(reasons.values())} if len(reasons) > 1 else {}
     lines = total | reasons
@@ -408,7 +421,7 @@ def _step(
             style: dict[str, Any] = {"size": 10, "color": INK if reason in total else MUTED}
             axes.text(170, y + 57 + 15 * number, reason, **style)
             axes.text(359, y + 57 + 15 * number, f"{n:,}", ha="right", **style)
-    _arrow(axes, 76, y + 40, end, "-|>" if lines or returned is None else "-")
+    _arrow(axes, 76, y + 40, end, "-|>" if lines or not positive else "-")
     return end
 
 

@@ -9,7 +9,7 @@ from batch.report.figures import FIGURES, NAMES, OUTCOME_FIGURES, SPLITS, draw
 from batch.training.bootstrap import MIN_OUTCOMES, enough_outcomes
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
-from featurestore.store.scorer_metrics import format_interval, format_range
+from featurestore.store.scorer_metrics import format_interval, format_range, negate
 from featurestore.store.store import Store
 
 
@@ -49,10 +49,10 @@ def report(store: Store, scorer: str, output: str | Path) -> Report:
 def missing_figures(data: ReportData) -> dict[str, str]:
     """Return each figure that cannot be drawn, with the reason as a sentence."""
     missing = {}
-    stays, returned = len(data.y), int(data.y.sum())
+    stays, positive = len(data.y), int(data.y.sum())
     if not enough_outcomes(data.y):
         reason = (
-            f"{returned:,} of {stays:,} test stays returned: this figure needs at least "
+            f"{positive:,} of {stays:,} test stays {data.outcome}: this figure needs at least "
             f"{MIN_OUTCOMES} that did and {MIN_OUTCOMES} that did not."
         )
         missing = dict.fromkeys(OUTCOME_FIGURES, reason)
@@ -62,7 +62,7 @@ def missing_figures(data: ReportData) -> dict[str, str]:
         missing["alerts"] = "Without a signal nobody is at a higher risk than others."
     if not any(point["auroc"] for point in data.metrics["learning_curve"]):
         missing["learning"] = "There is no test AUROC to plot."
-    if len(data.returned) < 3:
+    if len(data.positive) < 3:
         missing["map"] = f"The store holds no vectors of {data.scorer['encoder_id']}."
     if not data.nightly_stats:
         missing["drift"] = "Drift needs at least two nights with notes of the same category."
@@ -90,6 +90,7 @@ def render(data: ReportData, figures: dict[str, dict[str, str]], missing: dict[s
         versions=data.scorer["versions"] | data.metrics["versions"],
         figures=figures,
         missing=missing,
+        negated=negate(data.outcome),
         drift_limit=SHIFT,
         map_size=MAP_SIZE,
     )

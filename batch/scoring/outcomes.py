@@ -8,6 +8,7 @@ from batch.scoring.scorer_registry import find_scorer, why_no_signal
 from batch.training.bootstrap import MIN_OUTCOMES, PatientBootstrap, alert_outcomes
 from batch.training.metrics import auroc, calibration_intercept, calibration_slope
 from featurestore.errors import NotEnoughDataError
+from featurestore.store.scorer_metrics import DEFAULT_OUTCOME
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
@@ -24,14 +25,17 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
     Returns counts and metrics (estimate, low, high: patient-level bootstrap) over all admissions,
     and `periods`, the same by month of the prediction. A research extract is one period, because
     its dates are shifted by patient. Of the `scored` admissions some are `waiting`, as their
-    horizon is not over (`returned_so_far` of them), some are `judged` by their label (`returned`;
+    horizon is not over (`positive_so_far` of them), some are `judged` by their label (`positive`;
     `expected` is the sum of their probabilities), and some are `not_judged`, as they have none.
     `alert_outcomes` splits the alerts that are not waiting; `ppv` is the fraction of them that
-    returned, None below 10. `no_signal` says why all probabilities are the prevalence; then nobody
-    is alerted by default. Raises NotEnoughDataError if nothing was scored.
+    are positive, None below 10. `outcome` is what positives did. `no_signal` says why all
+    probabilities are the prevalence; then nobody is alerted by default. Raises NotEnoughDataError
+    if nothing was scored.
     """
     scorer_id = find_scorer(store, scorer)
-    horizon = store.one("SELECT horizon_days FROM scorers WHERE scorer_id = $s", s=scorer_id)[0]
+    horizon, outcome = store.one(
+        "SELECT horizon_days, metrics->>'outcome' FROM scorers WHERE scorer_id = $s", s=scorer_id
+    )
     rows = (
         store.sql(read_sql("scoring/scores_with_outcomes"), scorer=scorer_id, horizon_days=horizon)
         .to_arrow_table()
@@ -66,10 +70,10 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
         return {
             "scored": int((members & scored).sum()),
             "waiting": int((members & scored & ~mature).sum()),
-            "returned_so_far": int(y[members & scored & ~mature].sum()),
+            "positive_so_far": int(y[members & scored & ~mature].sum()),
             "judged": int(with_label.sum()),
             "not_judged": int((members & mature & ~judged).sum()),
-            "returned": int(y[with_label].sum()),
+            "positive": int(y[with_label].sum()),
             "expected": float(p[with_label].sum()),
             "alerts": int((members & alerted).sum()),
             "alert_outcomes": alert_outcomes(y[mature_alerts], reason[mature_alerts]),
@@ -85,6 +89,7 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
     return {
         "scorer_id": scorer_id,
         "horizon_days": horizon,
+        "outcome": outcome or DEFAULT_OUTCOME,
         "no_signal": no_signal,
         "fitted_on": int(fitted_on.sum()),
         "alert_above": threshold,

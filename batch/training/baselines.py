@@ -34,7 +34,7 @@ def bag_of_words(word_counts: Any, cohort: Cohort) -> Floats:
     """Return the calibrated probabilities of a regression on TF-IDF: (admissions,).
 
     C has the least log loss on validation patients, or is the middle of the grid where fewer than
-    10 of them returned, or did not.
+    10 of them are positive, or negative.
     """
     from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.linear_model import LogisticRegression
@@ -63,7 +63,7 @@ def prior_admissions(frequently_admitted: Mask, cohort: Cohort) -> Floats:
     """Return the risk after two or more admissions in the 12 months before: (admissions,).
 
     Each of the two groups has the smoothed fraction (k + 1) / (n + 2) of its training stays that
-    returned.
+    are positive.
     """
     train = cohort.split == "train"
     risks = [

@@ -14,13 +14,13 @@ from batch.training.metrics import METRICS, Metric, Ranked, top_fraction
 from featurestore.store.scorer_metrics import AlertMetrics, AlertOutcomes, Interval
 
 BOOTSTRAPS = 1_000
-MIN_OUTCOMES = 10  # returned, and as many not, below which nothing is estimated
+MIN_OUTCOMES = 10  # positives, and as many negatives, below which nothing is estimated
 ALERTS_PER_100 = (1, 5, 10, 20, 30)
 _WEIGHTS_IN_MEMORY = 4_000_000
 
 
 def enough_outcomes(y: npt.NDArray[np.bool_]) -> bool:
-    """Return whether enough stays (stays,) returned, and did not, for an estimate."""
+    """Return whether enough stays (stays,) are positive, and negative, for an estimate."""
     return bool(min(y.sum(), (~y).sum()) >= MIN_OUTCOMES)
 
 
@@ -80,7 +80,7 @@ class PatientBootstrap:
         """Return PPV, recall and outcomes of alerts on the 1, 5, 10, 20 or 30% of highest risk.
 
         `reason` (stays,) is why a stay has no label, '' where it has one; without a label it counts
-        as not returned. PPV and recall are None below 10 alerts, or 10 labelled stays of an
+        as negative. PPV and recall are None below 10 alerts, or 10 labelled stays of an
         outcome. Of stays with equal probabilities at the threshold, PPV and recall count a part,
         and the outcomes are those of the first stays.
         """
@@ -107,8 +107,8 @@ def alert_outcomes(y: npt.NDArray[np.bool_], reason: npt.NDArray[np.str_]) -> Al
     """Count alerted stays by outcome; `reason` is '' where a stay has a label."""
     has_label, died = reason == "", reason == "died in hospital"
     return {
-        "returned": int(y.sum()),
-        "not_returned": int((has_label & ~y).sum()),
+        "positive": int(y.sum()),
+        "negative": int((has_label & ~y).sum()),
         "died_in_hospital": int(died.sum()),
         "other": int((~has_label & ~died).sum()),
     }

@@ -37,7 +37,7 @@ class Calibration:
     slope: float
     intercept: float
     chi_squared: float  # likelihood ratio of the slope; 0 where it is negative or undefined
-    separated: bool  # the log odds of all returns exceed those of all other stays
+    separated: bool  # the log odds of all positives exceed those of all negatives
     min_probability: float
     max_probability: float
 
@@ -63,17 +63,17 @@ def calibrate(
     its size if the evidence for it is strong. The intercept makes the mean probability equal to the
     prevalence. A slope of 0 means no signal: all probabilities are the prevalence.
 
-    No probability is more extreme than (n + 1) / (n + 2) for n returns, or 1 / (n + 2) for n other
-    stays (Laplace's rule of succession). Shrinkage by the likelihood ratio: van Houwelingen and le
-    Cessie 1990, doi 10.1002/sim.4780091109, with 2 instead of 1. Cross-validation by Akaike's
+    No probability is more extreme than (n + 1) / (n + 2) for n positives, or 1 / (n + 2) for n
+    negatives (Laplace's rule of succession). Shrinkage by the likelihood ratio: van Houwelingen and
+    le Cessie 1990, doi 10.1002/sim.4780091109, with 2 instead of 1. Cross-validation by Akaike's
     criterion: Stone 1977, doi 10.1111/j.2517-6161.1977.tb01603.x.
     """
-    returned, others = int(y.sum()), int((~y).sum())
-    limits = 1 / (others + 2), (returned + 1) / (returned + 2)
-    prevalence = np.array(returned / max(len(y), 1))
+    positive, negative = int(y.sum()), int((~y).sum())
+    limits = 1 / (negative + 2), (positive + 1) / (positive + 2)
+    prevalence = np.array(positive / max(len(y), 1))
     no_signal = Calibration(0.0, float(log_odds(prevalence)), 0.0, False, 0.0, 1.0)
     z = _clip_outliers(z)
-    slope, intercept = platt(z, y) if returned and others else (0.0, 0.0)
+    slope, intercept = platt(z, y) if positive and negative else (0.0, 0.0)
     if not slope > 0:
         return no_signal
     targets = _platt_targets(y)
@@ -93,7 +93,7 @@ def calibrate(
 def platt(z: Floats, y: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """Return slope and intercept of the logistic regression of outcomes on log odds (Platt 1999).
 
-    Platt's targets, (n + 1) / (n + 2) for n returns and 1 / (n + 2) for n other stays, keep the
+    Platt's targets, (n + 1) / (n + 2) for n positives and 1 / (n + 2) for n negatives, keep the
     slope finite where log odds separate the outcomes. The slope of equal log odds is 0.
     """
     centre, spread = float(z.mean()), float(z.std())

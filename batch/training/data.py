@@ -13,6 +13,7 @@ from batch.training.calibration import Floats, log_odds, probability
 from featurestore.errors import NotEnoughDataError
 from featurestore.source.source import open_source
 from featurestore.store.schema import check_label_options
+from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, positives
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.vectors import arrow_to_vectors
@@ -20,7 +21,7 @@ from featurestore.store.vectors import arrow_to_vectors
 Mask = npt.NDArray[np.bool_]
 
 _MIN_TRAINING_STAYS = 10
-_MIN_TRAINING_OUTCOMES = 2  # returned, and as many not
+_MIN_TRAINING_OUTCOMES = 2  # positives, and as many negatives
 _HASHED_WORDS = 2**18  # columns
 
 UNLABELLED = "unlabelled"  # the split of predicted test stays that have no label
@@ -30,7 +31,7 @@ UNLABELLED = "unlabelled"  # the split of predicted test stays that have no labe
 class Cohort:
     """The outcome, split and patient of each admission."""
 
-    y: Mask  # (admissions,) whether the patient returned; False where unlabelled
+    y: Mask  # (admissions,) whether the outcome happened; False where unlabelled
     split: npt.NDArray[np.str_]  # (admissions,) train, valid or test, by patient; or UNLABELLED
     subject_id: npt.NDArray[np.int64]  # (admissions,)
 
@@ -92,6 +93,7 @@ class TrainingData:
     stays_per_day: float | None  # predicted in a live hospital
     observed_until: datetime | None  # of a live hospital
     word_counts: Any | None  # sparse (admissions, hashed words); None without bag-of-words
+    outcome: str = DEFAULT_OUTCOME  # what positives did
 
     @property
     def has_label(self) -> Mask:
@@ -106,14 +108,16 @@ def training_data(
     horizon_days: int,
     windows: bool = True,
     bag_of_words: bool = True,
+    outcome: str = DEFAULT_OUTCOME,
 ) -> TrainingData:
     """Read the labelled admissions of an encoder.
 
     `windows` reads the windows for regressions on them; the classification head needs them too.
-    `bag_of_words` streams the notes' text from the source. Raises NotEnoughDataError where too few
+    `bag_of_words` streams the notes' text from the source. `outcome` is the phrase of the task for
+    what positives did. Raises NotEnoughDataError where too few
     admissions are labelled to fit a regression.
     """
-    hadm_id, cohort, X = _labelled_admissions(store, encoder, cutoff, horizon_days)
+    hadm_id, cohort, X = _labelled_admissions(store, encoder, cutoff, horizon_days, outcome)
     hadm_id, cohort, reason, X = _add_unlabelled_test_stays(
         store, encoder, cutoff, horizon_days, hadm_id, cohort, X
     )
@@ -140,13 +144,14 @@ def training_data(
             stays_per_day=stays / days if stays else None,
             observed_until=observed_until,
             word_counts=word_counts(store, hadm_id, cutoff) if bag_of_words else None,
+            outcome=outcome,
         )
     finally:
         con.unregister("training_admissions")
 
 
 def _labelled_admissions(
-    store: Store, encoder: str, cutoff: str, horizon_days: int
+    store: Store, encoder: str, cutoff: str, horizon_days: int, outcome: str
 ) -> tuple[npt.NDArray[np.int64], Cohort, npt.NDArray[np.float32]]:
     check_label_options(cutoff, horizon_days)
     table = store.sql(
@@ -163,7 +168,7 @@ def _labelled_admissions(
         subject_id=table["subject_id"].to_numpy(),
     )
     X = arrow_to_vectors(table["embedding"])
-    _check_training_patients(cohort, cutoff)
+    _check_training_patients(cohort, cutoff, outcome)
     if (np.ptp(X, axis=0) <= 1e-6 * np.abs(X).max(axis=0)).all():
         raise NotEnoughDataError(
             f"all {len(X):,} admissions have the same embedding by {encoder} - export the "
@@ -202,7 +207,7 @@ def _add_unlabelled_test_stays(
     return hadm_id[order], cohort, reason[order], X[order]
 
 
-def _check_training_patients(cohort: Cohort, cutoff: str) -> None:
+def _check_training_patients(cohort: Cohort, cutoff: str, outcome: str) -> None:
     y = cohort.y[cohort.split == "train"]
     if len(np.unique(cohort.subject_id[cohort.split == "train"])) == 1:
         raise NotEnoughDataError(
@@ -211,9 +216,10 @@ def _check_training_patients(cohort: Cohort, cutoff: str) -> None:
         )
     if min(y.sum(), (~y).sum()) < _MIN_TRAINING_OUTCOMES or len(y) < _MIN_TRAINING_STAYS:
         raise NotEnoughDataError(
-            f"the training patients have {int(y.sum())} returns among {len(y)} labelled stays at "
-            f"{cutoff}, at least {_MIN_TRAINING_OUTCOMES} returns among {_MIN_TRAINING_STAYS} "
-            "stays are needed - embed more notes, or choose another cutoff or horizon"
+            f"the training patients have {int(y.sum())} {positives(outcome)} among {len(y)} "
+            f"labelled stays at {cutoff}, at least {_MIN_TRAINING_OUTCOMES} {positives(outcome)} "
+            f"among {_MIN_TRAINING_STAYS} stays are needed - embed more notes, or choose another "
+            "cutoff or horizon"
         )
 
 

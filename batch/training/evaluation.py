@@ -25,8 +25,8 @@ from featurestore.store.scorer_metrics import (
     format_range,
 )
 
-_MIN_SUBGROUP_OUTCOMES = 20  # returned, and as many not
-_RELIABLE_RETURNS = 100  # of test patients, below which a validation is considered unreliable
+_MIN_SUBGROUP_OUTCOMES = 20  # positives, and as many negatives
+_RELIABLE_POSITIVES = 100  # of test patients, below which a validation is considered unreliable
 
 
 def evaluate(
@@ -40,6 +40,7 @@ def evaluate(
     prevalence = np.full(len(cohort.y), cohort.y[cohort.split == "train"].mean())
     systems = {"scorer": p, "prevalence": prevalence, **baselines}
     metrics: ScorerMetrics = {
+        "outcome": data.outcome,
         "admissions": _split_counts(cohort.split),
         "positives": _split_counts(cohort.split[cohort.y]),
         "c": model.c,
@@ -96,7 +97,7 @@ def _candidate(
 
 
 def _subgroups(data: TrainingData, p: Floats, bootstrap: PatientBootstrap) -> list[SubgroupMetrics]:
-    """Return AUROC, and observed and expected returns, in each group of test patients."""
+    """Return AUROC, and observed and expected outcomes, in each group of test patients."""
     test = data.cohort.split == "test"
     subgroups = []
     for by, group_of in data.subgroups.items():
@@ -108,7 +109,7 @@ def _subgroups(data: TrainingData, p: Floats, bootstrap: PatientBootstrap) -> li
                 "by": by,
                 "group": group,
                 "admissions": int(members.sum()),
-                "returned": int(y.sum()),
+                "positive": int(y.sum()),
                 "auroc": bootstrap.subset(members).estimate(auroc, risk) if enough else None,
                 "observed": float(y.mean()) if enough else None,
                 "expected": float(risk.mean()) if enough else None,
@@ -133,7 +134,7 @@ def _learning_curve(
             curve.append(
                 {
                     "admissions": int(subset.sum()),
-                    "returned": int(y.sum()),
+                    "positive": int(y.sum()),
                     "auroc": bootstrap.estimate(auroc, log_odds[test]),
                 }
             )
@@ -143,8 +144,12 @@ def _learning_curve(
 def _warnings(metrics: ScorerMetrics) -> list[str]:
     """Return what a reader of the metrics must know first, a sentence each."""
     return [
-        *_warn_of_few_outcomes(metrics["admissions"]["test"], metrics["positives"]["test"]),
-        *_warn_of_auroc(metrics["test"]["scorer"]["auroc"], metrics["positives"]["test"]),
+        *_warn_of_few_outcomes(
+            metrics["outcome"], metrics["admissions"]["test"], metrics["positives"]["test"]
+        ),
+        *_warn_of_auroc(
+            metrics["outcome"], metrics["test"]["scorer"]["auroc"], metrics["positives"]["test"]
+        ),
         *_warn_of_bag_of_words(metrics["differences"].get("bag_of_words")),
         *_warn_of_calibration(metrics["calibration"]),
     ]
@@ -159,8 +164,9 @@ def _why_no_signal(data: TrainingData, model: CalibratedFit) -> str | None:
     risk = probability(np.array(calibration.intercept))
     if y.all() or not y.any():
         return (
-            f"no signal: {int(y.sum()):,} of {len(y):,} stays of {_calibrated_on(data)} returned, "
-            f"so nothing can be calibrated, and every probability is the prevalence, {risk:.3f}"
+            f"no signal: {int(y.sum()):,} of {len(y):,} stays of {_calibrated_on(data)} "
+            f"{data.outcome}, so nothing can be calibrated, and every probability is the "
+            f"prevalence, {risk:.3f}"
         )
     evidence = (
         f"chi-squared {calibration.chi_squared:.1f}, more than {MIN_CHI_SQUARED:.0f} is needed"
@@ -169,8 +175,8 @@ def _why_no_signal(data: TrainingData, model: CalibratedFit) -> str | None:
     )
     return (
         f"no signal: the embeddings do not discriminate between the {int(y.sum()):,} of "
-        f"{len(y):,} stays of {_calibrated_on(data)} that returned and the others ({evidence}), so "
-        f"every probability is the prevalence, {risk:.3f}"
+        f"{len(y):,} stays of {_calibrated_on(data)} that {data.outcome} and the others "
+        f"({evidence}), so every probability is the prevalence, {risk:.3f}"
     )
 
 
@@ -180,22 +186,22 @@ def _calibrated_on(data: TrainingData) -> str:
     return "training patients, out of fold, and validation patients"
 
 
-def _warn_of_few_outcomes(admissions: int, returned: int) -> Iterator[str]:
-    if min(returned, admissions - returned) < MIN_OUTCOMES:
+def _warn_of_few_outcomes(outcome: str, admissions: int, positive: int) -> Iterator[str]:
+    if min(positive, admissions - positive) < MIN_OUTCOMES:
         yield (
-            f"{returned:,} of {admissions:,} stays of test patients returned: at least "
+            f"{positive:,} of {admissions:,} stays of test patients {outcome}: at least "
             f"{MIN_OUTCOMES} that did and {MIN_OUTCOMES} that did not are needed to evaluate the "
             "scorer"
         )
 
 
-def _warn_of_auroc(interval: Interval, returned: int) -> Iterator[str]:
+def _warn_of_auroc(outcome: str, interval: Interval, positive: int) -> Iterator[str]:
     if interval is None:
         return
     estimate, low, high = interval
-    if returned < _RELIABLE_RETURNS:
+    if positive < _RELIABLE_POSITIVES:
         yield (
-            f"only {returned:,} test stays returned: with fewer than {_RELIABLE_RETURNS} all "
+            f"only {positive:,} test stays {outcome}: with fewer than {_RELIABLE_POSITIVES} all "
             "estimates are imprecise"
         )
     if low <= 0.5 <= high:

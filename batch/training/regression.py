@@ -75,7 +75,7 @@ def fit_path(
 
     def path(rows: npt.NDArray[np.bool_]) -> Floats:
         # Faster on float32 columns than L-BFGS, and closer to the optimum where C is large.
-        if len(np.unique(y[rows])) < 2:  # of too few patients all returned, or none did
+        if len(np.unique(y[rows])) < 2:  # of too few patients all are positive, or none is
             return np.zeros((len(grid), Z.shape[1] + 1))
         model = _regression(tol=1e-4)
         Z_rows, fitted = Z[rows], []
@@ -97,8 +97,8 @@ def fit_path(
         all_rows, *without_fold = threads.map(path, subsets)
     out_of_fold = np.empty((len(grid), len(y)))
     for k, theta in enumerate(without_fold):
-        # Where more patients of a fold returned, fewer of the others did: with the intercept of
-        # the others, log odds would be lowest in the folds with the most returns.
+        # Where more stays of a fold are positive, fewer of the others are: with the intercept of
+        # the others, log odds would be lowest in the folds with the most positives.
         out_of_fold[:, fold == k] = theta[:, :-1] @ Z[fold == k].T + all_rows[:, -1:]
     return RegularizationPath(all_rows, out_of_fold)
 

@@ -3,6 +3,8 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, negate, positives
+
 if TYPE_CHECKING:  # It loads DuckDB, which no --help needs.
     from featurestore.cohort.leakage import Finding
 
@@ -24,6 +26,7 @@ def sync_table(counts: dict[str, Any]) -> str:
 
 def flow_table(counts: dict[str, Any]) -> str:
     """Format the flow of admissions, with percentages of the line above that they are part of."""
+    outcome = counts["outcome"]
 
     def line(name: str, count: int, total: int) -> str:
         return f"{name:<44}{count:>9,}" + (f"{count / total:>8.1%}" if total else "")
@@ -39,7 +42,7 @@ def flow_table(counts: dict[str, Any]) -> str:
             return []
         return [
             line("  horizon not over", part["immature"], total),
-            line("    returned so far", part["returned_so_far"], part["immature"]),
+            line(f"    {outcome} so far", part["positive_so_far"], part["immature"]),
         ]
 
     admissions, n_labelled, predicted = (
@@ -47,14 +50,16 @@ def flow_table(counts: dict[str, Any]) -> str:
         counts["labelled"],
         counts["predicted"],
     )
-    returned = f"    returned within {counts['horizon_days']} days"
+    horizon_days = counts["horizon_days"]
+    positive = f"    {outcome}" + (f" within {horizon_days} days" if horizon_days else "")
+    negative = f"    {negate(outcome)}"
     lines = [
         line("admissions", admissions, 0),
         *reasons("excluded", counts["excluded"], admissions),
         *immature(counts, admissions),
         line("  labelled", n_labelled, admissions),
-        line(returned, counts["returned"], n_labelled),
-        line("    did not return", counts["not_returned"], n_labelled),
+        line(positive, counts["positive"], n_labelled),
+        line(negative, counts["negative"], n_labelled),
     ]
     if counts["planned_returns"]:
         lines.append(line("      planned return", counts["planned_returns"], n_labelled))
@@ -66,17 +71,17 @@ def flow_table(counts: dict[str, Any]) -> str:
         *reasons("not judged, as they have no label", predicted["not_judged"], stays),
         *immature(predicted, stays),
         line("  judged, by their label", judged, stays),
-        line(returned, predicted["returned"], judged),
-        line("    did not return", predicted["not_returned"], judged),
+        line(positive, predicted["positive"], judged),
+        line(negative, predicted["negative"], judged),
         line(
-            "returns after stays that are not predicted",
-            predicted["returns_not_predicted"],
-            counts["returned"],
+            f"{positives(outcome)} {'after' if outcome == DEFAULT_OUTCOME else 'among'} stays that "
+            "are not predicted",
+            predicted["positive_not_predicted"],
+            counts["positive"],
         ),
     ]
-    if "returns_before_prediction" in predicted:
-        early = predicted["returns_before_prediction"]
-        lines.append(line("  before the discharge prediction", early, counts["returned"]))
+    if (early := predicted.get("returns_before_prediction")) is not None:
+        lines.append(line("  before the discharge prediction", early, counts["positive"]))
     return "\n".join(lines)
 
 

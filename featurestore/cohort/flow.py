@@ -6,6 +6,7 @@ from typing import Any
 
 from featurestore.errors import FeatureStoreError
 from featurestore.store.schema import check_label_options
+from featurestore.store.scorer_metrics import DEFAULT_OUTCOME
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
@@ -23,13 +24,14 @@ def admission_flow(
 ) -> dict[str, Any]:
     """Count the admissions with and without a label, and how many of each are predicted.
 
-    Keys: rule, horizon_days, admissions, excluded (reason to count), immature (the horizon is not
-    over) and of these returned_so_far, labelled (mature), returned, not_returned, and of these
-    planned_returns and died_within_horizon (after discharge, with no return before).
+    Keys: rule, outcome (what positives did), horizon_days, admissions, excluded (reason to count),
+    immature (the horizon is not over) and of these positive_so_far, labelled (mature), positive,
+    negative, and of these planned_returns and died_within_horizon (after discharge, with no return
+    before).
 
     `predicted` holds the same for the stays that are predicted at the cutoff: stays, judged (they
-    have a mature label), returned, not_returned, not_judged (reason to count), immature,
-    returned_so_far; and returns_not_predicted, the returns after other stays. For the cutoff
+    have a mature label), positive, negative, not_judged (reason to count), immature,
+    positive_so_far; and positive_not_predicted, the positives among other stays. For the cutoff
     discharge, returns_before_prediction counts the returns within 48 hours of the discharge, and
     `warnings` says if they are many. With an `encoder`, `scored` holds the counts for the predicted
     stays that have a known note. `warnings` also says if no horizon is over. Raises
@@ -49,32 +51,33 @@ def admission_flow(
             f'{store.path} has no admissions yet - run "featurestore sync {store.path}"'
         )
     total = _outcomes(rows)
-    not_returned = [row for row in rows if row["outcome"] == "not returned"]
-    returned = [row for row in rows if row["outcome"] == "returned"]
+    negative = [row for row in rows if row["outcome"] == "negative"]
+    positive = [row for row in rows if row["outcome"] == "positive"]
     predicted: dict[str, Any] = {
         "cutoff": cutoff,
         **_outcomes(_as_judged(row) for row in rows if row["is_predicted"]),
-        "returns_not_predicted": _total(row for row in returned if not row["is_predicted"]),
+        "positive_not_predicted": _total(row for row in positive if not row["is_predicted"]),
     }
     flow = {
         "rule": rule,
+        "outcome": DEFAULT_OUTCOME,
         "horizon_days": horizon_days,
         "admissions": total["stays"],
         "excluded": total["not_judged"],
         "immature": total["immature"],
-        "returned_so_far": total["returned_so_far"],
+        "positive_so_far": total["positive_so_far"],
         "labelled": total["judged"],
-        "returned": total["returned"],
-        "not_returned": total["not_returned"],
-        "planned_returns": _total(row for row in not_returned if row["reason"] == "planned return"),
-        "died_within_horizon": sum(row["n_died"] for row in not_returned),
+        "positive": total["positive"],
+        "negative": total["negative"],
+        "planned_returns": _total(row for row in negative if row["reason"] == "planned return"),
+        "died_within_horizon": sum(row["n_died"] for row in negative),
         "predicted": predicted,
         "warnings": [*_warn_of_no_label(total)],
     }
     if cutoff == "discharge":
-        early = _total(row for row in returned if row["returned_early"])
+        early = _total(row for row in positive if row["returned_early"])
         predicted["returns_before_prediction"] = early
-        flow["warnings"] += _warn_of_early_returns(early, total["returned"], horizon_days)
+        flow["warnings"] += _warn_of_early_returns(early, total["positive"], horizon_days)
     if encoder is not None:
         flow["scored"] = _outcomes(_as_judged(row) for row in rows if row["is_scored"])
     return flow
@@ -99,20 +102,20 @@ def _outcomes(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Return the number of admissions in rows of the flow, by outcome."""
     outcomes: Counter[str] = Counter()
     not_judged: Counter[str] = Counter()
-    returned_so_far = 0
+    positive_so_far = 0
     for row in rows:
         outcomes[row["outcome"]] += row["n_admissions"]
-        returned_so_far += row["n_admissions"] * row["returned_so_far"]
+        positive_so_far += row["n_admissions"] * row["positive_so_far"]
         if row["outcome"] == "excluded":
             not_judged[row["reason"]] += row["n_admissions"]
     return {
         "stays": outcomes.total(),
-        "judged": outcomes["returned"] + outcomes["not returned"],
-        "returned": outcomes["returned"],
-        "not_returned": outcomes["not returned"],
+        "judged": outcomes["positive"] + outcomes["negative"],
+        "positive": outcomes["positive"],
+        "negative": outcomes["negative"],
         "not_judged": dict(not_judged.most_common()),
         "immature": outcomes["immature"],
-        "returned_so_far": returned_so_far,
+        "positive_so_far": positive_so_far,
     }
 
 

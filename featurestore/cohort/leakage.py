@@ -249,7 +249,7 @@ def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Findin
 
 def _early_return_findings(store: Store, horizon_days: int) -> Iterator[Finding]:
     flow = admission_flow(store, horizon_days, cutoff="discharge")
-    n_early, n_returns = flow["predicted"]["returns_before_prediction"], flow["returned"]
+    n_early, n_returns = flow["predicted"]["returns_before_prediction"], flow["positive"]
     if n_early > MANY_EARLY_RETURNS * n_returns:
         yield _finding(
             "early-returns-before-prediction",

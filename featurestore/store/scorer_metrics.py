@@ -1,6 +1,12 @@
-"""What a scorer's `metrics` column records: its types, and how an interval is written."""
+"""What a scorer's `metrics` column records: its types, and how intervals and outcomes are written.
+
+An outcome is the phrase of a task, in the past tense: "{n} of {m} stays {outcome}".
+"""
 
 from typing import TypedDict
+
+DEFAULT_OUTCOME = "returned"
+_VERBS = {"returned": "return", "died": "die", "stayed": "stay", "had": "have"}
 
 Interval = list[float] | None  # estimate, low, high (95%); None where the metric is undefined
 SplitCounts = dict[str, int]  # of train, valid and test
@@ -32,8 +38,8 @@ class CandidateMetrics(TypedDict):
 class AlertOutcomes(TypedDict):
     """The number of alerted stays by what happened after them."""
 
-    returned: int
-    not_returned: int
+    positive: int
+    negative: int
     died_in_hospital: int
     other: int  # without a label for another reason
 
@@ -45,17 +51,17 @@ class AlertMetrics(AlertOutcomes):
     """
 
     per_100: int
-    ppv: Interval  # returned, of all that are alerted
-    recall: Interval  # alerted, of all that returned
+    ppv: Interval  # positive, of all that are alerted
+    recall: Interval  # alerted, of all that are positive
 
 
 class SubgroupMetrics(TypedDict):
-    """Performance in one group of test patients; None where too few returned, or too many."""
+    """Performance in one group of test patients; None with too few positives or negatives."""
 
     by: str
     group: str
     admissions: int
-    returned: int
+    positive: int
     auroc: Interval
     observed: float | None
     expected: float | None
@@ -65,13 +71,14 @@ class LearningCurvePoint(TypedDict):
     """Test AUROC of the regression fitted on a part of its patients."""
 
     admissions: int
-    returned: int
+    positive: int
     auroc: Interval
 
 
 class ScorerMetrics(TypedDict):
     """How a scorer was fitted and how it performs on test patients."""
 
+    outcome: str  # what positives did, such as "returned"
     admissions: SplitCounts
     positives: SplitCounts
     c: float
@@ -96,6 +103,21 @@ class TrainedScorer(ScorerMetrics):
     """What `train` returns: the metrics, and the scorer they belong to."""
 
     scorer_id: str
+
+
+def negate(outcome: str) -> str:
+    """Return what negatives did: `did not return`, or `did not` where the verb is not known."""
+    words = outcome.split()
+    if words[0] in ("was", "were"):
+        return " ".join([words[0], "not", *words[1:]])
+    if words[0] not in _VERBS:
+        return "did not"
+    return " ".join(["did not", *(_VERBS.get(word, word) for word in words)])
+
+
+def positives(outcome: str) -> str:
+    """Return a noun for the stays that had an outcome: `returns`, or `positives` of others."""
+    return "returns" if outcome == DEFAULT_OUTCOME else "positives"
 
 
 def format_interval(interval: Interval, digits: int = 3, to: str = " to ") -> str:

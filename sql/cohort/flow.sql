@@ -2,9 +2,9 @@
 -- predicted?
 --
 -- Grain:   one row per combination of its columns, the most frequent first.
--- Columns: outcome ('returned' or 'not returned', of mature labels; 'immature', of a possible
+-- Columns: outcome ('positive' or 'negative', of mature labels; 'immature', of a possible
 --          index whose horizon is not over; 'excluded'), reason ("continued by ..." is one reason,
---          whatever the admission), returned_so_far (of immature ones), is_predicted (at the
+--          whatever the admission), positive_so_far (of immature ones), is_predicted (at the
 --          cutoff), mature (the horizon is over), is_scored (is_predicted and has an embedding by
 --          the encoder), returned_early (within 48 hours of the episode's discharge, which is
 --          before the discharge prediction), n_admissions, n_died (after discharge, within the
@@ -37,8 +37,8 @@ outcomes AS (
         CASE
             WHEN label IS NULL AND reason <> 'horizon not yet observed' THEN 'excluded'
             WHEN NOT mature THEN 'immature'
-            WHEN label THEN 'returned'
-            ELSE 'not returned'
+            WHEN label THEN 'positive'
+            ELSE 'negative'
         END AS outcome
     FROM labels
 ),
@@ -55,12 +55,12 @@ predictions AS (
 SELECT
     o.outcome,
     regexp_replace(o.reason, '^continued by -?\d+$', 'continued by the next stay') AS reason,
-    o.outcome = 'immature' AND coalesce(o.label, FALSE) AS returned_so_far,
+    o.outcome = 'immature' AND coalesce(o.label, FALSE) AS positive_so_far,
     p.hadm_id IS NOT NULL AS is_predicted,
     o.mature,
     coalesce(p.is_scored, FALSE) AS is_scored,
     coalesce(
-        o.outcome = 'returned'
+        o.outcome = 'positive'
         AND o.known_at <= coalesce(e.episode_discharge, e.discharge) + INTERVAL 48 HOURS,
         FALSE
     ) AS returned_early,

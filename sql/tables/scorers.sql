@@ -41,8 +41,8 @@ COMMENT ON COLUMN scorers.calibration_slope IS
 COMMENT ON COLUMN scorers.calibration_intercept IS
 'Applied to the log odds of the combined probability.';
 COMMENT ON COLUMN scorers.min_probability IS
-'No probability is lower; by the number of stays that did not return.';
+'No probability is lower; by the number of negatives that it was calibrated on.';
 COMMENT ON COLUMN scorers.max_probability IS
-'No probability is higher; by the number of stays that returned.';
+'No probability is higher; by the number of positives that it was calibrated on.';
 COMMENT ON COLUMN scorers.coef_hash IS
 'SHA-256 of coefficients, intercepts, slope and limits when they were written.';

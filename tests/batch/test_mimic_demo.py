@@ -58,11 +58,11 @@ def test_the_main_job_on_real_admissions(mimic_demo, checkpoint, tmp_path):
     assert json.loads(run("embed", ward, model, "--json"))["embedded"] == 0
 
     counts = json.loads(run("labels", ward, "--json"))
-    assert (counts["returned"], counts["not_returned"]) == (11, 78)
+    assert (counts["positive"], counts["negative"]) == (11, 78)
     assert counts["excluded"] == {"died in hospital": 40}
     predicted = counts["predicted"]
     assert predicted["stays"] == predicted["judged"] + sum(predicted["not_judged"].values())
-    assert json.loads(run("labels", ward, "--horizon-days", 3, "--json"))["returned"] == 2
+    assert json.loads(run("labels", ward, "--horizon-days", 3, "--json"))["positive"] == 2
 
     trained = json.loads(run("train", ward, "readmit", "--json"))
     assert trained["admissions"]["train"] > 50

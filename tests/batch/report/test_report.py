@@ -114,7 +114,7 @@ def numbers(rows, one_outcome=False):
         "recall_at_80_precision": interval(0.1323),
         "recall_at_80_precision_balanced": interval(0.2323),
     }
-    group = {"by": "gender", "admissions": 41, "returned": 21, "observed": 0.51, "expected": 0.49}
+    group = {"by": "gender", "admissions": 41, "positive": 21, "observed": 0.51, "expected": 0.49}
     fit = {
         "aggregate": "mean",
         "c": 0.001,
@@ -124,6 +124,7 @@ def numbers(rows, one_outcome=False):
         "selected": False,
     }
     return {
+        "outcome": "returned",
         "admissions": {split: sum(row[1] == split for row in rows) for split in splits},
         "positives": {split: sum(row[1] == split and row[2] for row in rows) for split in splits},
         "c": 0.001,
@@ -146,8 +147,8 @@ def numbers(rows, one_outcome=False):
                 "per_100": n,
                 "ppv": interval(0.7),
                 "recall": interval(n / 50),
-                "returned": n,
-                "not_returned": 43,
+                "positive": n,
+                "negative": 43,
                 "died_in_hospital": 0,
                 "other": 0,
             }
@@ -159,7 +160,7 @@ def numbers(rows, one_outcome=False):
             group | {"group": "<F>", "auroc": None, "observed": None, "expected": None},
         ],
         "learning_curve": [
-            {"admissions": n, "returned": n // 3, "auroc": interval(0.6 + n / 1000)}
+            {"admissions": n, "positive": n // 3, "auroc": interval(0.6 + n / 1000)}
             for n in (20, 40)
         ],
         "warnings": ["only a few test stays returned"],
@@ -221,6 +222,26 @@ def test_the_page_shows_the_recorded_metrics(reported):
         "too few to evaluate",
     ):
         assert words in page, words
+
+
+def test_the_page_of_another_task_names_its_outcome_and_no_return(embedded, tmp_path):
+    store = copied(embedded, tmp_path)
+    with_scorer(store, outcome="stayed over 7 days", warnings=[])
+    report(store, "readmit", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    text = " ".join(re.sub(r"<[^>]+>", " ", page[page.index("<body>") :]).split())
+    for words in (
+        "Task readmission: stays that stayed over 7 days within 30 days, predicted from the notes",
+        "of two stays, one with the outcome and one without",
+        "did not stay over 7 days: ",
+        "observed proportion that stayed over 7 days",
+        "Alerted Stayed over 7 days Did not stay over 7 days Other PPV",
+        "Positive: stays that stayed over 7 days, by the task",
+    ):
+        assert words in text, words
+    # What remains is the flow of the default rule, and its limits.
+    text = text.replace("has not returned", "").split("Limitations of the cohort")[0]
+    assert "return" not in text
 
 
 def test_text_of_the_source_is_escaped(reported):

@@ -207,11 +207,11 @@ def test_outcomes_exclude_admissions_that_the_scorer_was_fitted_on(store):
     ).fetchall()
     y, p = np.array(rows).T
     assert result["fitted_on"] == PATIENTS - len(y)
-    assert (result["judged"], result["returned"], result["waiting"]) == (len(y), y.sum(), 0)
+    assert (result["judged"], result["positive"], result["waiting"]) == (len(y), y.sum(), 0)
     assert result["auroc"][0] == pytest.approx(roc_auc_score(y, p))
     assert result["expected"] == pytest.approx(p.sum())
     assert result["alerts"] == (p >= 0.5).sum()
-    assert result["alert_outcomes"]["returned"] == y[p >= 0.5].sum()
+    assert result["alert_outcomes"]["positive"] == y[p >= 0.5].sum()
     assert (p >= 0.5).sum() < 10  # too few for a PPV
     assert result["ppv"] is None
     everybody = outcomes(store, "means", alert_above=0)
@@ -231,13 +231,31 @@ def test_the_first_score_counts_and_the_outcome_once_it_is_known(store):
         )
     live = outcomes(store, "means")
     # No horizon is over, so early returns are not counted either.
-    assert (live["judged"], live["returned"], live["waiting"]) == (0, 0, before["judged"])
-    assert live["returned_so_far"] == before["returned"]
+    assert (live["judged"], live["positive"], live["waiting"]) == (0, 0, before["judged"])
+    assert live["positive_so_far"] == before["positive"]
     assert (live["ppv"], live["auroc"]) == (None, None)
     assert [period["period"] for period in live["periods"]] == ["2150-01"]
     table = run("outcomes", store.path, "means").stdout
-    assert f"is not over, and {before['returned']} of them returned so far" in table
+    assert f"is not over, and {before['positive']} of them returned so far" in table
     assert max(map(len, table.splitlines())) <= 120
+
+
+def test_the_outcomes_of_a_scorer_are_named_by_its_phrase(store):
+    score(store, "means")
+    with store.transaction("test") as transaction:
+        transaction.con.execute(
+            "UPDATE scorers SET metrics = json_merge_patch(metrics, $1)",
+            ['{"outcome": "stayed long"}'],
+        )
+    result = outcomes(store, "means")
+    header, counts, *lines = run("outcomes", store.path, "means").stdout.splitlines()
+    assert counts[: header.index("  expected")].split()[-1] == str(result["positive"])
+    assert result["outcome"] == "stayed long"
+    text = "\n".join(lines)
+    assert (
+        "outcomes: alerts that stayed long/did not/" in text and "0 of them stayed long so" in text
+    )
+    assert "return" not in header + text
 
 
 def test_an_outcome_of_a_similar_stay_is_marked_while_its_horizon_is_not_over(store):

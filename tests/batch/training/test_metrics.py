@@ -136,7 +136,7 @@ def test_a_ppv_needs_ten_alerts_and_ten_labelled_stays_of_each_outcome():
     p = np.linspace(0.9, 0.1, 200)
     bootstrap, no_reason = PatientBootstrap(y, np.arange(200)), np.full(200, "")
     alerts = {alert["per_100"]: alert for alert in bootstrap.alerts(p, no_reason)}
-    assert (alerts[1]["ppv"], alerts[1]["returned"]) == (None, 2)
+    assert (alerts[1]["ppv"], alerts[1]["positive"]) == (None, 2)
     assert alerts[5]["ppv"] == [1.0, 1.0, 1.0]
     nine_others = np.where(np.arange(200) < 49, "", "died in hospital")
     assert {alert["ppv"] is None for alert in bootstrap.alerts(p, nine_others)} == {True}

@@ -95,8 +95,8 @@ def test_alerts_are_split_by_outcome_over_all_predicted_test_stays(with_deaths):
     for alert in trained["alerts"]:
         alerted = rows[: max(1, round(alert["per_100"] / 100 * len(rows)))]
         assert (
-            alert["returned"],
-            alert["not_returned"],
+            alert["positive"],
+            alert["negative"],
             alert["died_in_hospital"],
             alert["other"],
         ) == (
@@ -134,13 +134,13 @@ def test_outcomes_judge_alerts_of_all_and_auroc_of_labelled_stays(with_deaths):
     assert result["auroc"][0] == pytest.approx(roc_auc_score(*zip(*judged, strict=True)))
     assert result["alerts"] == len(alerted)
     assert result["alert_outcomes"] == {
-        "returned": sum(label is True for label, _ in alerted),
-        "not_returned": sum(label is False for label, _ in alerted),
+        "positive": sum(label is True for label, _ in alerted),
+        "negative": sum(label is False for label, _ in alerted),
         "died_in_hospital": sum(reason == "died in hospital" for _, reason in alerted),
         "other": sum(reason == "left against medical advice" for _, reason in alerted),
     }
     assert result["alert_outcomes"]["died_in_hospital"] > 0
-    assert result["ppv"] == pytest.approx(result["alert_outcomes"]["returned"] / len(alerted))
+    assert result["ppv"] == pytest.approx(result["alert_outcomes"]["positive"] / len(alerted))
 
 
 def test_unlabelled_stays_of_the_training_period_are_excluded_in_a_live_hospital(

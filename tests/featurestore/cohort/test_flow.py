@@ -56,23 +56,24 @@ def test_early_returns_are_counted_apart(live_store):
         "cutoff": "72h",
         "stays": 9,
         "judged": 5,
-        "returned": 2,
-        "not_returned": 3,
+        "positive": 2,
+        "negative": 3,
         "not_judged": {"died in hospital": 1, "left against medical advice": 1},
         "immature": 2,
-        "returned_so_far": 1,
-        "returns_not_predicted": 1,
+        "positive_so_far": 1,
+        "positive_not_predicted": 1,
     }
     assert counts == {
         "rule": "readmission",
+        "outcome": "returned",
         "horizon_days": 30,
         "admissions": 10,
         "excluded": {"died in hospital": 1, "left against medical advice": 1},
         "immature": 2,
-        "returned_so_far": 1,
+        "positive_so_far": 1,
         "labelled": 6,
-        "returned": 3,
-        "not_returned": 3,
+        "positive": 3,
+        "negative": 3,
         "planned_returns": 0,
         "died_within_horizon": 0,
         "warnings": [],
@@ -85,12 +86,12 @@ def test_returns_before_the_discharge_prediction_are_counted_and_warned_of(live_
         "cutoff": "discharge",
         "stays": 8,
         "judged": 5,
-        "returned": 2,
-        "not_returned": 3,
+        "positive": 2,
+        "negative": 3,
         "not_judged": {"left against medical advice": 1},
         "immature": 2,
-        "returned_so_far": 1,
-        "returns_not_predicted": 1,
+        "positive_so_far": 1,
+        "positive_not_predicted": 1,
         "returns_before_prediction": 1,
     }
     assert [warning.split(",")[0] for warning in counts["warnings"]] == [
@@ -110,7 +111,7 @@ def test_a_store_that_is_live_for_less_than_the_horizon_has_no_label(live_store,
     )
     result = CliRunner().invoke(main, ["labels", str(store.path), "--json"])
     counts = json.loads(result.stdout)
-    assert (counts["labelled"], counts["immature"], counts["returned_so_far"]) == (0, 2, 1)
+    assert (counts["labelled"], counts["immature"], counts["positive_so_far"]) == (0, 2, 1)
     assert result.stderr.startswith(
         "warning: the horizon of all 2 possible index stays is not over, so nothing can be trained"
     )
@@ -120,13 +121,13 @@ def test_a_store_that_is_live_for_less_than_the_horizon_has_no_label(live_store,
 def check_sums(counts):
     excluded, predicted = sum(counts["excluded"].values()), counts["predicted"]
     assert counts["admissions"] == excluded + counts["immature"] + counts["labelled"]
-    assert counts["labelled"] == counts["returned"] + counts["not_returned"]
-    assert counts["returned"] == predicted["returned"] + predicted["returns_not_predicted"]
+    assert counts["labelled"] == counts["positive"] + counts["negative"]
+    assert counts["positive"] == predicted["positive"] + predicted["positive_not_predicted"]
     for part in (predicted, counts["scored"]):
         assert part["stays"] == (
             part["judged"] + sum(part["not_judged"].values()) + part["immature"]
         )
-        assert part["judged"] == part["returned"] + part["not_returned"]
+        assert part["judged"] == part["positive"] + part["negative"]
 
 
 @pytest.mark.parametrize("cutoff", ["24h", "72h", "discharge"])
@@ -136,7 +137,7 @@ def test_the_counts_of_the_flow_add_up(synthetic_store, live_store, rule, cutoff
         counts = admission_flow(store, 30, rule, cutoff, encoder="none-00000000")
         check_sums(counts)
         in_sql = f"SELECT count(*) FROM {rule}_labels() WHERE label AND mature"
-        assert counts["returned"] == store.one(in_sql)[0]
+        assert counts["positive"] == store.one(in_sql)[0]
         predicted = store.one("SELECT count(*) FROM prediction_times(cutoff := $c)", c=cutoff)
         assert counts["predicted"]["stays"] == predicted[0]
     assert {"newborn", "died in hospital"} <= admission_flow(synthetic_store)["excluded"].keys()
@@ -147,7 +148,7 @@ def test_the_counts_of_the_mimic_demo_add_up(mimic_demo, tmp_path):
     sync(store)
     counts = admission_flow(store, 30, cutoff="discharge", encoder="none-00000000")
     check_sums(counts)
-    assert (counts["admissions"], counts["returned"], counts["immature"]) == (129, 11, 0)
+    assert (counts["admissions"], counts["positive"], counts["immature"]) == (129, 11, 0)
     assert counts["excluded"] == {"died in hospital": 40}
     assert "died in hospital" not in counts["predicted"]["not_judged"]
 
