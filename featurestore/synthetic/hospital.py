@@ -12,7 +12,7 @@ from featurestore.synthetic.mimic3 import (
     private_tables,
 )
 from featurestore.synthetic.notes import stay_notes
-from featurestore.synthetic.patients import Patient, draw_patient, draw_stays, return_risk
+from featurestore.synthetic.patients import Patient, draw_patient, draw_stays, planted_risks
 
 
 def write_hospital(
@@ -26,11 +26,13 @@ def write_hospital(
     """Write a synthetic hospital as CSV files; return the counts of patients, admissions, notes.
 
     PATIENTS.csv, ADMISSIONS.csv and NOTEEVENTS.csv have MIMIC-III's columns. PLANTED_RISK.csv
-    (HADM_ID, RISK) holds the best possible prediction: the probability with which an unplanned
-    return 1 to 30 days after discharge was drawn, given that the patient is discharged alive; 0
-    for newborns and organ donors. `signal` scales the log odds of the patients' traits. At 0 the
-    risk is the same for all other stays. `notes_per_stay` is the mean. Below 3, some admission,
-    nursing and discharge notes are missing.
+    holds the best possible predictions for each HADM_ID. RISK: of an unplanned return 1 to 30 days
+    after discharge, given a discharge alive; 0 for newborns and for the eighth stay of a patient,
+    after which no return is drawn. DEATH_RISK: of death in this stay, at admission and at any
+    later time. LONG_STAY_RISK: of a stay of over 7 days, given that it lasts 48 hours; a death
+    before day 7 is no long stay. For organ donors all are 0. `signal` scales the effects of the
+    patients' traits. At 0 each risk is the same for all other stays. `notes_per_stay` is the mean.
+    Below 3, some admission, nursing and discharge notes are missing.
 
     The same arguments give the same bytes, and a patient does not depend on the number of
     patients. Files are private (0600) and appear when all are complete; a killed run leaves none
@@ -70,8 +72,8 @@ def _write_patient(
     tables["PATIENTS.csv"].add(patient_row(patient, stays, seed))
     for stay in stays:
         tables["ADMISSIONS.csv"].add(admission_row(patient, stay, seed))
-        risk = return_risk(stay.traits, signal)
-        tables["PLANTED_RISK.csv"].add([stay.hadm_id, f"{risk:.6f}"])
+        risks = planted_risks(stay, signal)
+        tables["PLANTED_RISK.csv"].add([stay.hadm_id, *(f"{risk:.6f}" for risk in risks)])
         for note in stay_notes(patient, stay, seed, notes_per_stay):
             tables["NOTEEVENTS.csv"].add(note_row(patient, note))
 

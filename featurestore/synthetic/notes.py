@@ -1,10 +1,12 @@
 """The notes of a synthetic stay: when each is written, its metadata, and its text."""
 
+import math
 from collections.abc import Container, Iterator, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
-from featurestore.synthetic.patients import NEWBORN, TRAITS, Patient, Stay, add_hours
+from featurestore.synthetic.patients import NEWBORN, Patient, Stay, add_hours
+from featurestore.synthetic.risks import TRAITS
 from featurestore.synthetic.rng import Rng
 from featurestore.synthetic.vocabulary import (
     DEIDENTIFIED,
@@ -89,9 +91,10 @@ def stay_notes(patient: Patient, stay: Stay, seed: int, notes_per_stay: float) -
     """Yield the notes of a stay, and outpatient notes from before it, in order of time."""
     if stay.diagnosis == ORGAN_DONATION[0]:
         return
+    schedule = _schedule(stay, notes_per_stay, Rng(seed, stay.hadm_id, "schedule"))
     rng = Rng(seed, stay.hadm_id, "notes")
     latest_texts: dict[tuple[str, int | None], str] = {}
-    for moment, category, hadm_id in _schedule(stay, notes_per_stay, rng):
+    for moment, category, hadm_id in schedule:
         text = _write_text(patient, stay, category, moment, rng)
         if category in (NURSING, PHYSICIAN) and rng.chance(0.06):  # copied forward
             text = latest_texts.get((category, hadm_id), text)
@@ -106,7 +109,10 @@ def stay_notes(patient: Patient, stay: Stay, seed: int, notes_per_stay: float) -
 
 
 def _schedule(stay: Stay, notes_per_stay: float, rng: Rng) -> list[ScheduledNote]:
-    """Return the notes to write in order of time: the usual three, further ones, outpatient."""
+    """Return the notes to write in order of time: the usual three, further ones, outpatient.
+
+    The notes up to any hour are the same whether the stay then ends or goes on.
+    """
     hours = _hours_between(stay.admitted, stay.discharged)
     usual_rate = 0.98 * min(1.0, notes_per_stay / 3)
     physician_hour = -rng.uniform(0.5, 6) if rng.chance(0.05) else rng.uniform(0.5, 10)
@@ -116,11 +122,6 @@ def _schedule(stay: Stay, notes_per_stay: float, rng: Rng) -> list[ScheduledNote
         for hour, category in usual
         if rng.chance(usual_rate)
     ]
-    further = max(0.0, 0.93 * notes_per_stay - 2.94) * (0.4 + 0.6 * hours / MEAN_STAY_HOURS)
-    for _ in range(int(further + rng.random())):
-        category = rng.weighted_choice(CATEGORY_WEIGHTS) if stay.traits else NURSING
-        moment = add_hours(stay.admitted, rng.uniform(1, hours))
-        notes.append(ScheduledNote(moment, category, stay.hadm_id))
     hours_at_home = 60 * 24.0
     if stay.previous_discharge:
         hours_at_home = _hours_between(stay.previous_discharge, stay.admitted)
@@ -128,6 +129,15 @@ def _schedule(stay: Stay, notes_per_stay: float, rng: Rng) -> list[ScheduledNote
         for _ in range(int(0.06 * notes_per_stay + rng.random())):
             visit = add_hours(stay.admitted, -hours_at_home * rng.uniform(0.1, 0.9))
             notes.append(ScheduledNote(visit, rng.choice((PHYSICIAN, RADIOLOGY, ECG)), None))
+    further = max(0.0, 0.93 * notes_per_stay - 2.94)
+    for day in range(math.ceil(hours / 24)):
+        rate = further * ((day == 0) * 0.4 + 0.6 * 24 / MEAN_STAY_HOURS)
+        for _ in range(int(rate + rng.random())):
+            category = rng.weighted_choice(CATEGORY_WEIGHTS) if stay.traits else NURSING
+            hour = 24 * day + rng.uniform(1 if day == 0 else 0, 24)
+            if hour < hours:
+                moment = add_hours(stay.admitted, hour)
+                notes.append(ScheduledNote(moment, category, stay.hadm_id))
     return sorted(notes, key=lambda note: note.moment)
 
 

@@ -1,18 +1,31 @@
-"""Synthetic patients: their traits, their hospital stays, and the risk of an unplanned return.
+"""Synthetic patients: their traits, and their hospital stays.
 
-The traits of a patient determine what the notes say and how likely an unplanned return is. Notes
-and returns have separate random generators, so no note depends on whether the patient returns.
+The traits of a patient determine what the notes say, and how likely an unplanned return, death in
+hospital and a long stay are. Notes and stays have separate random generators, so no note depends
+on how the stay goes on or whether the patient returns.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from featurestore.synthetic.risks import (
+    TRAITS,
+    PlantedRisks,
+    death_risk,
+    length_of_stay,
+    long_stay_risk,
+    return_risk,
+)
 from featurestore.synthetic.rng import Rng
 from featurestore.synthetic.vocabulary import BIRTH, COMPLAINTS, ORGAN_DONATION, SURGERY
 
 MAX_STAYS = 8
+# Traits of a stay, drawn for each; all others are of the patient.
+ARRIVAL_TRAITS = (
+    *("follow-up arranged", "shock", "open wound", "long antibiotics", "awaits placement"),
+)
+TRANSFER = "SHORT TERM HOSPITAL"
 NEWBORN = "NEWBORN"
 UNPLANNED = ("EMERGENCY", "EMERGENCY", "EMERGENCY", "EMERGENCY", "URGENT")
 DISCHARGE_LOCATIONS = {
@@ -22,26 +35,7 @@ DISCHARGE_LOCATIONS = {
     "REHAB/DISTINCT PART HOSP": 12,
     "LONG TERM CARE HOSPITAL": 4,
     "LEFT AGAINST MEDICAL ADVI": 2,
-    "SHORT TERM HOSPITAL": 2,
-}
-
-
-class Trait(NamedTuple):
-    """A risk factor of a return: its prevalence, its log odds, and the topics that mention it."""
-
-    prevalence: float
-    log_odds: float
-    topics: tuple[str, str]
-
-
-TRAITS = {
-    "lives alone": Trait(0.40, 0.85, ("social", "history")),
-    "misses doses": Trait(0.40, 1.10, ("history", "medicines")),
-    "heart failure": Trait(0.35, 1.10, ("background", "plan")),
-    "prior admissions": Trait(0.30, 0.90, ("history", "background")),
-    "active drinking": Trait(0.30, 0.80, ("social", "background")),
-    "kidney disease": Trait(0.35, 0.75, ("background", "labs")),
-    "follow-up arranged": Trait(0.50, -0.90, ("social", "plan")),
+    TRANSFER: 2,
 }
 
 
@@ -56,9 +50,10 @@ class Patient(NamedTuple):
 
 
 class Stay(NamedTuple):
-    """One admission; `previous_discharge` is None for the first."""
+    """One admission; `number` counts from 1, `previous_discharge` is None for the first."""
 
     hadm_id: int
+    number: int
     admission_type: str
     admitted: datetime
     discharged: datetime
@@ -87,19 +82,18 @@ def draw_patient(seed: int, number: int) -> Patient:
     return Patient(10_000 + number, rng.choice("MF"), age, first_admission, traits if age else {})
 
 
-def return_risk(traits: Mapping[str, bool], signal: float) -> float:
-    """Return the probability of an unplanned return within 30 days of a discharge alive.
+def planted_risks(stay: Stay, signal: float) -> PlantedRisks:
+    """Return the best possible predictions for a stay, exactly as it was drawn.
 
-    `signal` scales the log odds of the traits.
+    No return is drawn after the last possible stay, which is a transfer, or a death.
     """
-    if not traits:
-        return 0.0
-    log_odds = math.fsum(
-        trait.log_odds * (traits[name] - trait.prevalence) for name, trait in TRAITS.items()
+    if stay.diagnosis == ORGAN_DONATION[0]:
+        return PlantedRisks(0.0, 0.0, 0.0)
+    return PlantedRisks(
+        returning=0.0 if stay.number == MAX_STAYS else return_risk(stay.traits, signal),
+        dying=death_risk(stay.traits, signal),
+        long_stay=long_stay_risk(stay.traits, signal),
     )
-    # The 0.8 keeps the rate of returns about the same for every signal. Without it, rare high risks
-    # and patients with many stays would raise the rate.
-    return 1 / (1 + math.exp(1.2 + signal * (0.8 - log_odds)))
 
 
 def draw_stays(patient: Patient, seed: int, signal: float) -> list[Stay]:
@@ -113,7 +107,7 @@ def draw_stays(patient: Patient, seed: int, signal: float) -> list[Stay]:
     stays: list[Stay] = []
     while admission:
         rng = Rng(seed, patient.subject_id, len(stays))
-        stays.append(_draw_stay(patient, stays, *admission, rng))
+        stays.append(_draw_stay(patient, stays, *admission, signal, rng))
         admission = _draw_next_admission(stays[-1], return_risk(stays[-1].traits, signal), rng)
     if stays[-1].died and rng.chance(0.1):
         stays.append(_organ_donor_stay(stays[-1], rng))
@@ -121,20 +115,30 @@ def draw_stays(patient: Patient, seed: int, signal: float) -> list[Stay]:
 
 
 def _draw_stay(
-    patient: Patient, earlier: Sequence[Stay], admitted: datetime, admission_type: str, rng: Rng
+    patient: Patient,
+    earlier: Sequence[Stay],
+    admitted: datetime,
+    admission_type: str,
+    signal: float,
+    rng: Rng,
 ) -> Stay:
+    number = len(earlier) + 1
     traits = dict(patient.traits)
     if traits:
         traits["prior admissions"] |= bool(earlier)
-        traits["follow-up arranged"] = rng.chance(TRAITS["follow-up arranged"].prevalence)
-    hours = min(max(rng.lognormal(138 if patient.age else 60, 0.8), 12), 1500)
-    # The last possible stay ends in death, so that no return that was drawn is missing.
-    dies = rng.chance(0.06 if patient.age else 0.01) or len(earlier) + 1 == MAX_STAYS
+        traits |= {name: rng.chance(TRAITS[name].prevalence) for name in ARRIVAL_TRAITS}
+    # Death and the length of the stay are independent given the traits, so that the risk of death
+    # is the same after 24 hours as it was on admission.
+    hours = min(max(rng.lognormal(*length_of_stay(traits, signal)), 12), 1500)
+    dies = rng.chance(death_risk(traits, signal))
     location = rng.weighted_choice(DISCHARGE_LOCATIONS) if patient.age else "HOME"
+    if number == MAX_STAYS:
+        location = TRANSFER  # no return is drawn, and the label rules count none after a transfer
     complaints = {NEWBORN: BIRTH, "ELECTIVE": SURGERY}.get(admission_type, COMPLAINTS)
     diagnosis, complaint = rng.choice(list(complaints.items()))
     return Stay(
-        hadm_id=100_000 + (patient.subject_id - 10_000) * 10 + len(earlier),
+        hadm_id=100_000 + (patient.subject_id - 10_000) * 10 + number - 1,
+        number=number,
         admission_type=admission_type,
         admitted=admitted,
         discharged=add_hours(admitted, hours),
@@ -148,7 +152,7 @@ def _draw_stay(
 
 def _draw_next_admission(stay: Stay, risk: float, rng: Rng) -> tuple[datetime, str] | None:
     """Return time and type of the next admission, or None; `risk` is that of an unplanned one."""
-    if stay.died or not stay.traits:
+    if stay.died or not stay.traits or stay.number == MAX_STAYS:
         return None
     midnight = datetime(stay.discharged.year, stay.discharged.month, stay.discharged.day)
     hour = rng.uniform(0, 24)
@@ -173,6 +177,7 @@ def _organ_donor_stay(last: Stay, rng: Rng) -> Stay:
     diagnosis, complaint = ORGAN_DONATION
     return last._replace(
         hadm_id=last.hadm_id + 1,
+        number=last.number + 1,
         admission_type="EMERGENCY",
         admitted=admitted,
         discharged=add_hours(admitted, rng.uniform(8, 30)),

@@ -52,3 +52,11 @@ class Rng:
     def lognormal(self, median: float, sigma: float) -> float:
         """Return a log-normal number; `sigma` is the standard deviation of its logarithm."""
         return median * math.exp(sigma * self.normal())
+
+
+def normal_cdf(x: float) -> float:
+    """Return the probability that `Rng.normal` gives at most `x`: the Irwin-Hall distribution."""
+    if x > 0:
+        return 1 - normal_cdf(-x)  # the sum below loses its digits where it is near 1
+    terms = ((-1) ** k * math.comb(12, k) * (x + 6 - k) ** 12 for k in range(13) if k < x + 6)
+    return math.fsum(terms) / math.factorial(12)

@@ -29,6 +29,20 @@ STATED = sentences(
         "follow-up arranged": """Follow-up with the primary care doctor is booked within a week.
             | Visiting nurse arranged through case management. | Good support, friends will
             drive {him} to every clinic visit.""",
+        "shock": """In shock, on norepinephrine through a central line. | Mottled and cold, needs
+            two vasopressors. | Remains in shock after fluids, vasopressin added.""",
+        "home oxygen": """On home oxygen day and night for emphysema. | Severe emphysema with
+            {few} liters of home oxygen. | Breathless at rest, has had an oxygen concentrator
+            at home for {few} years.""",
+        "open wound": """Open sacral wound down to muscle, vacuum dressing applied. | Deep pressure
+            injury over the sacrum, needs debridement. | Large unhealed sacral wound with
+            drainage on arrival.""",
+        "long antibiotics": """Endocarditis, a course of six weeks of intravenous antibiotics has
+            begun. | Osteomyelitis that needs weeks of intravenous therapy. | PICC ordered for
+            six weeks of intravenous treatment of an abscess.""",
+        "awaits placement": """Cannot go back home, awaits a bed in a nursing facility. | No
+            facility has accepted {him}, guardianship hearing pending. | Evicted last month,
+            placement will have to be found.""",
     }
 )
 
@@ -50,6 +64,16 @@ DENIED = sentences(
         "follow-up arranged": """No primary care doctor and no follow-up arranged. | Declines
             home services and has nobody to take {him} to clinic. | Poor support, has not kept
             past clinic appointments.""",
+        "shock": """Warm and well perfused, never hypotensive. | Hemodynamically stable on arrival
+            without support. | Blood pressure held without any vasopressor.""",
+        "home oxygen": """No chronic lung disease, uses no oxygen at home. | Lung function tests
+            were normal last year. | Climbs stairs without getting breathless.""",
+        "open wound": """Skin intact over sacrum and heels. | No skin breakdown found on arrival. |
+            Turned and checked, no pressure injury.""",
+        "long antibiotics": """No infection that would need a long course. | Oral treatment of a few
+            days will suffice. | Blood stream infection was ruled out.""",
+        "awaits placement": """Will return to {his} own home when ready. | Nursing facility holds
+            {his} bed. | Ride home and house keys are taken care of.""",
     }
 )
 

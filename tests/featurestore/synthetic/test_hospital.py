@@ -21,10 +21,10 @@ Rows = list[dict[str, str]]
 
 # The start of the SHA-256 of each file that Python 3.11 writes for 20 patients.
 DIGESTS = {
-    "ADMISSIONS.csv": "40e62bc71966",
-    "NOTEEVENTS.csv": "02d767407560",
-    "PATIENTS.csv": "0b530d3b980a",
-    "PLANTED_RISK.csv": "263ed54828a8",
+    "ADMISSIONS.csv": "4b48715caca0",
+    "NOTEEVENTS.csv": "8b99dd36e8e6",
+    "PATIENTS.csv": "8bccb0d806ca",
+    "PLANTED_RISK.csv": "b210cf61e700",
 }
 
 
@@ -33,6 +33,8 @@ class Hospital(NamedTuple):
     stays: Rows
     notes: Rows
     risk: dict[str, float]
+    death_risk: dict[str, float]
+    long_stay_risk: dict[str, float]
 
 
 def read(path: Path) -> Rows:
@@ -45,8 +47,12 @@ def make_hospital(folder: Path, size: int, **settings: float) -> Hospital:
     patients, stays, notes = (
         read(folder / f"{name}.csv") for name in ("PATIENTS", "ADMISSIONS", "NOTEEVENTS")
     )
-    risks = {row["HADM_ID"]: float(row["RISK"]) for row in read(folder / "PLANTED_RISK.csv")}
-    return Hospital(patients, stays, notes, risks)
+    planted = read(folder / "PLANTED_RISK.csv")
+    risks = [
+        {row["HADM_ID"]: float(row[column]) for row in planted}
+        for column in ("RISK", "DEATH_RISK", "LONG_STAY_RISK")
+    ]
+    return Hospital(patients, stays, notes, *risks)
 
 
 def days_home(stay: dict[str, str], following: dict[str, str]) -> int:
@@ -131,7 +137,7 @@ def test_the_columns_are_those_of_mimic_iii(tmp_path: Path) -> None:
         "HAS_CHARTEVENTS_DATA",
         "NOTEEVENTS.csv": "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CHARTTIME,STORETIME,CATEGORY,"
         "DESCRIPTION,CGID,ISERROR,TEXT",
-        "PLANTED_RISK.csv": "HADM_ID,RISK",
+        "PLANTED_RISK.csv": "HADM_ID,RISK,DEATH_RISK,LONG_STAY_RISK",
     }
 
 
@@ -376,34 +382,74 @@ def test_without_signal_traits_do_not_predict_returns(
     assert len(set(large_without_signal.risk.values()) - {0.0}) == 1
 
 
-def test_the_notes_of_a_stay_do_not_depend_on_a_later_return(tmp_path: Path) -> None:
-    texts, labels = [], []
+def test_the_first_notes_of_a_stay_do_not_depend_on_its_length_or_a_later_return(
+    tmp_path: Path,
+) -> None:
+    texts, labels, lengths = [], [], []
     for signal in (0.0, 1.0):
         one = make_hospital(tmp_path / f"{signal}", 150, signal=signal)
         firsts = first_stays(one.stays)
-        texts.append([(n["HADM_ID"], n["TEXT"]) for n in one.notes if n["HADM_ID"] in firsts])
+        admitted = {s["HADM_ID"]: datetime.fromisoformat(s["ADMITTIME"]) for s in one.stays}
+        half_day = timedelta(hours=12)  # no stay is shorter
+        texts.append(
+            [
+                (n["HADM_ID"], n["CHARTTIME"], n["STORETIME"], n["TEXT"])
+                for n in one.notes
+                if n["HADM_ID"] in firsts
+                and n["CHARTTIME"]
+                and n["DESCRIPTION"] != "Addendum"
+                and datetime.fromisoformat(n["CHARTTIME"]) < admitted[n["HADM_ID"]] + half_day
+            ]
+        )
         labels.append(
             {hadm_id: label for hadm_id, label in returns(one.stays).items() if hadm_id in firsts}
         )
+        lengths.append({s["HADM_ID"]: s["DISCHTIME"] for s in one.stays if s["HADM_ID"] in firsts})
     assert texts[0] == texts[1]
+    assert len(texts[0]) > 250
     shared = labels[0].keys() & labels[1].keys()
     assert sum(labels[0][hadm_id] != labels[1][hadm_id] for hadm_id in shared) > 10
+    assert sum(lengths[0][hadm_id] != lengths[1][hadm_id] for hadm_id in firsts) > 100
 
 
 @pytest.mark.parametrize(
-    ("statement", "denial", "direction"),
+    ("risk", "statement", "denial", "direction"),
     [
-        pytest.param("vodka", "Abstains", 1, id="active drinking raises the risk"),
+        pytest.param("risk", "vodka", "Abstains", 1, id="active drinking raises the risk"),
         pytest.param(
-            "Known CHF", "No history of heart failure", 1, id="heart failure raises the risk"
+            "risk",
+            "Known CHF",
+            "No history of heart failure",
+            1,
+            id="heart failure raises the risk",
         ),
         pytest.param(
-            "Visiting nurse", "no follow-up arranged", -1, id="arranged follow-up lowers the risk"
+            "risk",
+            "Visiting nurse",
+            "no follow-up arranged",
+            -1,
+            id="arranged follow-up lowers the risk",
+        ),
+        pytest.param(
+            "death_risk", "Remains in shock", "Warm and well perfused", 1, id="shock kills"
+        ),
+        pytest.param(
+            "death_risk",
+            "On home oxygen",
+            "Climbs stairs",
+            1,
+            id="emphysema raises the risk of death",
+        ),
+        pytest.param(
+            "long_stay_risk", "sacral wound", "Skin intact", 1, id="a wound prolongs the stay"
+        ),
+        pytest.param(
+            "long_stay_risk", "Evicted", "own home", 1, id="without a home the stay is long"
         ),
     ],
 )
 def test_notes_mention_the_traits_that_change_the_risk(
-    statement: str, denial: str, direction: int, small: Hospital
+    risk: str, statement: str, denial: str, direction: int, small: Hospital
 ) -> None:
     stated, denied = (
         {n["HADM_ID"] for n in small.notes if n["HADM_ID"] and words in n["TEXT"]}
@@ -411,7 +457,8 @@ def test_notes_mention_the_traits_that_change_the_risk(
     )
     assert len(stated) > 40 < len(denied)
     assert not stated & denied
-    gap = mean(small.risk[h] for h in stated) - mean(small.risk[h] for h in denied)
+    risks = getattr(small, risk)
+    gap = mean(risks[h] for h in stated) - mean(risks[h] for h in denied)
     assert gap * direction > 0.05
 
 
