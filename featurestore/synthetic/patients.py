@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from featurestore.synthetic.risks import (
+    ACUTE_TRAITS,
     TRAITS,
     PlantedRisks,
     death_risk,
@@ -21,10 +22,6 @@ from featurestore.synthetic.rng import Rng
 from featurestore.synthetic.vocabulary import BIRTH, COMPLAINTS, ORGAN_DONATION, SURGERY
 
 MAX_STAYS = 8
-# Traits of a stay, drawn for each; all others are of the patient.
-ARRIVAL_TRAITS = (
-    *("follow-up arranged", "shock", "open wound", "long antibiotics", "awaits placement"),
-)
 TRANSFER = "SHORT TERM HOSPITAL"
 NEWBORN = "NEWBORN"
 UNPLANNED = ("EMERGENCY", "EMERGENCY", "EMERGENCY", "EMERGENCY", "URGENT")
@@ -78,7 +75,11 @@ def draw_patient(seed: int, number: int) -> Patient:
     rng = Rng(seed, number, "patient")
     age = 0 if rng.chance(0.05) else int(min(max(66 + 16 * rng.normal(), 18), 98))
     first_admission = add_hours(datetime(2101, 1, 1), rng.uniform(0, 85 * 365 * 24))
-    traits = {name: rng.chance(trait.prevalence) for name, trait in TRAITS.items()}
+    traits = {
+        name: rng.chance(trait.prevalence)
+        for name, trait in TRAITS.items()
+        if name not in ACUTE_TRAITS
+    }
     return Patient(10_000 + number, rng.choice("MF"), age, first_admission, traits if age else {})
 
 
@@ -107,7 +108,7 @@ def draw_stays(patient: Patient, seed: int, signal: float) -> list[Stay]:
     stays: list[Stay] = []
     while admission:
         rng = Rng(seed, patient.subject_id, len(stays))
-        stays.append(_draw_stay(patient, stays, *admission, signal, rng))
+        stays.append(_draw_stay(patient, stays, *admission, seed, signal, rng))
         admission = _draw_next_admission(stays[-1], return_risk(stays[-1].traits, signal), rng)
     if stays[-1].died and rng.chance(0.1):
         stays.append(_organ_donor_stay(stays[-1], rng))
@@ -119,6 +120,7 @@ def _draw_stay(
     earlier: Sequence[Stay],
     admitted: datetime,
     admission_type: str,
+    seed: int,
     signal: float,
     rng: Rng,
 ) -> Stay:
@@ -126,7 +128,9 @@ def _draw_stay(
     traits = dict(patient.traits)
     if traits:
         traits["prior admissions"] |= bool(earlier)
-        traits |= {name: rng.chance(TRAITS[name].prevalence) for name in ARRIVAL_TRAITS}
+        traits["follow-up arranged"] = rng.chance(TRAITS["follow-up arranged"].prevalence)
+        acute = Rng(seed, patient.subject_id, number, "acute")
+        traits |= {name: acute.chance(TRAITS[name].prevalence) for name in ACUTE_TRAITS}
     # Death and the length of the stay are independent given the traits, so that the risk of death
     # is the same after 24 hours as it was on admission.
     hours = min(max(rng.lognormal(*length_of_stay(traits, signal)), 12), 1500)

@@ -34,9 +34,6 @@ STATED = sentences(
         "home oxygen": """On home oxygen day and night for emphysema. | Severe emphysema with
             {few} liters of home oxygen. | Breathless at rest, has had an oxygen concentrator
             at home for {few} years.""",
-        "open wound": """Open sacral wound down to muscle, vacuum dressing applied. | Deep pressure
-            injury over the sacrum, needs debridement. | Large unhealed sacral wound with
-            drainage on arrival.""",
         "long antibiotics": """Endocarditis, a course of six weeks of intravenous antibiotics has
             begun. | Osteomyelitis that needs weeks of intravenous therapy. | PICC ordered for
             six weeks of intravenous treatment of an abscess.""",
@@ -68,8 +65,6 @@ DENIED = sentences(
             without support. | Blood pressure held without any vasopressor.""",
         "home oxygen": """No chronic lung disease, uses no oxygen at home. | Lung function tests
             were normal last year. | Climbs stairs without getting breathless.""",
-        "open wound": """Skin intact over sacrum and heels. | No skin breakdown found on arrival. |
-            Turned and checked, no pressure injury.""",
         "long antibiotics": """No infection that would need a long course. | Oral treatment of a few
             days will suffice. | Blood stream infection was ruled out.""",
         "awaits placement": """Will return to {his} own home when ready. | Nursing facility holds

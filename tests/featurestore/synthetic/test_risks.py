@@ -73,7 +73,7 @@ def test_in_groups_of_equal_risk_so_many_have_the_outcome_as_was_planted(
 
 @pytest.mark.parametrize(
     ("outcome", "rate", "auroc"),
-    [("returning", 0.23, 0.80), ("dying", 0.06, 0.79), ("long_stay", 0.44, 0.75)],
+    [("returning", 0.23, 0.80), ("dying", 0.06, 0.78), ("long_stay", 0.44, 0.75)],
 )
 def test_who_knows_the_traits_predicts(
     outcome: str, rate: float, auroc: float, planted: Outcomes
