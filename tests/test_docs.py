@@ -82,8 +82,8 @@ def placeholder(word):
     if word == "staff":
         return grp.getgrgid(os.getgid()).gr_name
     query = {
-        "106520": "SELECT min(hadm_id) FROM scores",
-        "10652": "SELECT min(subject_id) FROM admissions",
+        "102690": "SELECT min(hadm_id) FROM scores",
+        "10269": "SELECT min(subject_id) FROM admissions",
         "5": "SELECT min(run_id) FROM scores",
         "NEW_ENCODER_ID": "SELECT encoder_id FROM encoders WHERE NOT active",
         "OLD_ENCODER_ID": "SELECT encoder_id FROM encoders WHERE NOT active",

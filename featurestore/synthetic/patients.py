@@ -137,7 +137,7 @@ def _draw_stay(
     dies = rng.chance(death_risk(traits, signal))
     location = rng.weighted_choice(DISCHARGE_LOCATIONS) if patient.age else "HOME"
     if number == MAX_STAYS:
-        location = TRANSFER  # no return is drawn, and the label rules count none after a transfer
+        location = TRANSFER  # no return is drawn: readmission_labels has no label after it
     complaints = {NEWBORN: BIRTH, "ELECTIVE": SURGERY}.get(admission_type, COMPLAINTS)
     diagnosis, complaint = rng.choice(list(complaints.items()))
     return Stay(

@@ -35,12 +35,12 @@ TRAITS = {
     "kidney disease": Trait(0.35, ("background", "labs"), returning=0.75),
     "follow-up arranged": Trait(0.50, ("social", "plan"), returning=-0.90),
     "shock": Trait(0.20, ("history", "plan"), dying=2.0),
-    "home oxygen": Trait(0.25, ("background", "social"), dying=1.5),
-    "long antibiotics": Trait(0.40, ("history", "plan"), staying=0.75),
+    "lung disease": Trait(0.25, ("background", "social"), dying=1.5),
+    "deep infection": Trait(0.40, ("history", "plan"), staying=0.75),
     "awaits placement": Trait(0.40, ("social", "plan"), staying=0.75),
 }
 # What a patient is admitted with, drawn for each stay. The other traits are of the patient.
-ACUTE_TRAITS = ("shock", "home oxygen", "long antibiotics", "awaits placement")
+ACUTE_TRAITS = ("shock", "lung disease", "deep infection", "awaits placement")
 NEWBORN_DEATH_RISK = 0.01
 SIGMA_OF_LOG_HOURS = 0.65
 NEWBORN_SIGMA = 0.8

@@ -29,17 +29,14 @@ STATED = sentences(
         "follow-up arranged": """Follow-up with the primary care doctor is booked within a week.
             | Visiting nurse arranged through case management. | Good support, friends will
             drive {him} to every clinic visit.""",
-        "shock": """In shock, on norepinephrine through a central line. | Mottled and cold, needs
-            two vasopressors. | Remains in shock after fluids, vasopressin added.""",
-        "home oxygen": """On home oxygen day and night for emphysema. | Severe emphysema with
-            {few} liters of home oxygen. | Breathless at rest, has had an oxygen concentrator
-            at home for {few} years.""",
-        "long antibiotics": """Endocarditis, a course of six weeks of intravenous antibiotics has
-            begun. | Osteomyelitis that needs weeks of intravenous therapy. | PICC ordered for
-            six weeks of intravenous treatment of an abscess.""",
-        "awaits placement": """Cannot go back home, awaits a bed in a nursing facility. | No
-            facility has accepted {him}, guardianship hearing pending. | Evicted last month,
-            placement will have to be found.""",
+        "shock": """Septic shock, norepinephrine infusing. | Mottled, two vasopressors infusing. |
+            Vasopressin added to norepinephrine.""",
+        "lung disease": """Severe emphysema, oxygen dependent. | Emphysema, FEV1 under a liter,
+            concentrator rented. | Oxygen dependent because of pulmonary fibrosis.""",
+        "deep infection": """Endocarditis with vegetations on two valves. | Vertebral
+            osteomyelitis on MRI, PICC ordered. | Epidural abscess, PICC ordered.""",
+        "awaits placement": """Guardianship hearing pending. | Evicted, placement must be found. |
+            Three facilities refused placement.""",
     }
 )
 
@@ -61,14 +58,14 @@ DENIED = sentences(
         "follow-up arranged": """No primary care doctor and no follow-up arranged. | Declines
             home services and has nobody to take {him} to clinic. | Poor support, has not kept
             past clinic appointments.""",
-        "shock": """Warm and well perfused, never hypotensive. | Hemodynamically stable on arrival
-            without support. | Blood pressure held without any vasopressor.""",
-        "home oxygen": """No chronic lung disease, uses no oxygen at home. | Lung function tests
-            were normal last year. | Climbs stairs without getting breathless.""",
-        "long antibiotics": """No infection that would need a long course. | Oral treatment of a few
-            days will suffice. | Blood stream infection was ruled out.""",
-        "awaits placement": """Will return to {his} own home when ready. | Nursing facility holds
-            {his} bed. | Ride home and house keys are taken care of.""",
+        "shock": """Warm and well perfused. | Hemodynamically stable without support. | Perfusion
+            adequate, never hypotensive.""",
+        "lung disease": """Spirometry was unremarkable. | Breathes easily when climbing hills. |
+            Ruled out for chronic bronchitis.""",
+        "deep infection": """Oral antimicrobials suffice. | Bacteremia excluded, oral
+            antimicrobials only. | Brief oral antimicrobials planned.""",
+        "awaits placement": """Disposition straightforward. | Rehabilitation slot already
+            confirmed. | Caseworker confirmed disposition.""",
     }
 )
 
