@@ -80,7 +80,7 @@ def replay_summary(result: dict[str, Any]) -> str:
     if result["changed_since"]:
         lines.append(
             f"{result['changed_since']:,} cannot be computed again: their notes changed since, "
-            "and old windows are not kept for a scorer on windows"
+            "and old windows are not kept"
         )
     if result["different"]:
         lines.append(

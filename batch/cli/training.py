@@ -8,7 +8,7 @@ import click
 
 from batch.cli.embedding import say_pending_notes
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE
-from featurestore.store.scorer_metrics import Interval, TrainedScorer, format_interval
+from featurestore.store.scorer_metrics import AGGREGATES, Interval, TrainedScorer, format_interval
 
 SCORER = click.argument("scorer")
 interval = partial(format_interval, to="-")  # a terminal is narrower than a page
@@ -27,8 +27,8 @@ interval = partial(format_interval, to="-")  # a terminal is narrower than a pag
 )
 @click.option(
     "--aggregate",
-    type=click.Choice(["mean", "clinicalbert"]),
-    help="Combine windows by their mean or ClinicalBERT's rule (default: the better one).",
+    type=click.Choice(list(AGGREGATES)),
+    help="How windows are combined (default: their mean, or what is better beyond chance).",
 )
 @JSON
 def train_command(
@@ -53,11 +53,10 @@ def train_command(
 
 def training_summary(scorer: TrainedScorer) -> str:
     """Return what was fitted, its performance on test patients, and the warnings."""
-    inputs = {"mean": "the mean of the windows", "clinicalbert": "windows by ClinicalBERT's rule"}
     splits = ("train", "valid", "test")
     lines = [
         *([scorer["no_signal"]] if scorer["no_signal"] else []),
-        f"{scorer['scorer_id']}  {inputs[scorer['aggregate']]}, C = {scorer['c']:.3g}",
+        f"{scorer['scorer_id']}  {AGGREGATES[scorer['aggregate']]}, C = {scorer['c']:.3g}",
         f"{'':<18}" + "".join(f"{split:>8}" for split in splits),
     ]
     for name, counts in (("admissions", scorer["admissions"]), ("positives", scorer["positives"])):

@@ -36,7 +36,7 @@ def explain(store: Store, hadm_id: int, scorer: str | None = None) -> dict[str, 
         "probability": probability,
         "no_signal": why_no_signal(store, scorer_id),
         "base": windows[0]["base"],
-        "unit": "log odds" if aggregate == "mean" else "probability before calibration",
+        "unit": "log odds" if aggregate != "clinicalbert" else "probability before calibration",
         "notes": _sum_by_note(windows),
         "windows": windows,
     }

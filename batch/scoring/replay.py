@@ -11,7 +11,7 @@ def replay(store: Store, run_id: int) -> dict[str, Any]:
     """Compute the scores of a past run again from the store alone; write nothing.
 
     Each score is computed from the same vectors as the recorded one, found by their hash. If notes
-    changed since, a scorer on means finds the old means in the archive; a scorer on windows cannot
+    changed since, a scorer on means finds the old means in the archive; another aggregate cannot
     reproduce the score, which counts as `changed_since`. Returns scored, same (to the last bit),
     different, changed_since and max_difference. Raises UnknownNameError if the run recorded no
     scores.

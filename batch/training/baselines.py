@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from batch.training.aggregates import CLINICALBERT, Vectors
 from batch.training.bootstrap import enough_outcomes
 from batch.training.calibration import Floats, log_loss, platt, probability
-from batch.training.data import Cohort, Mask, TrainingData, Vectors
+from batch.training.data import Cohort, Mask, TrainingData
 from featurestore.errors import ModelError
 
 BASELINES = ("prior_admissions", "bag_of_words", "classifier_head")
@@ -25,7 +26,7 @@ def fit_baselines(data: TrainingData) -> dict[str, Floats]:
         baselines["bag_of_words"] = bag_of_words(data.word_counts, data.cohort)
     if data.classifier_head and data.windows:
         baselines["classifier_head"] = classifier_head(
-            data.classifier_head, data.windows, data.cohort
+            data.classifier_head, data.windows.vectors(CLINICALBERT), data.cohort
         )
     return baselines
 

@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from batch.training.calibration import Floats, log_odds, probability
+from batch.training.aggregates import MEAN, Vectors, Windows
 from featurestore.errors import NotEnoughDataError
 from featurestore.source.source import open_source
 from featurestore.store.schema import check_label_options
@@ -41,39 +41,6 @@ class Cohort:
 
 
 @dataclass
-class Vectors:
-    """The inputs of a regression: the mean vector of each admission, or all of its windows."""
-
-    aggregate: str  # mean, or clinicalbert
-    X: npt.NDArray[np.float32]  # (rows, dim)
-    admission_index: npt.NDArray[np.int64]  # (rows,) ascending; each admission has a row
-
-    def admission_log_odds(self, row_log_odds: npt.NDArray[np.floating]) -> Floats:
-        """Return the log odds of admissions (admissions,) from those of their rows (rows,).
-
-        ClinicalBERT's rule for n windows is (Pmax + Pmean * n / 2) / (1 + n / 2)
-        (arXiv 1904.05342, equation 4); the log odds of a mean vector are those of its admission.
-        """
-        if self.aggregate == "mean":
-            return row_log_odds.astype(np.float64)
-        p = probability(row_log_odds.astype(np.float64))
-        starts = np.flatnonzero(np.r_[True, np.diff(self.admission_index) != 0])
-        n = np.diff(np.r_[starts, len(p)])
-        maximum, total = np.maximum.reduceat(p, starts), np.add.reduceat(p, starts)
-        return log_odds((maximum + total / 2) / (1 + n / 2))
-
-    def subset(self, admissions: Mask) -> "Vectors":
-        """Return the rows of a subset of the admissions, which are numbered from 0 again."""
-        rows = admissions[self.admission_index]
-        number = np.cumsum(admissions) - 1
-        return Vectors(self.aggregate, self.X[rows], number[self.admission_index[rows]])
-
-    def weight(self) -> Floats:
-        """Return the weight of each row (rows,): those of an admission sum to 1."""
-        return 1 / np.bincount(self.admission_index)[self.admission_index]
-
-
-@dataclass
 class TrainingData:
     """The labelled admissions of an encoder at a cutoff, ordered by hadm_id.
 
@@ -85,7 +52,7 @@ class TrainingData:
     cohort: Cohort
     reason: npt.NDArray[np.str_]  # (admissions,) why unlabelled; '' where labelled
     means: Vectors
-    windows: Vectors | None  # None where nothing that is fitted needs them
+    windows: Windows | None  # None where nothing that is fitted needs them
     classifier_head: bytes | None  # classification head of the fine-tuned checkpoint (.npz)
     encoder_saw_training: bool  # the encoder was fine-tuned on the training patients
     frequently_admitted: Mask  # (admissions,) two or more admissions in the 12 months before
@@ -94,6 +61,14 @@ class TrainingData:
     observed_until: datetime | None  # of a live hospital
     word_counts: Any | None  # sparse (admissions, hashed words); None without bag-of-words
     outcome: str = DEFAULT_OUTCOME  # what positives did
+
+    def vectors(self, aggregate: str) -> Vectors:
+        """Return the input of a regression by an aggregate (of AGGREGATES)."""
+        if aggregate == MEAN:
+            return self.means
+        if self.windows is None:
+            raise ValueError(f"{aggregate} needs the windows")
+        return self.windows.vectors(aggregate)
 
     @property
     def has_label(self) -> Mask:
@@ -135,7 +110,7 @@ def training_data(
             hadm_id=hadm_id,
             cohort=cohort,
             reason=reason,
-            means=Vectors("mean", X, np.arange(len(hadm_id))),
+            means=Vectors(MEAN, X, np.arange(len(hadm_id))),
             windows=_windows(con, encoder, cutoff, hadm_id) if windows or head else None,
             classifier_head=head,
             encoder_saw_training=bool(json.loads(manifest).get("checkpoint", {}).get("finetune")),
@@ -245,21 +220,27 @@ def _why_no_labels(store: Store, encoder: str, cutoff: str, horizon_days: int) -
 
 def _windows(
     con: duckdb.DuckDBPyConnection, encoder: str, cutoff: str, hadm_id: npt.NDArray[np.int64]
-) -> Vectors:
+) -> Windows:
     """Return the windows over which the admissions' mean vectors are computed."""
     query, params = read_sql("training/known_windows"), {"encoder": encoder, "cutoff": cutoff}
-    count, dim = con.execute(
-        f"SELECT count(*), max(len(embedding)) FROM ({query})", params
-    ).fetchall()[0]
-    X = np.empty((count, dim), np.float32)
-    admission_index = np.empty(count, np.int64)
+    ((count,),) = con.execute(f"SELECT count(*) FROM ({query})", params).fetchall()
+    ((dim,),) = con.execute("SELECT dim FROM encoders WHERE encoder_id = $1", [encoder]).fetchall()
+    windows = Windows(
+        X=np.empty((count, dim), np.float32),
+        admission_index=np.empty(count, np.int64),
+        note_no=np.empty(count, np.int64),
+        is_of_last_note=np.empty(count, bool),
+    )
     first = 0
     for batch in con.execute(query, params).to_arrow_reader(8_192):
         rows = slice(first, first + len(batch))
-        X[rows] = arrow_to_vectors(batch.column("embedding"))
-        admission_index[rows] = np.searchsorted(hadm_id, batch.column("hadm_id").to_numpy())
+        windows.X[rows] = arrow_to_vectors(batch.column("embedding"))
+        hadm_ids = batch.column("hadm_id").to_numpy()
+        windows.admission_index[rows] = np.searchsorted(hadm_id, hadm_ids)
+        windows.note_no[rows] = batch.column("note_no").to_numpy()
+        windows.is_of_last_note[rows] = batch.column("is_of_last_note").to_pylist()
         first += len(batch)
-    return Vectors("clinicalbert", X, admission_index)
+    return windows
 
 
 def _subgroups(con: duckdb.DuckDBPyConnection) -> dict[str, npt.NDArray[np.str_]]:
@@ -273,16 +254,15 @@ def _subgroups(con: duckdb.DuckDBPyConnection) -> dict[str, npt.NDArray[np.str_]
 def word_counts(store: Store, hadm_id: npt.NDArray[np.int64], cutoff: str) -> Any:
     """Count words and pairs of words in the notes known at the prediction times.
 
-    Words are hashed while the text streams from the source; no text is kept. Returns a sparse
-    matrix (admissions, hashed words).
+    A text that several notes of an admission repeat counts once, as it does in the means. Words are
+    hashed while the text streams from the source; no text is kept. Returns a sparse matrix
+    (admissions, hashed words).
     """
     import scipy.sparse
     from sklearn.feature_extraction.text import HashingVectorizer
 
     row_of = {int(hadm): row for row, hadm in enumerate(hadm_id)}
-    known_notes = store.sql(
-        "SELECT note_id, hadm_id FROM known_notes(cutoff := $cutoff)", cutoff=cutoff
-    ).fetchall()
+    known_notes = store.sql(read_sql("training/known_texts"), cutoff=cutoff).fetchall()
     row_of_note = {note_id: row_of[hadm] for note_id, hadm in known_notes if hadm in row_of}
     vectorizer = HashingVectorizer(
         ngram_range=(1, 2), n_features=_HASHED_WORDS, alternate_sign=False, norm=None

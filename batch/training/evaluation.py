@@ -90,6 +90,7 @@ def _candidate(
         "aggregate": candidate.aggregate,
         "c": candidate.c,
         "log_loss": candidate.log_loss,
+        "gain": candidate.gain,
         "test_auroc": bootstrap.estimate(auroc, log_odds),
         "test_slope": bootstrap.estimate(calibration_slope, probability(log_odds)),
         "selected": selected,

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from batch.training.aggregates import CLINICALBERT, MEAN, Vectors
 from batch.training.calibration import Calibration, Floats, calibrate, log_loss, log_odds, platt
-from batch.training.data import Cohort, Mask, TrainingData, Vectors
+from batch.training.data import Cohort, Mask, TrainingData
 from batch.training.regression import fit_exactly, fit_path, standardize
-
-AGGREGATES = ("mean", "clinicalbert")
+from featurestore.store.scorer_metrics import Interval
 
 # From strong to weak regularization of standardized columns.
 GRID = tuple(float(c) for c in np.logspace(-5, 1, 13))
 FOLDS = 5
+_CONFIDENCE = 0.95  # with which an aggregate must be better than the mean
 
 
 @dataclass
@@ -26,12 +27,18 @@ class CalibratedFit:
     intercept: float
     log_odds: Floats  # (admissions,)
     calibration: Calibration
-    log_loss: float | None  # mean, calibrated, of the patients calibrated on; None without any
+    losses: Floats  # (stays,) calibrated log loss of each stay that was calibrated on
+    gain: Interval = None  # mean log loss that it saves, compared with the mean of the windows
 
     @property
     def aggregate(self) -> str:
-        """How windows are combined: mean, or clinicalbert."""
+        """How windows are combined (of AGGREGATES)."""
         return self.vectors.aggregate
+
+    @property
+    def log_loss(self) -> float | None:
+        """The mean of the losses; None where there were no patients to calibrate on."""
+        return float(self.losses.mean()) if len(self.losses) else None
 
     @property
     def probability(self) -> Floats:
@@ -40,28 +47,77 @@ class CalibratedFit:
 
 
 def fit_candidates(data: TrainingData, aggregate: str | None = None) -> list[CalibratedFit]:
-    """Fit and calibrate a regression on each input; return them, the best first.
+    """Fit and calibrate a regression on each input; return them, the selected one first.
 
-    The inputs are the mean vectors ("mean") and the windows ("clinicalbert"), or the `aggregate`
-    alone. With one window per admission both are the same. The best has the least mean log loss
-    on the patients calibrated on.
+    The inputs are those of AGGREGATES that differ, or the `aggregate` alone. The mean of the
+    windows is selected unless another one is better beyond chance (`rank`).
     """
-    inputs = [data.means] if aggregate != "clinicalbert" else []
-    if data.windows is not None and aggregate != "mean":
-        several = len(data.windows.X) > len(data.means.X)
-        inputs += [data.windows] if several or not inputs else []
+    if aggregate is not None:
+        aggregates = [aggregate]
+    else:
+        aggregates = data.windows.distinct_aggregates() if data.windows else [MEAN]
+    fold = patient_folds(data.cohort.subset(data.cohort.split == "train"))
     candidates = [
-        fit_calibrated(vectors, data.cohort, data.encoder_saw_training) for vectors in inputs
+        fit_calibrated(data.vectors(name), data.cohort, data.encoder_saw_training, fold)
+        for name in aggregates
     ]
-    return sorted(candidates, key=lambda candidate: candidate.log_loss or 0.0)
+    calibrated_on = patients_calibrated_on(data.cohort, data.encoder_saw_training)
+    return rank(candidates, data.cohort.subject_id[calibrated_on])
 
 
-def fit_calibrated(vectors: Vectors, cohort: Cohort, encoder_saw_training: bool) -> CalibratedFit:
+def rank(candidates: list[CalibratedFit], subject_id: npt.NDArray[np.int64]) -> list[CalibratedFit]:
+    """Return the selected candidate, then the others by their log loss; set the gain of each.
+
+    The first candidate is the reference. Another one is selected where the interval of its gain
+    lies above 0; of several, the one with the least log loss. `subject_id` (stays,) is the patient
+    of each loss.
+    """
+    reference, *others = candidates
+    for candidate in others:
+        candidate.gain = _mean_by_patient(
+            reference.losses - candidate.losses, subject_id, 1 - (1 - _CONFIDENCE) / len(others)
+        )
+
+    def loss(candidate: CalibratedFit) -> float:
+        return candidate.log_loss or 0.0
+
+    better = [each for each in others if each.gain and each.gain[1] > 0]
+    selected = min(better, key=loss) if better else reference
+    return [selected, *sorted((c for c in candidates if c is not selected), key=loss)]
+
+
+def _mean_by_patient(
+    values: Floats, subject_id: npt.NDArray[np.int64], confidence: float
+) -> Interval:
+    """Return the mean of values (stays,) with its interval; stays of a patient are one cluster.
+
+    The variance is that of the sums by patient, the quantile Student's.
+    """
+    from scipy.stats import t
+
+    patients, patient = np.unique(subject_id, return_inverse=True)
+    n = len(patients)
+    if n < 2:
+        return None
+    mean = float(values.mean())
+    residual = np.bincount(patient, values - mean)
+    error = float(np.sqrt(residual @ residual * n / (n - 1))) / len(values)
+    margin = float(t.ppf((1 + confidence) / 2, n - 1)) * error
+    return [mean, mean - margin, mean + margin]
+
+
+def fit_calibrated(
+    vectors: Vectors,
+    cohort: Cohort,
+    encoder_saw_training: bool,
+    fold: npt.NDArray[np.int64] | None = None,
+) -> CalibratedFit:
     """Fit the regression on training patients, with C by cross-validated log loss; calibrate it.
 
     An encoder that was fine-tuned on the training patients overfits to them, so their log odds are
     overconfident in every fold: the calibration is then estimated on validation patients alone,
-    and else on the out-of-fold log odds of training patients too.
+    and else on the out-of-fold log odds of training patients too. `fold` is that of each training
+    admission (default: `patient_folds`).
     """
     train = cohort.split == "train"
     members = cohort.subset(train)
@@ -69,7 +125,7 @@ def fit_calibrated(vectors: Vectors, cohort: Cohort, encoder_saw_training: bool)
     weight = subset.weight()
     columns = standardize(subset.X, weight)
     y = members.y[subset.admission_index]  # (rows,)
-    fold = patient_folds(members)
+    fold = patient_folds(members) if fold is None else fold
     path = fit_path(columns.Z, y, weight, GRID, fold[subset.admission_index])
     out_of_fold = [subset.admission_log_odds(rows) for rows in path.out_of_fold]
     best = int(np.argmin([_cross_validated_loss(vectors, z, members.y) for z in out_of_fold]))
@@ -86,8 +142,8 @@ def fit_calibrated(vectors: Vectors, cohort: Cohort, encoder_saw_training: bool)
         prevalence = cohort.y[train | (cohort.split == "valid")].mean()
         calibration.intercept = float(log_odds(np.array(prevalence)))
     p = calibration.probability(z_calibrated)
-    loss = float(-np.log(np.where(y, p, 1 - p)).mean()) if len(y) else None
-    return CalibratedFit(vectors, c, coef, intercept, z, calibration, loss)
+    losses = -np.log(np.where(y, p, 1 - p))
+    return CalibratedFit(vectors, c, coef, intercept, z, calibration, losses)
 
 
 def _cross_validated_loss(vectors: Vectors, z: Floats, y: Mask) -> float:
@@ -96,7 +152,7 @@ def _cross_validated_loss(vectors: Vectors, z: Floats, y: Mask) -> float:
     A maximum over windows is not a probability, whatever C is, so the log odds of combined windows
     are recalibrated first.
     """
-    if vectors.aggregate == "clinicalbert":
+    if vectors.aggregate == CLINICALBERT:
         slope, intercept = platt(z, y)
         z = slope * z + intercept if slope > 0 else log_odds(np.full(len(y), y.mean()))
     return float(log_loss(z, y).mean())

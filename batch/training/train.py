@@ -10,15 +10,16 @@ import numpy as np
 
 from batch.embedding.embed import update_embeddings
 from batch.embedding.encoder_registry import find_encoder
+from batch.training.aggregates import CLINICALBERT, MEAN, Vectors
 from batch.training.baselines import BASELINES, fit_baselines
 from batch.training.calibration import Floats
-from batch.training.data import TrainingData, Vectors, training_data
+from batch.training.data import TrainingData, training_data
 from batch.training.evaluation import evaluate
-from batch.training.model_selection import AGGREGATES, CalibratedFit, fit_candidates
+from batch.training.model_selection import CalibratedFit, fit_candidates
 from featurestore.cohort.flow import admission_flow
 from featurestore.errors import FeatureStoreError
 from featurestore.store.integrity.checksums import COEF_HASH
-from featurestore.store.scorer_metrics import ScorerMetrics, TrainedScorer
+from featurestore.store.scorer_metrics import AGGREGATES, ScorerMetrics, TrainedScorer
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
 from featurestore.store.vectors import vectors_to_arrow
@@ -37,13 +38,13 @@ def train(
 ) -> TrainedScorer:
     """Fit a scorer on the training patients, evaluate it on the test patients, and record it.
 
-    The candidates are regressions on the mean of each admission's windows (`aggregate` "mean") and
-    on the windows, combined by ClinicalBERT's rule ("clinicalbert"), with C by cross-validated log
-    loss. They are calibrated on out-of-fold log odds of training and validation patients, or on
-    validation patients alone if the encoder was fine-tuned on the training patients; the one with
-    the least log loss on these is selected. Where it does not discriminate by more than chance, all
-    its probabilities are the prevalence, and the metrics say why (`no_signal`). Training a name
-    again adds its next version. `encoder` defaults to the active one.
+    The candidates are regressions on the windows of each admission, combined by the aggregates of
+    `AGGREGATES`, or by `aggregate` alone, with C by cross-validated log loss. They are calibrated
+    on out-of-fold log odds of training and validation patients, or on validation patients alone if
+    the encoder was fine-tuned on the training patients. The mean of the windows is selected unless
+    another has less log loss on these by more than chance. Where it does not discriminate by more
+    than chance, all its probabilities are the prevalence, and the metrics say why (`no_signal`).
+    Training a name again adds its next version. `encoder` defaults to the active one.
     `baseline` fits a bag-of-words regression on the same admissions, whose text is streamed from
     the source. Returns the scorer_id and the recorded metrics (docs/scorers.md). Raises
     NotEnoughDataError where too few admissions are labelled, and leaves the store unchanged then.
@@ -54,7 +55,7 @@ def train(
         encoder = find_encoder(store, encoder)
         update_embeddings(store)
         data = training_data(
-            store, encoder, cutoff, horizon_days, aggregate != "mean", bag_of_words=baseline
+            store, encoder, cutoff, horizon_days, aggregate != MEAN, bag_of_words=baseline
         )
         candidates = fit_candidates(data, aggregate)
         baselines = fit_baselines(data)
@@ -80,7 +81,7 @@ def _check_arguments(name: str, aggregate: str | None) -> None:
             f"{name!r} is not a valid name of a scorer - use letters, digits, - . and _"
         )
     if aggregate not in (None, *AGGREGATES):
-        raise FeatureStoreError(f"unknown aggregate {aggregate} - use mean or clinicalbert")
+        raise FeatureStoreError(f"unknown aggregate {aggregate} - use {', '.join(AGGREGATES)}")
 
 
 def _insert_scorer(
@@ -152,8 +153,8 @@ def _insert_admissions(
 def _coefficients(model: CalibratedFit) -> dict[str, Any]:
     """Return coefficients and calibration as the store records them.
 
-    The calibration of a regression on means is folded into its coefficients. On windows it applies
-    to the combined log odds of the admission, and stays separate.
+    The calibration is folded into the coefficients. By ClinicalBERT's rule it applies to the
+    combined log odds of the admission, and stays separate.
     """
     calibration = model.calibration
     limits = {
@@ -163,7 +164,7 @@ def _coefficients(model: CalibratedFit) -> dict[str, Any]:
     # Without a signal nothing contributes.
     coef = model.coef if calibration.has_signal else np.zeros_like(model.coef)
     intercept = model.intercept if calibration.has_signal else 0.0
-    if model.aggregate == "mean":
+    if model.aggregate != CLINICALBERT:
         return limits | {
             "coef": calibration.slope * coef,
             "intercept": calibration.slope * intercept + calibration.intercept,

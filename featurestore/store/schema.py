@@ -12,12 +12,12 @@ TABLES = (
     *("archived_admission_embeddings", "scorers", "scorer_admissions", "scores", "runs"),
     *("nightly_embedding_stats", "accepted_findings", "forgotten"),
 )
-VIEWS = ("episodes", "latest_scores")
+VIEWS = ("episodes", "latest_scores", "repeated_notes")
 # Each after those that it uses.
 VIEWS_AND_MACROS = (
     *("available_at", "patient_split", "episodes", "readmission_labels", "clinicalbert_labels"),
-    *("prediction_times", "known_notes", "admission_windows", "training_set", "score_admissions"),
-    *("latest_scores", "similar_admissions", "explain_admission"),
+    *("prediction_times", "known_notes", "repeated_notes", "admission_windows", "training_set"),
+    *("score_admissions", "latest_scores", "similar_admissions", "explain_admission"),
 )
 FOLDERS = {
     **dict.fromkeys(VIEWS_AND_MACROS, "macros"),

@@ -11,6 +11,15 @@ _VERBS = {"returned": "return", "died": "die", "stayed": "stay", "had": "have"}
 Interval = list[float] | None  # estimate, low, high (95%); None where the metric is undefined
 SplitCounts = dict[str, int]  # of train, valid and test
 
+# How the windows of an admission are combined.
+AGGREGATES = {
+    "mean": "the mean of the windows",
+    "max": "the maximum of the windows",
+    "mean-of-notes": "the mean of the notes",
+    "last-note": "the last note",
+    "clinicalbert": "windows by ClinicalBERT's rule",
+}
+
 
 class Calibration(TypedDict):
     """The map of log odds to probabilities, and the patients on whom it was estimated."""
@@ -30,6 +39,7 @@ class CandidateMetrics(TypedDict):
     aggregate: str
     c: float
     log_loss: float | None  # calibrated, on the patients calibrated on
+    gain: Interval  # log loss that it saves, compared with the mean; corrected for their number
     test_auroc: Interval
     test_slope: Interval  # before calibration
     selected: bool

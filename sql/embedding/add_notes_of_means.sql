@@ -9,4 +9,5 @@ SELECT
     k.text_hash
 FROM missing_means AS m
 INNER JOIN known_notes(cutoff := $cutoff) AS k ON m.hadm_id = k.hadm_id
+ANTI JOIN repeated_notes AS r ON m.encoder_id = r.encoder_id AND k.note_id = r.note_id
 WHERE m.cutoff = $cutoff;

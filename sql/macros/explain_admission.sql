@@ -4,17 +4,33 @@
 CREATE OR REPLACE MACRO explain_admission(scorer, hadm_id) AS TABLE
 WITH params AS (
     SELECT
-        scorer AS scorer_id,
+        CASE
+            WHEN scorer IN (SELECT s.scorer_id FROM scorers AS s) THEN scorer
+            ELSE error(
+                'unknown scorer ' || scorer || ' - known: '
+                || coalesce(
+                    (SELECT string_agg(s.scorer_id, ', ' ORDER BY s.scorer_id) FROM scorers AS s),
+                    'none'
+                )
+            )
+        END AS scorer_id,
         hadm_id AS query_hadm_id
 ),
 
+fitted AS (
+    SELECT
+        s.*,
+        params.query_hadm_id
+    FROM params
+    LEFT JOIN scorers AS s ON params.scorer_id = s.scorer_id
+),
+
 averages AS (
-    SELECT avg(list_inner_product(m.embedding, s.coef)) AS dot_product
-    FROM scorers AS s
-    INNER JOIN params ON s.scorer_id = params.scorer_id
-    INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
-    -- Other admissions are only read for a scorer on means.
-    WHERE s.aggregate = 'mean'
+    SELECT avg(list_inner_product(m.embedding, f.coef)) AS dot_product
+    FROM fitted AS f
+    INNER JOIN admission_embeddings AS m ON f.encoder_id = m.encoder_id AND f.cutoff = m.cutoff
+    -- Other admissions are only read for a scorer whose contributions are log odds.
+    WHERE f.aggregate <> 'clinicalbert'
 ),
 
 windows AS (
@@ -23,51 +39,108 @@ windows AS (
         n.category,
         w.available_at,
         w.window_no,
-        s.aggregate,
-        s.intercept,
-        s.calibration_slope,
-        list_inner_product(w.embedding, s.coef) AS dot_product,
-        1 / (1 + exp(-(list_inner_product(w.embedding, s.coef) + s.intercept))) AS p,
-        count(*) OVER () AS n_windows,
-        count(*) OVER (PARTITION BY w.note_id) AS windows_of_note
-    FROM scorers AS s
-    INNER JOIN params ON s.scorer_id = params.scorer_id
+        f.aggregate,
+        f.intercept,
+        f.calibration_slope,
+        f.coef,
+        w.embedding,
+        list_inner_product(w.embedding, f.coef) AS dot_product,
+        1 / (1 + exp(-(list_inner_product(w.embedding, f.coef) + f.intercept))) AS p
+    FROM fitted AS f
     INNER JOIN admission_embeddings AS m
-        ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff AND params.query_hadm_id = m.hadm_id
-    INNER JOIN embeddings AS w ON s.encoder_id = w.encoder_id AND m.hadm_id = w.hadm_id
+        ON f.encoder_id = m.encoder_id AND f.cutoff = m.cutoff AND f.query_hadm_id = m.hadm_id
+    INNER JOIN embeddings AS w ON f.encoder_id = w.encoder_id AND m.hadm_id = w.hadm_id
+    LEFT JOIN repeated_notes AS r ON f.encoder_id = r.encoder_id AND w.note_id = r.note_id
     LEFT JOIN notes AS n ON w.note_id = n.note_id
-    WHERE w.available_at <= m.prediction_time
+    WHERE
+        w.available_at <= m.prediction_time
+        AND (r.note_id IS NULL OR f.aggregate = 'last-note')
+    QUALIFY
+        f.aggregate <> 'last-note'
+        OR rank() OVER (ORDER BY w.available_at DESC, w.note_id DESC) = 1
+),
+
+counted_windows AS (
+    SELECT
+        *,
+        count(*) OVER () AS n_windows,
+        count(*) OVER (PARTITION BY note_id) AS windows_of_note,
+        row_number() OVER (ORDER BY p DESC, note_id ASC, window_no ASC) AS rank_of_p
+    FROM windows
+),
+
+elements AS (
+    SELECT
+        note_id,
+        window_no,
+        unnest(embedding) AS element,
+        generate_subscripts(embedding, 1) AS element_no
+    FROM windows
+    WHERE aggregate = 'max'
+),
+
+-- Which window each element of the maximum comes from: of equal ones, the first.
+maxima AS (
+    SELECT
+        note_id,
+        window_no,
+        element_no,
+        element
+    FROM elements
+    QUALIFY row_number() OVER (
+        PARTITION BY element_no ORDER BY element DESC, note_id ASC, window_no ASC
+    ) = 1
+),
+
+parts_of_maximum AS (
+    SELECT
+        m.note_id,
+        m.window_no,
+        count(*) / any_value(len(w.embedding)) AS share,
+        sum(m.element * w.coef[m.element_no]) AS dot_product
+    FROM maxima AS m
+    INNER JOIN windows AS w ON m.note_id = w.note_id AND m.window_no = w.window_no
+    GROUP BY m.note_id, m.window_no
+),
+
+-- The share of each window in the vector, and its part of the inner product.
+parts AS (
+    SELECT
+        w.*,
+        CASE
+            WHEN w.aggregate = 'max' THEN coalesce(x.share, 0)
+            WHEN w.aggregate = 'mean' THEN 1 / w.n_windows
+            ELSE 1 / w.windows_of_note / (SELECT count(DISTINCT note_id) FROM windows)
+        END AS share,
+        coalesce(x.dot_product, 0) AS part_of_maximum
+    FROM counted_windows AS w
+    LEFT JOIN parts_of_maximum AS x ON w.note_id = x.note_id AND w.window_no = x.window_no
 )
 
 SELECT
-    windows.note_id,
-    windows.category,
-    windows.available_at,
-    windows.window_no,
-    windows.windows_of_note,
+    p.note_id,
+    p.category,
+    p.available_at,
+    p.window_no,
+    p.windows_of_note,
     CASE
-        WHEN windows.aggregate = 'mean'
-            THEN (windows.dot_product - averages.dot_product) / windows.n_windows
-        WHEN windows.calibration_slope = 0 THEN 0
-        WHEN row_number() OVER (
-            ORDER BY windows.p DESC, windows.note_id ASC, windows.window_no ASC
-        ) = 1
-            THEN 1.5 * windows.p / (1 + windows.n_windows / 2)
-        ELSE 0.5 * windows.p / (1 + windows.n_windows / 2)
+        WHEN p.aggregate = 'max' THEN p.part_of_maximum - p.share * a.dot_product
+        WHEN p.aggregate <> 'clinicalbert' THEN p.share * (p.dot_product - a.dot_product)
+        WHEN p.calibration_slope = 0 THEN 0
+        WHEN p.rank_of_p = 1 THEN 1.5 * p.p / (1 + p.n_windows / 2)
+        ELSE 0.5 * p.p / (1 + p.n_windows / 2)
     END AS contribution,
-    CASE
-        WHEN windows.aggregate = 'mean' THEN windows.intercept + averages.dot_product
-        ELSE 0
-    END AS base
-FROM windows
-CROSS JOIN averages
-ORDER BY abs(contribution) DESC, windows.note_id ASC, windows.window_no ASC;
+    CASE WHEN p.aggregate = 'clinicalbert' THEN 0 ELSE p.intercept + a.dot_product END AS base
+FROM parts AS p
+CROSS JOIN averages AS a
+ORDER BY abs(contribution) DESC, p.note_id ASC, p.window_no ASC;
 
 COMMENT ON MACRO TABLE explain_admission IS
 'explain_admission(scorer, hadm_id): how much does each window contribute to a score?
 One row per window that the score was computed from (note_id, window_no).
-contribution, base: for a scorer on means, (coef . window - coef . average) / n in log odds, and the
-log odds of the average admission; base plus all contributions are the log odds of the score, before
-its limits.
-For a scorer on windows, the share of the window in (Pmax + Pmean * n / 2) / (1 + n / 2), and 0;
+contribution, base: share * coef . (window - average) in log odds, where the shares of the windows
+in the vector add up to 1, and the log odds of the average admission, by the means of the windows;
+base plus all contributions are the log odds of the score, before its limits. Of a maximum, a window
+has the part of the elements that it decides.
+For aggregate clinicalbert, the share of the window in (Pmax + Pmean * n / 2) / (1 + n / 2), and 0;
 they add up to the probability before calibration. Without a signal nothing contributes.';

@@ -1,60 +1,123 @@
 -- score_admissions(scorer): what is the probability of every admission by a scorer?
 --
 -- Grain:   one row per admission of the encoder and cutoff of the scorer (hadm_id).
--- Rule:    the probabilities of n windows are combined as (Pmax + Pmean * n / 2) / (1 + n / 2)
---          (Huang, Altosaar, Ranganath 2019, arXiv 1904.05342, with c = 2), then calibrated.
+-- Rule:    scorers.aggregate says how the windows are combined. All but clinicalbert are the
+--          regression of one vector: the mean (of all windows, of the means of the notes, of the
+--          last note) is linear, so it is taken of the inner products, without the vectors.
+--          clinicalbert combines the probabilities of n windows as
+--          (Pmax + Pmean * n / 2) / (1 + n / 2) (Huang, Altosaar, Ranganath 2019, arXiv 1904.05342,
+--          with c = 2), then calibrates. Sums have a fixed order, on which their last bit depends.
 --          No probability is more extreme than the patients of the calibration can support.
 CREATE OR REPLACE MACRO score_admissions(scorer) AS TABLE
 WITH params AS (
-    SELECT scorer AS scorer_id
+    SELECT
+        CASE
+            WHEN scorer IN (SELECT s.scorer_id FROM scorers AS s) THEN scorer
+            ELSE error(
+                'unknown scorer ' || scorer || ' - known: '
+                || coalesce(
+                    (SELECT string_agg(s.scorer_id, ', ' ORDER BY s.scorer_id) FROM scorers AS s),
+                    'none'
+                )
+            )
+        END AS scorer_id
+),
+
+fitted AS (
+    SELECT s.*
+    FROM params
+    LEFT JOIN scorers AS s ON params.scorer_id = s.scorer_id
 ),
 
 mean_scores AS (
     SELECT
         m.hadm_id,
         m.prediction_time,
-        1 / (1 + exp(-(list_inner_product(m.embedding, s.coef) + s.intercept))) AS probability,
-        s.min_probability,
-        s.max_probability,
+        list_inner_product(m.embedding, f.coef) + f.intercept AS z,
         m.vector_hash AS input_hash
-    FROM scorers AS s
-    INNER JOIN params ON s.scorer_id = params.scorer_id
-    INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
-    WHERE s.aggregate = 'mean'
+    FROM fitted AS f
+    INNER JOIN admission_embeddings AS m ON f.encoder_id = m.encoder_id AND f.cutoff = m.cutoff
+    WHERE f.aggregate = 'mean'
+),
+
+maxima AS (
+    SELECT
+        m.hadm_id,
+        m.prediction_time,
+        -- sqlfluff does not know lambda yet.
+        list_reduce(  -- noqa: PRS
+            list(w.embedding),
+            lambda a, b: [greatest(pair[1], pair[2]) FOR pair IN list_zip(a, b)]
+        ) AS embedding,
+        bit_xor(hash(hash(w.note_id, w.window_no, w.vector_hash))) AS input_hash
+    FROM fitted AS f
+    INNER JOIN admission_embeddings AS m ON f.encoder_id = m.encoder_id AND f.cutoff = m.cutoff
+    INNER JOIN embeddings AS w ON f.encoder_id = w.encoder_id AND m.hadm_id = w.hadm_id
+    ANTI JOIN repeated_notes AS r ON f.encoder_id = r.encoder_id AND w.note_id = r.note_id
+    WHERE f.aggregate = 'max' AND w.available_at <= m.prediction_time
+    GROUP BY m.hadm_id, m.prediction_time
+),
+
+max_scores AS (
+    SELECT
+        m.hadm_id,
+        m.prediction_time,
+        list_inner_product(m.embedding, f.coef) + f.intercept AS z,
+        m.input_hash
+    FROM maxima AS m
+    CROSS JOIN fitted AS f
 ),
 
 windows AS (
     SELECT
         m.hadm_id,
         m.prediction_time,
-        s.calibration_slope,
-        s.calibration_intercept,
-        s.min_probability,
-        s.max_probability,
+        f.aggregate,
         w.note_id,
         w.window_no,
         w.vector_hash,
-        1 / (1 + exp(-(list_inner_product(w.embedding, s.coef) + s.intercept))) AS p
-    FROM scorers AS s
-    INNER JOIN params ON s.scorer_id = params.scorer_id
-    INNER JOIN admission_embeddings AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
-    INNER JOIN embeddings AS w ON s.encoder_id = w.encoder_id AND m.hadm_id = w.hadm_id
-    WHERE s.aggregate = 'clinicalbert' AND w.available_at <= m.prediction_time
+        list_inner_product(w.embedding, f.coef) + f.intercept AS z
+    FROM fitted AS f
+    INNER JOIN admission_embeddings AS m ON f.encoder_id = m.encoder_id AND f.cutoff = m.cutoff
+    INNER JOIN embeddings AS w ON f.encoder_id = w.encoder_id AND m.hadm_id = w.hadm_id
+    LEFT JOIN repeated_notes AS r ON f.encoder_id = r.encoder_id AND w.note_id = r.note_id
+    WHERE
+        f.aggregate IN ('mean-of-notes', 'last-note', 'clinicalbert')
+        AND w.available_at <= m.prediction_time
+        AND (r.note_id IS NULL OR f.aggregate = 'last-note')
+    QUALIFY
+        f.aggregate <> 'last-note'
+        OR rank() OVER (PARTITION BY m.hadm_id ORDER BY w.available_at DESC, w.note_id DESC) = 1
+),
+
+note_scores AS (
+    SELECT
+        hadm_id,
+        prediction_time,
+        note_id,
+        sum(z ORDER BY window_no) / count(*) AS z,
+        bit_xor(hash(hash(note_id, window_no, vector_hash))) AS input_hash
+    FROM windows
+    WHERE aggregate <> 'clinicalbert'
+    GROUP BY hadm_id, prediction_time, note_id
+),
+
+window_probabilities AS (
+    SELECT
+        *,
+        1 / (1 + exp(-z)) AS p
+    FROM windows
+    WHERE aggregate = 'clinicalbert'
 ),
 
 combined AS (
     SELECT
         hadm_id,
         prediction_time,
-        calibration_slope,
-        calibration_intercept,
-        min_probability,
-        max_probability,
-        -- In a fixed order, because the last bit of a sum depends on it.
         (max(p) + sum(p ORDER BY note_id, window_no) / 2) / (1 + count(*) / 2) AS p,
         bit_xor(hash(hash(note_id, window_no, vector_hash))) AS input_hash
-    FROM windows
-    GROUP BY ALL
+    FROM window_probabilities
+    GROUP BY hadm_id, prediction_time
 ),
 
 clipped AS (
@@ -62,18 +125,37 @@ clipped AS (
     FROM combined
 ),
 
-probabilities AS (
+log_odds AS (
     SELECT * FROM mean_scores
+    UNION ALL BY NAME
+    SELECT * FROM max_scores
     UNION ALL BY NAME
     SELECT
         hadm_id,
         prediction_time,
-        1 / (1 + exp(-(calibration_slope * ln(p / (1 - p)) + calibration_intercept)))
-            AS probability,
-        min_probability,
-        max_probability,
+        sum(z ORDER BY note_id) / count(*) AS z,
+        bit_xor(input_hash) AS input_hash
+    FROM note_scores
+    GROUP BY hadm_id, prediction_time
+    UNION ALL BY NAME
+    SELECT
+        hadm_id,
+        prediction_time,
+        ln(p / (1 - p)) AS z,
         input_hash
     FROM clipped
+),
+
+probabilities AS (
+    SELECT
+        l.hadm_id,
+        l.prediction_time,
+        1 / (1 + exp(-(f.calibration_slope * l.z + f.calibration_intercept))) AS probability,
+        f.min_probability,
+        f.max_probability,
+        l.input_hash
+    FROM log_odds AS l
+    CROSS JOIN fitted AS f
 )
 
 SELECT
@@ -86,6 +168,6 @@ FROM probabilities;
 COMMENT ON MACRO TABLE score_admissions IS
 'score_admissions(scorer): what is the probability of every admission by a scorer?
 One row per admission of the encoder and cutoff of the scorer (hadm_id).
-probability: of a mean 1 / (1 + exp(-(embedding . coef + intercept))); of windows, their
-combined probability, calibrated.
+probability: of a mean 1 / (1 + exp(-(embedding . coef + intercept))); scorers.aggregate says how
+windows are combined otherwise.
 input_hash: what it was computed from.';

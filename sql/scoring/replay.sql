@@ -19,7 +19,7 @@ WITH means AS (
     FROM archived_admission_embeddings
 ),
 
--- Of a scorer on means the outdated ones are archived; of one on windows only today's are left.
+-- Outdated means are archived; of the other aggregates only today's windows are left.
 recomputed_scores AS (
     SELECT
         m.hadm_id,
@@ -42,7 +42,7 @@ recomputed_scores AS (
         w.probability
     FROM score_admissions($scorer) AS w
     INNER JOIN scorers AS s ON s.scorer_id = $scorer
-    WHERE s.aggregate = 'clinicalbert'
+    WHERE s.aggregate <> 'mean'
 )
 
 SELECT

@@ -28,13 +28,14 @@ COMMENT ON TABLE scorers IS
 'The fitted logistic regressions.
 One row per fit (scorer_id: name and version, such as readmit-72h-v1).';
 COMMENT ON COLUMN scorers.coef IS
-'Log odds per dimension, standardisation folded in; for aggregate mean, calibration too.';
+'Log odds per dimension, standardisation folded in; but for clinicalbert, calibration too.';
 COMMENT ON COLUMN scorers.intercept IS
-'Log odds, standardisation folded in; for aggregate mean, calibration too.';
+'Log odds, standardisation folded in; but for clinicalbert, calibration too.';
 COMMENT ON COLUMN scorers.metrics IS 'The evaluation, as JSON.';
 COMMENT ON COLUMN scorers.training_hash IS 'SHA-256 of the rows that the regression was fitted on.';
 COMMENT ON COLUMN scorers.aggregate IS
-'mean: score the mean of the windows. clinicalbert: score each window and
+'The vector that is scored: mean of the windows, max (of each element), mean-of-notes (each the mean
+of its windows) or last-note (the mean of its windows). clinicalbert: score each window and
 combine their probabilities as (Pmax + Pmean * n / 2) / (1 + n / 2).';
 COMMENT ON COLUMN scorers.calibration_slope IS
 'Applied to the log odds of the combined probability.';

@@ -12,8 +12,9 @@ import argparse
 
 import numpy as np
 
+from batch.training.aggregates import Vectors
 from batch.training.calibration import log_loss, log_odds, platt, probability
-from batch.training.data import Cohort, Vectors
+from batch.training.data import Cohort
 from batch.training.model_selection import fit_calibrated
 
 DIM, NEW_STAYS = 128, 20_000

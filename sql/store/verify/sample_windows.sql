@@ -11,4 +11,5 @@ INNER JOIN embeddings AS e
     ON
         k.note_id = e.note_id
         AND k.text_hash = e.text_hash
-        AND s.encoder_id = e.encoder_id;
+        AND s.encoder_id = e.encoder_id
+ANTI JOIN repeated_notes AS r ON s.encoder_id = r.encoder_id AND k.note_id = r.note_id;

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from batch.training.aggregates import Vectors
 from batch.training.calibration import calibrate, log_loss, log_odds, platt, probability
-from batch.training.data import Cohort, Vectors
+from batch.training.data import Cohort
 from batch.training.model_selection import fit_calibrated
 from tests.benchmarks.calibration import simulate
 

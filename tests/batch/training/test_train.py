@@ -18,8 +18,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from batch.training.aggregates import Vectors
 from batch.training.calibration import log_loss
-from batch.training.data import Cohort, Vectors, training_data, word_counts
+from batch.training.data import Cohort, training_data, word_counts
 from batch.training.model_selection import GRID, fit_calibrated
 from featurestore import (
     Store,
