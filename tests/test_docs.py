@@ -82,7 +82,7 @@ def placeholder(word):
     if word == "staff":
         return grp.getgrgid(os.getgid()).gr_name
     query = {
-        "102690": "SELECT min(hadm_id) FROM scores",
+        "102691": "SELECT min(hadm_id) FROM scores",
         "10269": "SELECT min(subject_id) FROM admissions",
         "5": "SELECT min(run_id) FROM scores",
         "NEW_ENCODER_ID": "SELECT encoder_id FROM encoders WHERE NOT active",
