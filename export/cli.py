@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from featurestore.cli.options import CUTOFF, HORIZON, JSON
+from featurestore.cli.options import CUTOFF, HORIZON, JSON, TASK, rule_options
 from featurestore.cli.progress import progress
 
 POSITIVE = click.FloatRange(0, 1_000, min_open=True)
@@ -41,8 +41,10 @@ def require_torch() -> None:
 )
 @click.option("--train-csv", type=CSV, help="Instead of a STORE: columns ID, TEXT and Label.")
 @click.option("--val-csv", type=CSV, help="The same, to choose the best step on.")
+@TASK
 @CUTOFF
 @HORIZON
+@rule_options
 @click.option("--epochs", type=POSITIVE, default=3.0, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--learning-rate", type=POSITIVE, default=5e-5, show_default=True)
@@ -79,9 +81,14 @@ def finetune_command(
         raise click.UsageError(
             "pass STORE and CHECKPOINT, or CHECKPOINT with --train-csv and --val-csv"
         )
-    sources = [ctx.get_parameter_source(name) for name in ("cutoff", "horizon_days")]
-    if files and ParameterSource.COMMANDLINE in sources:
-        raise click.UsageError("--cutoff and --horizon-days do not apply to --train-csv")
+    names = ("task", "cutoff", "horizon_days", "min_age", "planned_type", "same_day", "deaths")
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if files and given:
+        raise click.UsageError(f"{given[0]} does not apply to --train-csv")
     require_torch()
     from featurestore import Store, finetune
 

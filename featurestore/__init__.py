@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from featurestore.cohort.leakage import Finding as Finding
     from featurestore.cohort.leakage import accept_finding as accept_finding
     from featurestore.cohort.leakage import audit as audit
+    from featurestore.cohort.task_registry import add_task as add_task
+    from featurestore.cohort.task_registry import drop_task as drop_task
+    from featurestore.cohort.tasks import list_tasks as list_tasks
     from featurestore.errors import EncryptionKeyError as EncryptionKeyError
     from featurestore.errors import FeatureStoreError as FeatureStoreError
     from featurestore.errors import ModelError as ModelError
@@ -69,6 +72,8 @@ _MODULES = {
     "export.finetuning.finetune_job": ("finetune",),
     "export.onnx_export.exporter": ("export",),
     "featurestore.cohort.leakage": ("audit", "accept_finding", "Finding"),
+    "featurestore.cohort.task_registry": ("add_task", "drop_task"),
+    "featurestore.cohort.tasks": ("list_tasks",),
     "featurestore.errors": (
         "FeatureStoreError",
         "StoreNotFoundError",

@@ -371,7 +371,7 @@ def test_the_sql_page_names_every_table_column_view_and_macro(walked):
     ("page", "files"),
     [
         ("docs/sources.md", ["sync/incoming_notes"]),
-        ("docs/labels.md", ["views/episodes", "macros/readmission_labels"]),
+        ("docs/labels.md", ["views/episodes", "macros/labels/readmission_labels"]),
     ],
 )
 def test_the_reasons_to_exclude_are_on_the_page(page, files):

@@ -151,12 +151,17 @@ def outcomes_table(result: dict[str, Any]) -> str:
 @HORIZON
 @JSON
 def similar_command(
-    store: Path, hadm_id: int, n: int, cutoff: str, horizon_days: int, as_json: bool
+    store: Path,
+    hadm_id: int,
+    n: int,
+    cutoff: str | None,
+    horizon_days: int | None,
+    as_json: bool,
 ) -> None:
     """Find the most similar admissions of other patients."""
     from featurestore import Store, similar
 
-    neighbours = similar(Store(store), hadm_id, n, cutoff, horizon_days)
+    neighbours = similar(Store(store), hadm_id, n, cutoff or "72h", horizon_days or 30)
     click.echo(json.dumps(neighbours) if as_json else similar_table(neighbours))
 
 

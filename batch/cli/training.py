@@ -3,11 +3,12 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from batch.cli.embedding import say_pending_notes
-from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE
+from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE, TASK, rule_options
 from featurestore.store.scorer_metrics import AGGREGATES, Interval, TrainedScorer, format_interval
 
 SCORER = click.argument("scorer")
@@ -18,8 +19,10 @@ interval = partial(format_interval, to="-")  # a terminal is narrower than a pag
 @STORE
 @SCORER
 @click.option("--encoder", help="An encoder_id (default: the active one).")
+@TASK
 @CUTOFF
 @HORIZON
+@rule_options
 @click.option(
     "--baseline/--no-baseline",
     default=True,
@@ -35,8 +38,10 @@ def train_command(
     store: Path,
     scorer: str,
     encoder: str | None,
-    cutoff: str,
-    horizon_days: int,
+    task: str | None,
+    cutoff: str | None,
+    horizon_days: int | None,
+    rule: dict[str, Any],
     baseline: bool,
     aggregate: str | None,
     as_json: bool,
@@ -47,7 +52,9 @@ def train_command(
 
     opened = Store(store)
     say_pending_notes(opened, find_encoder(opened, encoder))
-    result = train(opened, scorer, encoder, cutoff, horizon_days, baseline, aggregate)
+    result = train(
+        opened, scorer, encoder, cutoff, horizon_days, baseline, aggregate, task=task, rule=rule
+    )
     click.echo(json.dumps(result) if as_json else training_summary(result))
 
 
@@ -88,8 +95,9 @@ def scorers_command(store: Path, as_json: bool) -> None:
         click.echo(json.dumps(scorers, default=str))
         return
     for row in scorers:
+        horizon = f"{row['horizon_days']} days" if row["horizon_days"] else ""
         click.echo(
-            f"{row['scorer_id']:<20}{row['cutoff']:<10}{row['horizon_days']:>3} days  "
+            f"{row['scorer_id']:<20} {row['label_rule']:<14} {row['cutoff']:<14} {horizon:<8}  "
             f"AUROC {interval(row['test_auroc']):<21}  {row['aggregate']:<13}{row['encoder_id']}"
             f"{'  no signal' if row['no_signal'] else ''}"
         )

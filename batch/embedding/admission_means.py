@@ -1,11 +1,13 @@
 """The mean of an admission's windows at each cutoff."""
 
+from collections.abc import Sequence
+
 import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.store.schema import CUTOFFS
+from featurestore.cohort.task_registry import predictions_are_stale, refresh_predictions
 from featurestore.store.sql_files import read_sql
 from featurestore.store.vectors import arrow_to_vectors, vectors_to_arrow
 
@@ -13,11 +15,22 @@ _BATCH_MEANS = 32_768
 _STORED = "SELECT * EXCLUDE (vector_hash, embedding) FROM admission_embeddings"
 
 
-def refresh_means(con: duckdb.DuckDBPyConnection) -> None:
-    """Recompute the rows of admission_embeddings whose windows changed."""
+def kept_cutoffs(con: duckdb.DuckDBPyConnection, also: str | None = None) -> list[str]:
+    """Return the cutoffs at which means are kept, and `also`, at which one is fitted now."""
+    kept = con.execute("SELECT cutoff FROM kept_cutoffs ORDER BY cutoff").fetchall()
+    return sorted({*(cutoff for (cutoff,) in kept), *([also] if also else [])})
+
+
+def refresh_means(con: duckdb.DuckDBPyConnection, also: str | None = None) -> None:
+    """Recompute the rows of admission_embeddings whose windows changed.
+
+    Their cutoffs are the kept ones and `also`, one that a scorer is to be fitted at.
+    """
+    refresh_predictions(con)
+    cutoffs = kept_cutoffs(con, also)
     # One cutoff after the other: a join over all notes and windows fills the memory.
     con.execute(f"CREATE OR REPLACE TEMP TABLE expected_means AS {_STORED} LIMIT 0")
-    for cutoff in CUTOFFS:
+    for cutoff in cutoffs:
         con.execute("INSERT INTO expected_means FROM admission_windows(cutoff := $1)", [cutoff])
     con.execute(
         "CREATE OR REPLACE TEMP TABLE outdated_means AS "
@@ -33,7 +46,7 @@ def refresh_means(con: duckdb.DuckDBPyConnection) -> None:
         "SELECT row_number() OVER (ORDER BY encoder_id, hadm_id, cutoff) - 1 AS row_no, * "
         f"FROM (FROM expected_means EXCEPT {_STORED})"
     )
-    _insert_missing_means(con)
+    _insert_missing_means(con, cutoffs)
     # Another text can have the same mean.
     con.execute(
         "DELETE FROM archived_admission_embeddings "
@@ -42,9 +55,18 @@ def refresh_means(con: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def means_are_stale(con: duckdb.DuckDBPyConnection) -> bool:
-    """Return whether the windows of any row of admission_embeddings changed."""
-    for cutoff in CUTOFFS:
+def means_are_stale(con: duckdb.DuckDBPyConnection, also: str | None = None) -> bool:
+    """Return whether the windows of any row of admission_embeddings changed, or rows are missing.
+
+    `also` is a cutoff at which rows are needed, beside the kept ones.
+    """
+    if predictions_are_stale(con):
+        return True
+    cutoffs = kept_cutoffs(con, also)
+    stored = con.execute("SELECT DISTINCT cutoff FROM admission_embeddings").fetchall()
+    if {cutoff for (cutoff,) in stored} - set(cutoffs):
+        return True
+    for cutoff in cutoffs:
         expected, stored = (
             con.execute(
                 f"SELECT count(*), sum(hash(t)) FROM ({query}) AS t", {"cutoff": cutoff}
@@ -59,14 +81,14 @@ def means_are_stale(con: duckdb.DuckDBPyConnection) -> bool:
     return False
 
 
-def _insert_missing_means(con: duckdb.DuckDBPyConnection) -> None:
+def _insert_missing_means(con: duckdb.DuckDBPyConnection, cutoffs: Sequence[str]) -> None:
     # The notes of each mean are a table of their own: planned as one query, DuckDB has paired every
     # mean with every vector of its encoder.
     con.execute(
         "CREATE OR REPLACE TEMP TABLE notes_of_means "
         "(row_no BIGINT, encoder_id VARCHAR, note_id VARCHAR, text_hash VARCHAR)"
     )
-    for cutoff in CUTOFFS:
+    for cutoff in cutoffs:
         con.execute(read_sql("embedding/add_notes_of_means"), {"cutoff": cutoff})
     # Vectors of one width at a time.
     encoders = con.execute(

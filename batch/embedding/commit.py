@@ -33,8 +33,11 @@ def commit_staged(transaction: Transaction, encoder: Encoder, staged: Staged) ->
     return stats
 
 
-def is_out_of_date(store: Store) -> bool:
-    """Return whether vectors or means do not match the note index yet."""
+def is_out_of_date(store: Store, also: str | None = None) -> bool:
+    """Return whether vectors or means do not match the note index yet.
+
+    `also` is a cutoff at which means are needed, beside the kept ones.
+    """
     con = store.connect()
     for query in ("stale_texts", "moved_notes"):
         (rows,) = con.execute(
@@ -42,7 +45,7 @@ def is_out_of_date(store: Store) -> bool:
         ).fetchall()[0]
         if rows:
             return True
-    return means_are_stale(con)
+    return means_are_stale(con, also)
 
 
 def drop_stale_vectors(con: duckdb.DuckDBPyConnection) -> None:

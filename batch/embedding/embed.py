@@ -40,10 +40,13 @@ def embed_pending(
     return staged.counts
 
 
-def update_embeddings(store: Store) -> None:
-    """Update vectors and means of notes that the last sync changed, without embedding new text."""
+def update_embeddings(store: Store, also: str | None = None) -> None:
+    """Update vectors and means of notes that the last sync changed, without embedding new text.
+
+    `also` is a cutoff at which means are needed, beside the kept ones, until the next update.
+    """
     with store.lock("embed"):
-        if is_out_of_date(store):
+        if is_out_of_date(store, also):
             with store.transaction("embed") as transaction:
                 drop_stale_vectors(transaction.con)
-                refresh_means(transaction.con)
+                refresh_means(transaction.con, also)

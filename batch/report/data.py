@@ -12,6 +12,7 @@ from batch.scoring.scorer_registry import find_scorer
 from featurestore.cohort.caveats import caveats
 from featurestore.cohort.flow import admission_flow
 from featurestore.cohort.leakage import pretrained_on_source
+from featurestore.cohort.tasks import scorer_task
 from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, ScorerMetrics
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -52,7 +53,7 @@ def report_data(store: Store, scorer: str) -> ReportData:
     encoder = json.loads(row.pop("manifest") or "{}")
     row["versions"] = json.loads(row["versions"] or "{}")
     schema = Path(store.one("SELECT schema_name FROM settings")[0]).name
-    outcome = metrics.get("outcome", DEFAULT_OUTCOME)
+    outcome = metrics["outcome"]
     y, predictions, positive_by_risk = _test_predictions(store, row["scorer_id"])
     embeddings, positive = _embeddings(store, row)
     patients = store.rows(read_sql("report/patients"), scorer=row["scorer_id"])
@@ -67,7 +68,7 @@ def report_data(store: Store, scorer: str) -> ReportData:
         predictions=predictions,
         positive_by_risk=positive_by_risk,
         flow=admission_flow(
-            store, row["horizon_days"], row["label_rule"], row["cutoff"], row["encoder_id"]
+            store, scorer_task(store, row["scorer_id"]), row["cutoff"], row["encoder_id"]
         ),
         patients={split["split"]: split for split in patients},
         embeddings=embeddings,
@@ -113,7 +114,6 @@ def _embeddings(
         read_sql("report/embeddings"),
         encoder=scorer["encoder_id"],
         cutoff=scorer["cutoff"],
-        horizon=scorer["horizon_days"],
         scorer=scorer["scorer_id"],
         limit=MAP_SIZE,
     ).to_arrow_table()

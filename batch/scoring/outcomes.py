@@ -7,8 +7,8 @@ import numpy as np
 from batch.scoring.scorer_registry import find_scorer, why_no_signal
 from batch.training.bootstrap import MIN_OUTCOMES, PatientBootstrap, alert_outcomes
 from batch.training.metrics import auroc, calibration_intercept, calibration_slope
+from featurestore.cohort.tasks import scorer_task
 from featurestore.errors import NotEnoughDataError
-from featurestore.store.scorer_metrics import DEFAULT_OUTCOME
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
@@ -33,11 +33,9 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
     if nothing was scored.
     """
     scorer_id = find_scorer(store, scorer)
-    horizon, outcome = store.one(
-        "SELECT horizon_days, metrics->>'outcome' FROM scorers WHERE scorer_id = $s", s=scorer_id
-    )
+    task = scorer_task(store, scorer_id)
     rows = (
-        store.sql(read_sql("scoring/scores_with_outcomes"), scorer=scorer_id, horizon_days=horizon)
+        store.sql(read_sql("scoring/scores_with_outcomes"), scorer=scorer_id, labels=task.labels)
         .to_arrow_table()
         .to_pydict()
     )
@@ -88,8 +86,9 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
 
     return {
         "scorer_id": scorer_id,
-        "horizon_days": horizon,
-        "outcome": outcome or DEFAULT_OUTCOME,
+        "task": task.name,
+        "horizon_days": task.horizon_days,
+        "outcome": task.outcome,
         "no_signal": no_signal,
         "fitted_on": int(fitted_on.sum()),
         "alert_above": threshold,

@@ -4,7 +4,7 @@ from typing import Any
 
 from batch.embedding.encoder_registry import find_encoder
 from batch.scoring.scorer_registry import check_admission
-from featurestore.store.schema import check_label_options
+from featurestore.store.schema import canonical_cutoff, check_label_options
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
@@ -19,6 +19,7 @@ def similar(
     Raises FeatureStoreError.
     """
     check_label_options(cutoff, horizon_days)
+    cutoff = canonical_cutoff(cutoff)
     check_admission(store, hadm_id, find_encoder(store, None), cutoff)
     return store.rows(
         read_sql("scoring/similar_with_outcomes"),

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from batch.training.aggregates import MEAN, Vectors, Windows
+from featurestore.cohort.tasks import Task
 from featurestore.errors import NotEnoughDataError
 from featurestore.source.source import open_source
-from featurestore.store.schema import check_label_options
-from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, positives
+from featurestore.store.scorer_metrics import positives
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.vectors import arrow_to_vectors
@@ -60,7 +60,7 @@ class TrainingData:
     stays_per_day: float | None  # predicted in a live hospital
     observed_until: datetime | None  # of a live hospital
     word_counts: Any | None  # sparse (admissions, hashed words); None without bag-of-words
-    outcome: str = DEFAULT_OUTCOME  # what positives did
+    outcome: str  # what positives did
 
     def vectors(self, aggregate: str) -> Vectors:
         """Return the input of a regression by an aggregate (of AGGREGATES)."""
@@ -79,22 +79,20 @@ class TrainingData:
 def training_data(
     store: Store,
     encoder: str,
+    task: Task,
     cutoff: str,
-    horizon_days: int,
     windows: bool = True,
     bag_of_words: bool = True,
-    outcome: str = DEFAULT_OUTCOME,
 ) -> TrainingData:
     """Read the labelled admissions of an encoder.
 
     `windows` reads the windows for regressions on them; the classification head needs them too.
-    `bag_of_words` streams the notes' text from the source. `outcome` is the phrase of the task for
-    what positives did. Raises NotEnoughDataError where too few
+    `bag_of_words` streams the notes' text from the source. Raises NotEnoughDataError where too few
     admissions are labelled to fit a regression.
     """
-    hadm_id, cohort, X = _labelled_admissions(store, encoder, cutoff, horizon_days, outcome)
+    hadm_id, cohort, X = _labelled_admissions(store, encoder, task, cutoff)
     hadm_id, cohort, reason, X = _add_unlabelled_test_stays(
-        store, encoder, cutoff, horizon_days, hadm_id, cohort, X
+        store, encoder, task, cutoff, hadm_id, cohort, X
     )
     head, manifest = store.one(
         "SELECT classifier_head, manifest FROM encoders WHERE encoder_id = $encoder",
@@ -119,31 +117,30 @@ def training_data(
             stays_per_day=stays / days if stays else None,
             observed_until=observed_until,
             word_counts=word_counts(store, hadm_id, cutoff) if bag_of_words else None,
-            outcome=outcome,
+            outcome=task.outcome,
         )
     finally:
         con.unregister("training_admissions")
 
 
 def _labelled_admissions(
-    store: Store, encoder: str, cutoff: str, horizon_days: int, outcome: str
+    store: Store, encoder: str, task: Task, cutoff: str
 ) -> tuple[npt.NDArray[np.int64], Cohort, npt.NDArray[np.float32]]:
-    check_label_options(cutoff, horizon_days)
     table = store.sql(
-        "FROM training_set($encoder, cutoff := $cutoff, horizon_days := $horizon) ORDER BY hadm_id",
+        read_sql("training/labelled_admissions"),
         encoder=encoder,
         cutoff=cutoff,
-        horizon=horizon_days,
+        labels=task.labels,
     ).to_arrow_table()
     if not len(table):
-        raise NotEnoughDataError(_why_no_labels(store, encoder, cutoff, horizon_days))
+        raise NotEnoughDataError(_why_no_labels(store, encoder, task, cutoff))
     cohort = Cohort(
         y=np.array(table["label"].to_pylist(), dtype=bool),
         split=np.array(table["split"].to_pylist(), dtype=str),
         subject_id=table["subject_id"].to_numpy(),
     )
     X = arrow_to_vectors(table["embedding"])
-    _check_training_patients(cohort, cutoff, outcome)
+    _check_training_patients(cohort, cutoff, task.outcome)
     if (np.ptp(X, axis=0) <= 1e-6 * np.abs(X).max(axis=0)).all():
         raise NotEnoughDataError(
             f"all {len(X):,} admissions have the same embedding by {encoder} - export the "
@@ -155,8 +152,8 @@ def _labelled_admissions(
 def _add_unlabelled_test_stays(
     store: Store,
     encoder: str,
+    task: Task,
     cutoff: str,
-    horizon_days: int,
     hadm_id: npt.NDArray[np.int64],
     cohort: Cohort,
     X: npt.NDArray[np.float32],
@@ -166,7 +163,7 @@ def _add_unlabelled_test_stays(
         read_sql("training/unlabelled_test_stays"),
         encoder=encoder,
         cutoff=cutoff,
-        horizon=horizon_days,
+        labels=task.labels,
     ).to_arrow_table()
     reason = np.array([""] * len(hadm_id) + table["reason"].to_pylist(), dtype=str)
     if not len(table):
@@ -198,12 +195,12 @@ def _check_training_patients(cohort: Cohort, cutoff: str, outcome: str) -> None:
         )
 
 
-def _why_no_labels(store: Store, encoder: str, cutoff: str, horizon_days: int) -> str:
+def _why_no_labels(store: Store, encoder: str, task: Task, cutoff: str) -> str:
     reasons = store.sql(
         read_sql("training/most_frequent_reason"),
         encoder=encoder,
         cutoff=cutoff,
-        horizon=horizon_days,
+        labels=task.labels,
     ).fetchall()
     if not reasons:
         return (

@@ -1,8 +1,10 @@
 """Train a scorer: a logistic regression on admission embeddings, recorded in the store."""
 
+import contextlib
 import hashlib
 import json
 import re
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +19,7 @@ from batch.training.data import TrainingData, training_data
 from batch.training.evaluation import evaluate
 from batch.training.model_selection import CalibratedFit, fit_candidates
 from featurestore.cohort.flow import admission_flow
+from featurestore.cohort.tasks import check_known_after_prediction, find_task
 from featurestore.errors import FeatureStoreError
 from featurestore.store.integrity.checksums import COEF_HASH
 from featurestore.store.scorer_metrics import AGGREGATES, ScorerMetrics, TrainedScorer
@@ -24,17 +27,17 @@ from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
 from featurestore.store.vectors import vectors_to_arrow
 
-LABEL_RULE = "readmission"
-
 
 def train(
     store: Store,
     name: str,
     encoder: str | None = None,
-    cutoff: str = "72h",
-    horizon_days: int = 30,
+    cutoff: str | None = None,
+    horizon_days: int | None = None,
     baseline: bool = True,
     aggregate: str | None = None,
+    task: str | None = None,
+    rule: Mapping[str, Any] | None = None,
 ) -> TrainedScorer:
     """Fit a scorer on the training patients, evaluate it on the test patients, and record it.
 
@@ -44,7 +47,10 @@ def train(
     the encoder was fine-tuned on the training patients. The mean of the windows is selected unless
     another has less log loss on these by more than chance. Where it does not discriminate by more
     than chance, all its probabilities are the prevalence, and the metrics say why (`no_signal`).
-    Training a name again adds its next version. `encoder` defaults to the active one.
+    Training a name again adds its next version. `encoder` defaults to the active one, `cutoff` to
+    72h or the prediction times of the task, and `task` to readmission. `horizon_days` and `rule`
+    (min_age, planned_types, same_day, deaths) change the parameters of a task. Every night keeps
+    the means at the scorer's cutoff from then on.
     `baseline` fits a bag-of-words regression on the same admissions, whose text is streamed from
     the source. Returns the scorer_id and the recorded metrics (docs/scorers.md). Raises
     NotEnoughDataError where too few admissions are labelled, and leaves the store unchanged then.
@@ -53,26 +59,43 @@ def train(
     _check_arguments(name, aggregate)
     with store.lock("train"):
         encoder = find_encoder(store, encoder)
-        update_embeddings(store)
-        data = training_data(
-            store, encoder, cutoff, horizon_days, aggregate != MEAN, bag_of_words=baseline
-        )
+        question = find_task(store, task, horizon_days, rule)
+        cutoff = question.cutoff(cutoff)
+        with _means_at(store, cutoff):
+            check_known_after_prediction(store, question, cutoff)
+            data = training_data(
+                store, encoder, question, cutoff, aggregate != MEAN, bag_of_words=baseline
+            )
         candidates = fit_candidates(data, aggregate)
         baselines = fit_baselines(data)
         metrics = evaluate(data, candidates, baselines)
-        metrics["warnings"] += admission_flow(store, horizon_days, LABEL_RULE, cutoff)["warnings"]
+        metrics["warnings"] += admission_flow(store, question, cutoff)["warnings"]
         model = candidates[0]
         with store.transaction("train", started_at) as transaction:
-            question = {
+            columns = {
                 "encoder_id": encoder,
                 "cutoff": cutoff,
-                "horizon_days": horizon_days,
+                "label_rule": question.name,
+                "horizon_days": question.horizon_days,
+                "task_sql": question.select,
+                "task_hash": question.hash,
                 "created_at": started_at,
             }
-            scorer_id = _insert_scorer(transaction, name, question, data, model, metrics)
+            scorer_id = _insert_scorer(transaction, name, columns, data, model, metrics)
             _insert_admissions(transaction, scorer_id, data, model, baselines)
             transaction.counts.update(scorer=scorer_id, admissions=int(data.has_label.sum()))
     return {"scorer_id": scorer_id, **metrics}
+
+
+@contextlib.contextmanager
+def _means_at(store: Store, cutoff: str) -> Iterator[None]:
+    """Keep the means at a cutoff while the block runs; after an error as before it."""
+    update_embeddings(store, cutoff)
+    try:
+        yield
+    except FeatureStoreError:
+        update_embeddings(store)
+        raise
 
 
 def _check_arguments(name: str, aggregate: str | None) -> None:
@@ -102,7 +125,6 @@ def _insert_scorer(
         "scorer_id": f"{name}-v{version}",
         "name": name,
         "version": version,
-        "label_rule": LABEL_RULE,
         "metrics": json.dumps(metrics),
         "training_hash": _training_hash(data, model.vectors),
         "aggregate": model.aggregate,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from export.model_folder import sha256
 from export.tokenizer import Ids, WindowTokenizer, clean
+from featurestore.cohort.tasks import Task, check_known_after_prediction, find_task
 from featurestore.errors import FeatureStoreError, NotEnoughDataError
 from featurestore.source.note_texts import text_hash
 from featurestore.source.source import open_source
@@ -63,18 +64,22 @@ class Datasets:
 def read_datasets(
     data: Store | tuple[Path, Path],
     window_tokenizer: WindowTokenizer,
-    cutoff: str,
-    horizon_days: int,
+    task: Task | None,
+    cutoff: str | None,
 ) -> Datasets:
     """Read all labelled windows: of a store, or of two CSV files (training, validation)."""
     if isinstance(data, Store):
+        task = task or find_task(data)
+        cutoff = task.cutoff(cutoff)
+        check_known_after_prediction(data, task, cutoff)
         return Datasets(
-            store_windows(data, window_tokenizer, "train", cutoff, horizon_days),
-            store_windows(data, window_tokenizer, "valid", cutoff, horizon_days),
+            store_windows(data, window_tokenizer, "train", task, cutoff),
+            store_windows(data, window_tokenizer, "valid", task, cutoff),
             {
-                "label_rule": "readmission",
+                "label_rule": task.name,
+                "task_hash": task.hash,
                 "cutoff": cutoff,
-                "horizon_days": horizon_days,
+                "horizon_days": task.horizon_days,
                 "patients": "patient_split: train to fit, valid to choose the best step",
             },
         )
@@ -96,7 +101,7 @@ def read_datasets(
 
 
 def store_windows(
-    store: Store, window_tokenizer: WindowTokenizer, split: str, cutoff: str, horizon_days: int
+    store: Store, window_tokenizer: WindowTokenizer, split: str, task: Task, cutoff: str
 ) -> LabelledWindows:
     """Return the windows of the notes known at the prediction time, of one split's patients.
 
@@ -106,7 +111,7 @@ def store_windows(
         read_sql("training/labelled_notes"),
         split=split,
         cutoff=cutoff,
-        horizon_days=horizon_days,
+        labels=task.labels,
     ).fetchall()
     synced = {note_id: columns for note_id, *columns in rows}  # text_hash, hadm_id, label
 

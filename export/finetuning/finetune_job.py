@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from export.finetuning.resume import read_json, resumable_folder
 from export.finetuning.validation import check_datasets
 from export.model_folder import sha256
 from export.tokenizer import WindowTokenizer
+from featurestore.cohort.tasks import find_task
 from featurestore.errors import FeatureStoreError, ModelError
 from featurestore.store.files import fsync, write_json
-from featurestore.store.schema import check_label_options
 from featurestore.store.store import Store
 from featurestore.version import __version__
 
@@ -29,8 +29,8 @@ def finetune(
     data: Store | tuple[Path, Path],
     checkpoint: str | Path,
     base: str | Path,
-    cutoff: str = "72h",
-    horizon_days: int = 30,
+    cutoff: str | None = None,
+    horizon_days: int | None = None,
     epochs: float = 3,
     batch_size: int = 8,
     learning_rate: float = 5e-5,
@@ -39,12 +39,14 @@ def finetune(
     balance: bool = False,
     bf16: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    task: str | None = None,
+    rule: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune `base` (a hub name or a folder) to predict readmission; write it to `checkpoint`.
+    """Fine-tune `base` (a hub name or a folder) to predict a task; write it to `checkpoint`.
 
     `data` is a store, or two CSV files (training, validation) as ClinicalBERT publishes them, with
-    columns ID (of the admission), TEXT and Label (0 or 1), for which cutoff and horizon do not
-    apply. Of a store, each window of the notes known at the prediction time is one example with the
+    columns ID (of the admission), TEXT and Label (0 or 1), for which task and cutoff do not apply.
+    `task` is readmission by default; `cutoff`, `horizon_days` and `rule` are as in `train`. Of a store, each window of the notes known at the prediction time is one example with the
     label of its admission. The model is trained on the training patients, validation patients
     choose the best step (evaluated every 500 steps or every epoch, whichever is shorter, with a
     patience of 3), and test patients are never read. With `balance`, each epoch takes all windows
@@ -70,8 +72,9 @@ def finetune(
 
     checkpoint = Path(checkpoint)
     _check_new(checkpoint)
-    if isinstance(data, Store):
-        check_label_options(cutoff, horizon_days)
+    question = find_task(data, task, horizon_days, rule) if isinstance(data, Store) else None
+    if question:
+        cutoff = question.cutoff(cutoff)
     transformers.set_seed(seed)
     model, tokenizer = load_checkpoint(
         base,
@@ -85,7 +88,7 @@ def finetune(
         )
     max_tokens = min(max_tokens, position_limit(model) or max_tokens)
     window_tokenizer = WindowTokenizer(tokenizer.backend_tokenizer, max_tokens)
-    datasets = read_datasets(data, window_tokenizer, cutoff, horizon_days)
+    datasets = read_datasets(data, window_tokenizer, question, cutoff)
     check_datasets(datasets)
     plan = {
         **_base_info(base, model.config),

@@ -3,10 +3,11 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE
+from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE, rule_options
 from featurestore.cli.progress import say
 from featurestore.cli.text_tables import findings_table, flow_table, rules_table
 
@@ -15,12 +16,12 @@ from featurestore.cli.text_tables import findings_table, flow_table, rules_table
 @STORE
 @HORIZON
 @click.option(
+    "--task",
     "--rule",
-    type=click.Choice(["readmission", "clinicalbert"]),
-    default="readmission",
-    show_default=True,
+    help='What the label is; "featurestore task list" lists them.  [default: readmission]',
 )
-@click.option("--compare", is_flag=True, help="Show where the two rules disagree.")
+@rule_options
+@click.option("--compare", is_flag=True, help="Show where readmission and clinicalbert disagree.")
 @click.option(
     "--meds",
     type=click.Path(path_type=Path),
@@ -30,11 +31,12 @@ from featurestore.cli.text_tables import findings_table, flow_table, rules_table
 @JSON
 def labels_command(
     store: Path,
-    horizon_days: int,
-    rule: str,
+    horizon_days: int | None,
+    task: str | None,
+    rule: dict[str, Any],
     compare: bool,
     meds: Path | None,
-    cutoff: str,
+    cutoff: str | None,
     as_json: bool,
 ) -> None:
     """Count the labels, and why admissions have none."""
@@ -42,17 +44,20 @@ def labels_command(
     from featurestore.cohort.caveats import caveats
     from featurestore.cohort.flow import admission_flow, compare_rules
     from featurestore.cohort.meds_labels import write_meds
+    from featurestore.cohort.tasks import find_task
 
     opened = Store(store)
+    question = find_task(opened, task, horizon_days, rule)
     if meds:
-        count = write_meds(opened, meds, cutoff, horizon_days, rule)
-        click.echo(f"{count:,} labels of admissions predicted at {cutoff} in {meds}")
+        count = write_meds(opened, meds, question, cutoff)
+        when = question.cutoff(cutoff)
+        click.echo(f"{count:,} labels of admissions predicted at {when} in {meds}")
     elif compare:
-        differences = compare_rules(opened, horizon_days)
+        differences = compare_rules(opened, horizon_days or 30)
         click.echo(json.dumps(differences) if as_json else rules_table(differences))
     else:
-        counts = admission_flow(opened, horizon_days, rule, cutoff)
-        sentences = [*caveats(opened, rule).values()]
+        counts = admission_flow(opened, question, cutoff)
+        sentences = [*caveats(opened, question.name).values()]
         click.echo(
             json.dumps(counts | {"caveats": sentences})
             if as_json

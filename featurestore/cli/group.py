@@ -22,6 +22,7 @@ COMMANDS = {
     "init": ("featurestore.cli.source", "Create an empty store that reads from a hospital."),
     "source": ("featurestore.cli.source", "Show or change where a store reads from."),
     "sync": ("featurestore.cli.source", "Update admissions and the index of notes."),
+    "task": ("featurestore.cli.tasks", "Add, list and drop what can be predicted."),
     "labels": ("featurestore.cli.cohort", "Count the labels, and why admissions have none."),
     "audit": ("featurestore.cli.cohort", "Check for leakage and immature labels."),
     "finetune": ("export.cli", "Fine-tune a BERT on the store's labelled notes."),

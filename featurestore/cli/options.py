@@ -1,6 +1,9 @@
 """Arguments and options that several commands share."""
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,17 +13,65 @@ STORE = click.argument("store", type=click.Path(path_type=Path))
 HORIZON = click.option(
     "--horizon-days",
     type=click.IntRange(1, 3650),
-    default=30,
-    show_default=True,
-    help="Days after discharge in which a return counts.",
+    help="Days after discharge in which a return counts.  [default: 30]",
 )
+
+
+def _cutoff(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    from featurestore.errors import FeatureStoreError
+    from featurestore.store.schema import canonical_cutoff
+
+    try:
+        return canonical_cutoff(value) if value is not None else None
+    except FeatureStoreError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 CUTOFF = click.option(
     "--cutoff",
-    type=click.Choice(["24h", "48h", "72h", "discharge"]),
-    default="72h",
-    show_default=True,
-    help="How much of the stay a prediction may see.",
+    metavar="36h|discharge|...",
+    callback=_cutoff,
+    help="How much of the stay a prediction may see: hours after admission such as 36h, "
+    "discharge+0h, or discharge, which is 48 hours after it.  [default: 72h, or the task's own]",
 )
+TASK = click.option(
+    "--task", help='What to predict; "featurestore task list" lists them.  [default: readmission]'
+)
+_RULE = (
+    click.option("--min-age", type=click.IntRange(0, 150), help="Younger patients have no label."),
+    click.option(
+        "--planned-type",
+        multiple=True,
+        help="Admission type that is planned; may be repeated.  [default: as the schema says]",
+    ),
+    click.option(
+        "--same-day",
+        type=click.Choice(["continuation", "return"]),
+        help="What a stay that begins on the day of discharge is.  [default: continuation]",
+    ),
+    click.option(
+        "--deaths",
+        type=click.Choice(["negative", "excluded", "positive"]),
+        help="The label of a death within the horizon, without a return.  [default: negative]",
+    ),
+)
+
+
+def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the readmission rule; the command gets them as one argument, `rule`."""
+
+    @wraps(command)
+    def with_rule(*args: Any, **options: Any) -> Any:
+        names = ("min_age", "planned_type", "same_day", "deaths")
+        rule = {name: options.pop(name) for name in names}
+        rule["planned_types"] = rule.pop("planned_type")
+        return command(*args, rule=rule, **options)
+
+    for option in reversed(_RULE):
+        with_rule = option(with_rule)
+    return with_rule
+
+
 SINCE = click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d"]),

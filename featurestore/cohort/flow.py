@@ -4,48 +4,41 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from featurestore.cohort.tasks import Task, find_task
 from featurestore.errors import FeatureStoreError
 from featurestore.store.schema import check_label_options
-from featurestore.store.scorer_metrics import DEFAULT_OUTCOME
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
-
-LABEL_RULES = ("readmission", "clinicalbert")
 
 MANY_EARLY_RETURNS = 0.10  # of all returns, above which the discharge prediction is too late
 
 
 def admission_flow(
     store: Store,
-    horizon_days: int = 30,
-    rule: str = "readmission",
-    cutoff: str = "72h",
+    task: Task | None = None,
+    cutoff: str | None = None,
     encoder: str | None = None,
 ) -> dict[str, Any]:
     """Count the admissions with and without a label, and how many of each are predicted.
 
-    Keys: rule, outcome (what positives did), horizon_days, admissions, excluded (reason to count),
-    immature (the horizon is not over) and of these positive_so_far, labelled (mature), positive,
-    negative, and of these planned_returns and died_within_horizon (after discharge, with no return
-    before).
+    `task` is readmission within 30 days by default, `cutoff` 72h or the task's own.
+
+    Keys: task, outcome (what positives did), horizon_days (None without a horizon), admissions,
+    excluded (reason to count), immature (the horizon is not over) and of these positive_so_far,
+    labelled (mature), positive, negative, and of these planned_returns and died_within_horizon
+    (after discharge, with no return before).
 
     `predicted` holds the same for the stays that are predicted at the cutoff: stays, judged (they
     have a mature label), positive, negative, not_judged (reason to count), immature,
     positive_so_far; and positive_not_predicted, the positives among other stays. For the cutoff
-    discharge, returns_before_prediction counts the returns within 48 hours of the discharge, and
+    discharge+48h, returns_before_prediction counts the returns within 48 hours of discharge, and
     `warnings` says if they are many. With an `encoder`, `scored` holds the counts for the predicted
     stays that have a known note. `warnings` also says if no horizon is over. Raises
     FeatureStoreError where the store has no admissions.
     """
-    check_label_options(cutoff, horizon_days)
-    check_rule(rule)
-    rows = store.rows(
-        read_sql("cohort/flow"),
-        rule=rule,
-        horizon_days=horizon_days,
-        cutoff=cutoff,
-        encoder=encoder,
-    )
+    task = task or find_task(store)
+    cutoff, horizon_days = task.cutoff(cutoff), task.horizon_days
+    rows = store.rows(read_sql("cohort/flow"), labels=task.labels, cutoff=cutoff, encoder=encoder)
     if not rows:
         raise FeatureStoreError(
             f'{store.path} has no admissions yet - run "featurestore sync {store.path}"'
@@ -59,8 +52,8 @@ def admission_flow(
         "positive_not_predicted": _total(row for row in positive if not row["is_predicted"]),
     }
     flow = {
-        "rule": rule,
-        "outcome": DEFAULT_OUTCOME,
+        "task": task.name,
+        "outcome": task.outcome,
         "horizon_days": horizon_days,
         "admissions": total["stays"],
         "excluded": total["not_judged"],
@@ -74,7 +67,7 @@ def admission_flow(
         "predicted": predicted,
         "warnings": [*_warn_of_no_label(total)],
     }
-    if cutoff == "discharge":
+    if cutoff == "discharge+48h" and horizon_days is not None:
         early = _total(row for row in positive if row["returned_early"])
         predicted["returns_before_prediction"] = early
         flow["warnings"] += _warn_of_early_returns(early, total["positive"], horizon_days)
@@ -90,12 +83,6 @@ def compare_rules(store: Store, horizon_days: int = 30) -> list[dict[str, Any]]:
     """
     check_label_options(horizon_days=horizon_days)
     return store.rows(read_sql("cohort/rule_comparison"), horizon_days=horizon_days)
-
-
-def check_rule(rule: str) -> None:
-    """Raise FeatureStoreError unless there is a label rule of this name."""
-    if rule not in LABEL_RULES:
-        raise FeatureStoreError(f"unknown label rule {rule} - use one of {', '.join(LABEL_RULES)}")
 
 
 def _outcomes(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from typing import Any
 
 from featurestore.cohort.caveats import caveats
 from featurestore.cohort.flow import MANY_EARLY_RETURNS, admission_flow
+from featurestore.cohort.tasks import Task, list_tasks, scorer_task
 from featurestore.errors import UnknownNameError
 from featurestore.store.scorer_metrics import ScorerMetrics, format_interval
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
 # Above published results (arXiv 1904.05342): an AUROC of 0.67 early in the stay, 0.71 at discharge.
-PLAUSIBLE_AUROC = {"24h": 0.75, "48h": 0.75, "72h": 0.75, "discharge": 0.80}
+PLAUSIBLE_AUROC = {"early": 0.75, "discharge": 0.80}  # of readmission
+PLAUSIBLE_AUROC_OF_TASKS = 0.95  # of another outcome
 SEVERITIES = ("error", "warning", "note")
 # An error is a leak or a stale result, and a warning may be one. All others are notes, which belong
 # in every report of a result.
@@ -30,6 +32,11 @@ SEVERITY_OF = {
     "changed-labels": "error",
     "other-finetuning-split": "error",
     "dropped-encoder": "error",
+    "changed-task": "error",
+    "outcome-known-at-prediction": "error",
+    "stays-over-at-prediction": "warning",
+    "outcomes-known-at-different-times": "warning",
+    "dropped-task": "warning",
     "implausible-auroc": "warning",
     "texts-in-several-splits": "warning",
     "pending-notes": "warning",
@@ -82,7 +89,7 @@ def audit(store: Store, scorer: str | None = None) -> list[Finding]:
             replace(finding, scorer_id=row["scorer_id"])
             for finding in (
                 *_admission_findings(store, row),
-                *_auroc_findings(row["cutoff"], json.loads(row["metrics"])),
+                *_auroc_findings(row["label_rule"], row["cutoff"], json.loads(row["metrics"])),
                 *_encoder_findings(store, row),
             )
         ]
@@ -208,7 +215,8 @@ def _store_findings(store: Store) -> Iterator[Finding]:
 
 
 def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Finding]:
-    scorer_id, cutoff, horizon_days = scorer["scorer_id"], scorer["cutoff"], scorer["horizon_days"]
+    scorer_id, cutoff = scorer["scorer_id"], scorer["cutoff"]
+    task = scorer_task(store, scorer_id)
     if n := store.one(read_sql("cohort/patients_in_several_splits"), scorer_id=scorer_id)[0]:
         yield _finding(
             "patients-in-several-splits",
@@ -226,8 +234,7 @@ def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Findin
     n_immature, n_changed = store.one(
         read_sql("cohort/outdated_labels"),
         scorer_id=scorer_id,
-        rule=scorer["label_rule"],
-        horizon_days=horizon_days,
+        labels=task.labels,
         observed_until=json.loads(scorer["metrics"]).get("observed_until"),
     )
     if n_immature:
@@ -243,12 +250,60 @@ def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Findin
             n_changed,
             f"{n_changed:,} of its labels differ from what the rule gives now - train it again",
         )
-    if cutoff == "discharge":
-        yield from _early_return_findings(store, horizon_days)
+    yield from _task_findings(store, scorer, task)
+    if cutoff == "discharge+48h" and task.horizon_days is not None:
+        yield from _early_return_findings(store, task)
 
 
-def _early_return_findings(store: Store, horizon_days: int) -> Iterator[Finding]:
-    flow = admission_flow(store, horizon_days, cutoff="discharge")
+def _task_findings(store: Store, scorer: dict[str, Any], task: Task) -> Iterator[Finding]:
+    n_known, n_over, days_positive, days_negative = store.one(
+        read_sql("cohort/tasks/known_at_prediction"),
+        scorer_id=scorer["scorer_id"],
+        labels=task.labels,
+    )
+    if n_known:
+        yield _finding(
+            "outcome-known-at-prediction",
+            n_known,
+            f"{n_known:,} of its outcomes were known before their prediction - predict earlier",
+        )
+    if n_over and task.gives_prediction_time:
+        yield _finding(
+            "stays-over-at-prediction",
+            n_over,
+            f"{n_over:,} of its stays were over before their prediction, whose time the task "
+            f"{task.name} gives - predict earlier if the outcome lies in the stay",
+        )
+    if None not in (days_positive, days_negative) and (
+        abs(days_positive - days_negative) > 1
+        and max(days_positive, days_negative) > 2 * min(days_positive, days_negative)
+    ):
+        yield _finding(
+            "outcomes-known-at-different-times",
+            None,
+            f"positives of the task {task.name} are known {days_positive:.1f} days after the "
+            f"prediction and negatives {days_negative:.1f} (medians), so the newest labels are of "
+            "one kind - give known_at the time when either would be known",
+        )
+    current = {row["name"]: row for row in list_tasks(store)}.get(task.name)
+    if current is None:
+        yield _finding(
+            "dropped-task",
+            None,
+            f"its task {task.name} was dropped from the store, so its labels cannot change and a "
+            "task with prediction times of its own predicts nothing - add the task again",
+        )
+    elif not current["shipped"] and task.hash != task.with_select(current["sql"]).hash:
+        yield _finding(
+            "changed-task",
+            None,
+            f"the task {task.name} has another SELECT than when it was fitted - train it again",
+        )
+
+
+def _early_return_findings(store: Store, task: Task) -> Iterator[Finding]:
+    flow = admission_flow(store, task, cutoff="discharge")
+    horizon_days = task.horizon_days
     n_early, n_returns = flow["predicted"]["returns_before_prediction"], flow["positive"]
     if n_early > MANY_EARLY_RETURNS * n_returns:
         yield _finding(
@@ -260,8 +315,8 @@ def _early_return_findings(store: Store, horizon_days: int) -> Iterator[Finding]
         )
 
 
-def _auroc_findings(cutoff: str, metrics: ScorerMetrics) -> Iterator[Finding]:
-    auroc, limit = metrics["test"]["scorer"]["auroc"], PLAUSIBLE_AUROC[cutoff]
+def _auroc_findings(task: str, cutoff: str, metrics: ScorerMetrics) -> Iterator[Finding]:
+    auroc, limit = metrics["test"]["scorer"]["auroc"], _plausible_auroc(task, cutoff)
     # The lower end: of few test patients, chance alone can lift an estimate.
     if auroc is not None and auroc[1] > limit:
         yield _finding(
@@ -270,6 +325,12 @@ def _auroc_findings(cutoff: str, metrics: ScorerMetrics) -> Iterator[Finding]:
             f"the interval of its test AUROC, {format_interval(auroc)}, lies above {limit:.2f}, "
             f"more than published models reach at {cutoff} - look for a leak before you report it",
         )
+
+
+def _plausible_auroc(task: str, cutoff: str) -> float:
+    if task not in ("readmission", "clinicalbert"):
+        return PLAUSIBLE_AUROC_OF_TASKS
+    return PLAUSIBLE_AUROC["discharge" if cutoff.startswith("discharge") else "early"]
 
 
 def _encoder_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Finding]:

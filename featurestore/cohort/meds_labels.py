@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from featurestore.cohort.flow import check_rule
+from featurestore.cohort.tasks import Task, find_task
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
-from featurestore.store.schema import check_label_options
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
@@ -13,9 +12,8 @@ from featurestore.store.store import Store
 def write_meds(
     store: Store,
     file: str | Path,
-    cutoff: str = "72h",
-    horizon_days: int = 30,
-    rule: str = "readmission",
+    task: Task | None = None,
+    cutoff: str | None = None,
 ) -> int:
     """Write the labels of the predicted admissions to a Parquet file; return their number.
 
@@ -24,15 +22,14 @@ def write_meds(
     """
     import pyarrow.parquet as pq
 
-    check_label_options(cutoff, horizon_days)
-    check_rule(rule)
+    task = task or find_task(store)
     file = Path(file)
     if file.suffix != ".parquet" or not file.parent.is_dir():
         raise FeatureStoreError(
             f"{file} cannot be written - name a .parquet file in an existing folder"
         )
     labels = store.sql(
-        read_sql("cohort/meds_labels"), rule=rule, cutoff=cutoff, horizon_days=horizon_days
+        read_sql("cohort/meds_labels"), labels=task.labels, cutoff=task.cutoff(cutoff)
     ).to_arrow_table()
     with private_file(file) as stream:
         pq.write_table(labels, stream)

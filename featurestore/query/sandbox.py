@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -21,8 +21,12 @@ _SYSTEM = re.compile("pg_|duckdb_|pragma_|sqlite_")  # system views show setting
 _NO_CTES: dict[str, Any] = {"map": []}
 
 
-def check(store: Store, con: duckdb.DuckDBPyConnection, query: str) -> None:
+def check(
+    store: Store, con: duckdb.DuckDBPyConnection, query: str, forbidden: Sequence[str] = ()
+) -> None:
     """Raise QueryError unless the query is one SELECT over objects of the store.
+
+    `forbidden` names macros of the store that it may not use.
 
     The connection already blocks files and changes of settings. This check blocks the rest: reading
     settings and variables, writing to the log, creating tables in memory.
@@ -47,8 +51,8 @@ def check(store: Store, con: duckdb.DuckDBPyConnection, query: str) -> None:
         for node in nodes
         if node.get("type") == "TABLE_FUNCTION"
     }
-    forbidden = {function for function in functions if _FORBIDDEN.fullmatch(function)}
-    for function in sorted(forbidden | table_functions - macros - _TABLE_FUNCTIONS):
+    refused = {name for name in functions if name in forbidden or _FORBIDDEN.fullmatch(name)}
+    for function in sorted(refused | table_functions - macros - _TABLE_FUNCTIONS):
         raise QueryError(f"{function}() is not allowed in a query - {schema_hint(store)}")
     for node in nodes:
         if node.get("type") == "BASE_TABLE":

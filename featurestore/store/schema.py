@@ -1,28 +1,42 @@
 """The objects of a store and the order in which they are made."""
 
+import re
 from collections.abc import Sequence
 
 import duckdb
 
 from featurestore.errors import FeatureStoreError
 from featurestore.store.sql_files import read_sql
+from featurestore.store.task_select import task_select_macro
 
+_SCORING_TABLES = ("scorers", "scorer_admissions", "scores", "accepted_findings")
+_TASK_TABLES = ("tasks", "task_labels_from_files", "task_predictions")
+_LABEL_MACROS = (
+    *("patient_episodes", "readmission_labels", "clinicalbert_labels"),
+    *("task_select", "task_labels"),
+)
 TABLES = (
     *("settings", "admissions", "notes", "encoders", "embeddings", "admission_embeddings"),
     *("archived_admission_embeddings", "scorers", "scorer_admissions", "scores", "runs"),
     *("nightly_embedding_stats", "accepted_findings", "forgotten"),
+    *_TASK_TABLES,
 )
-VIEWS = ("episodes", "latest_scores", "repeated_notes")
+VIEWS = ("episodes", "latest_scores", "kept_cutoffs", "repeated_notes")
 # Each after those that it uses.
 VIEWS_AND_MACROS = (
-    *("available_at", "patient_split", "episodes", "readmission_labels", "clinicalbert_labels"),
-    *("prediction_times", "known_notes", "repeated_notes", "admission_windows", "training_set"),
-    *("score_admissions", "latest_scores", "similar_admissions", "explain_admission"),
+    *("available_at", "patient_split", "patient_episodes", "episodes", "readmission_labels"),
+    *("clinicalbert_labels", "canonical_cutoff", "kept_cutoffs", "kept_cutoff", "task_select"),
+    *("task_labels", "prediction_times", "known_notes", "repeated_notes", "admission_windows"),
+    *("training_set", "score_admissions", "latest_scores", "similar_admissions"),
+    "explain_admission",
 )
 FOLDERS = {
     **dict.fromkeys(VIEWS_AND_MACROS, "macros"),
+    **dict.fromkeys(_LABEL_MACROS, "macros/labels"),
     **dict.fromkeys(VIEWS, "views"),
     **dict.fromkeys(TABLES, "tables"),
+    **dict.fromkeys(_SCORING_TABLES, "tables/scoring"),
+    **dict.fromkeys(_TASK_TABLES, "tables/tasks"),
 }
 KEYS = {
     "admissions": "hadm_id",
@@ -37,6 +51,9 @@ KEYS = {
     "nightly_embedding_stats": "(run_id, encoder_id, category)",
     "accepted_findings": "(code, scorer_id, accepted_at)",
     "forgotten": "patient_hash",
+    "tasks": "name",
+    "task_labels_from_files": "(task, hadm_id)",
+    "task_predictions": "(task, hadm_id)",
 }
 # The column of vectors of each table that has one, as wide as the row's encoder.
 VECTORS = {
@@ -46,18 +63,34 @@ VECTORS = {
     "scorers": "coef",
     "nightly_embedding_stats": "embedding",
 }
-CUTOFFS = ("24h", "48h", "72h", "discharge")
+_CUTOFF = re.compile(r"discharge|(?:discharge\+)?\d{1,4}h|task:[a-z][a-z0-9_]*")
 
 
 def make_objects(con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
     """Create tables, or create or replace views and macros, from their files in `sql/`."""
     for name in names:
-        con.execute(read_sql(f"{FOLDERS[name]}/{name}"))
+        con.execute(
+            task_select_macro(con) if name == "task_select" else read_sql(f"{FOLDERS[name]}/{name}")
+        )
 
 
-def check_label_options(cutoff: str = "72h", horizon_days: int = 30) -> None:
+def check_label_options(cutoff: str = "72h", horizon_days: int | None = 30) -> None:
     """Raise FeatureStoreError unless labels can have this cutoff and this horizon."""
-    if cutoff not in CUTOFFS:
-        raise FeatureStoreError(f"unknown cutoff {cutoff} - use one of {', '.join(CUTOFFS)}")
-    if horizon_days < 1:
+    if not _CUTOFF.fullmatch(cutoff):
+        raise FeatureStoreError(
+            f"unknown cutoff {cutoff} - use hours after admission such as 36h, discharge+0h or "
+            "discharge+48h"
+        )
+    if horizon_days is not None and horizon_days < 1:
         raise FeatureStoreError(f"horizon must be at least 1 day, got {horizon_days}")
+
+
+def canonical_cutoff(cutoff: str) -> str:
+    """Return the name under which a cutoff is stored: `discharge` is an alias of `discharge+48h`.
+
+    Raises FeatureStoreError if there is no such cutoff.
+    """
+    check_label_options(cutoff)
+    if cutoff == "discharge":
+        return "discharge+48h"
+    return cutoff if cutoff.startswith("task:") else re.sub(r"(^|\+)0*(\d+h)$", r"\1\2", cutoff)

@@ -9,5 +9,5 @@ SQL = Path(__file__).resolve().parents[2] / "sql"
 
 @cache
 def read_sql(name: str) -> str:
-    """Return the text of `sql/NAME.sql`, such as `macros/readmission_labels`."""
+    """Return the text of `sql/NAME.sql`, such as `macros/labels/readmission_labels`."""
     return (SQL / f"{name}.sql").read_text()

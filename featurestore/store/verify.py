@@ -26,7 +26,7 @@ from featurestore.store.integrity.checksums import (
     wrong_widths,
 )
 from featurestore.store.integrity.shard_seal import SUFFIX
-from featurestore.store.schema import CUTOFFS, VECTORS, VIEWS_AND_MACROS
+from featurestore.store.schema import VECTORS, VIEWS_AND_MACROS
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import lock_path
@@ -159,7 +159,8 @@ def _changed_coefficients(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
 def _wrong_means(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Find means of a sample that are not those of their windows."""
     wrong = 0
-    for cutoff in CUTOFFS:
+    cutoffs = con.execute("SELECT DISTINCT cutoff FROM admission_embeddings ORDER BY 1").fetchall()
+    for (cutoff,) in cutoffs:
         query = read_sql("store/verify/mean_sample")
         sample = con.execute(query, {"cutoff": cutoff}).to_arrow_table()
         con.register("sample", sample)

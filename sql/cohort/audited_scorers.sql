@@ -9,6 +9,7 @@ SELECT
     s.cutoff,
     s.label_rule,
     s.horizon_days,
+    s.task_hash,
     s.metrics,
     e.manifest,
     e.active

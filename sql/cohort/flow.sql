@@ -1,5 +1,4 @@
--- flow($rule, $horizon_days, $cutoff, $encoder): which admissions have a label, and which are
--- predicted?
+-- flow($labels, $cutoff, $encoder): which admissions have a label, and which are predicted?
 --
 -- Grain:   one row per combination of its columns, the most frequent first.
 -- Columns: outcome ('positive' or 'negative', of mature labels; 'immature', of a possible
@@ -10,32 +9,18 @@
 --          before the discharge prediction), n_admissions, n_died (after discharge, within the
 --          horizon, with no return before).
 WITH labels AS (
-    SELECT
-        hadm_id,
-        label,
-        reason,
-        mature,
-        known_at,
-        died_within_horizon
-    FROM readmission_labels(horizon_days := $horizon_days)
-    WHERE $rule = 'readmission'
-    UNION ALL
-    SELECT
-        hadm_id,
-        label,
-        reason,
-        mature,
-        known_at,
-        died_within_horizon
-    FROM clinicalbert_labels(horizon_days := $horizon_days)
-    WHERE $rule = 'clinicalbert'
+    SELECT *
+    FROM query($labels)
 ),
 
 outcomes AS (
     SELECT
         *,
         CASE
-            WHEN label IS NULL AND reason <> 'horizon not yet observed' THEN 'excluded'
+            WHEN
+                label IS NULL
+                AND coalesce(reason NOT IN ('horizon not yet observed', 'still in hospital'), TRUE)
+                THEN 'excluded'
             WHEN NOT mature THEN 'immature'
             WHEN label THEN 'positive'
             ELSE 'negative'
@@ -61,7 +46,7 @@ SELECT
     coalesce(p.is_scored, FALSE) AS is_scored,
     coalesce(
         o.outcome = 'positive'
-        AND o.known_at <= coalesce(e.episode_discharge, e.discharge) + INTERVAL 48 HOURS,
+        AND o.event_at <= coalesce(e.episode_discharge, e.discharge) + INTERVAL 48 HOURS,
         FALSE
     ) AS returned_early,
     count(*) AS n_admissions,

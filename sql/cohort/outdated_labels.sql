@@ -1,4 +1,4 @@
--- outdated_labels($scorer_id, $rule, $horizon_days, $observed_until): which labels of a scorer are
+-- outdated_labels($scorer_id, $labels, $observed_until): which labels of a scorer are
 -- immature, or were when it was fitted, and which does its rule give no more?
 --
 -- Grain:   one row.
@@ -9,25 +9,8 @@ WITH labels AS (
         hadm_id,
         label,
         mature,
-        dischtime
-    FROM readmission_labels(horizon_days := $horizon_days)
-    WHERE $rule = 'readmission'
-    UNION ALL
-    SELECT
-        hadm_id,
-        label,
-        mature,
-        dischtime
-    FROM clinicalbert_labels(horizon_days := $horizon_days)
-    WHERE $rule = 'clinicalbert'
-),
-
-maturities AS (
-    SELECT
-        *,
-        CAST(dischtime AS DATE) + CAST($horizon_days AS INTEGER)
-        >= CAST(CAST($observed_until AS TIMESTAMP) AS DATE) AS was_immature
-    FROM labels
+        known_at > CAST($observed_until AS TIMESTAMP) AS was_immature
+    FROM query($labels)
 )
 
 SELECT
@@ -38,5 +21,5 @@ SELECT
         WHERE l.label IS DISTINCT FROM r.label AND coalesce(l.mature, TRUE)
     ) AS n_changed
 FROM scorer_admissions AS r
-LEFT JOIN maturities AS l ON r.hadm_id = l.hadm_id
+LEFT JOIN labels AS l ON r.hadm_id = l.hadm_id
 WHERE r.scorer_id = $scorer_id;

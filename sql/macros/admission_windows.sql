@@ -3,7 +3,7 @@
 -- Grain:   one row per encoder and admission with a known, embedded note (encoder_id, hadm_id).
 CREATE OR REPLACE MACRO admission_windows(cutoff := '72h') AS TABLE
 WITH params AS (
-    SELECT CAST(cutoff AS VARCHAR) AS cutoff_name
+    SELECT canonical_cutoff(cutoff) AS cutoff_name
 )
 
 SELECT

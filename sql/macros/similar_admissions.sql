@@ -5,7 +5,7 @@ CREATE OR REPLACE MACRO similar_admissions(hadm_id, n := 10, cutoff := '72h') AS
 WITH params AS (
     SELECT
         hadm_id AS query_hadm_id,
-        cutoff AS cutoff_name
+        kept_cutoff(cutoff) AS cutoff_name
 ),
 
 means AS (

@@ -10,6 +10,8 @@ SELECT
     s.cutoff,
     s.label_rule,
     s.horizon_days,
+    s.task_sql,
+    s.task_hash,
     s.aggregate,
     len(s.coef) AS dim,
     s.intercept,

@@ -1,4 +1,4 @@
--- scores_with_outcomes($scorer, $horizon_days): what happened after the first score of each
+-- scores_with_outcomes($scorer, $labels): what happened after the first score of each
 -- admission?
 --
 -- Grain:   one row per admission that the scorer has scored (hadm_id).
@@ -42,6 +42,6 @@ FROM first_scores AS f
 CROSS JOIN settings AS s
 CROSS JOIN training_periods AS t
 INNER JOIN admissions AS a ON f.hadm_id = a.hadm_id
-INNER JOIN readmission_labels(horizon_days := $horizon_days) AS l ON f.hadm_id = l.hadm_id
+INNER JOIN query($labels) AS l ON f.hadm_id = l.hadm_id
 LEFT JOIN scorer_admissions AS r ON f.hadm_id = r.hadm_id AND r.scorer_id = $scorer
 ORDER BY period, a.subject_id, f.hadm_id

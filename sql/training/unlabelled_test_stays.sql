@@ -2,13 +2,13 @@
 --
 -- Grain:   one row per admission with a known note whose horizon is over, ordered by hadm_id.
 -- Columns: hadm_id, subject_id, reason (why it has no label), embedding.
--- Params:  encoder, cutoff, horizon (days).
+-- Params:  encoder, cutoff, labels (a SELECT).
 SELECT
     m.hadm_id,
     l.subject_id,
     regexp_replace(l.reason, '^continued by -?\d+$', 'continued by the next stay') AS reason,
     m.embedding
-FROM readmission_labels(horizon_days := $horizon) AS l
+FROM query($labels) AS l
 INNER JOIN admission_embeddings AS m ON l.hadm_id = m.hadm_id
 WHERE
     (m.encoder_id, m.cutoff) = ($encoder, $cutoff)

@@ -129,8 +129,8 @@ def test_a_stay_inside_a_longer_one_waits_for_the_later_discharge():
 
 
 def test_an_unknown_cutoff_is_refused():
-    with pytest.raises(duckdb.Error, match="use 24h, 48h, 72h or discharge"):
-        times([stay(1, day(0), day(5))], "71h")
+    with pytest.raises(duckdb.Error, match="unknown cutoff 3days - use hours after admission such"):
+        times([stay(1, day(0), day(5))], "3days")
 
 
 def test_a_note_is_known_up_to_the_second_of_the_prediction_time():

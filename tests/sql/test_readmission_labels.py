@@ -298,8 +298,8 @@ def test_all_columns():
         ]
     )
     assert con.execute("FROM readmission_labels() ORDER BY hadm_id").fetchall() == [
-        (1, 1, day(5, 22), False, None, True, day(36, 0), 2, 40, False),
-        (2, 1, day(47), False, None, True, day(78, 0), None, None, True),
+        (1, 1, day(5, 22), False, None, True, day(36, 0), 2, 40, False, day(36, 0)),
+        (2, 1, day(47), False, None, True, day(78, 0), None, None, True, day(78, 0)),
     ]
 
 

@@ -10,7 +10,7 @@ CREATE TABLE scorers (
     encoder_id VARCHAR NOT NULL,
     cutoff VARCHAR NOT NULL,
     label_rule VARCHAR NOT NULL,
-    horizon_days INTEGER NOT NULL,
+    horizon_days INTEGER,
     coef DOUBLE[] NOT NULL CHECK (isfinite(list_inner_product(coef, coef))),
     intercept DOUBLE NOT NULL CHECK (isfinite(intercept)),
     metrics JSON NOT NULL,
@@ -21,12 +21,18 @@ CREATE TABLE scorers (
     calibration_intercept DOUBLE NOT NULL,
     min_probability DOUBLE NOT NULL,
     max_probability DOUBLE NOT NULL,
-    coef_hash VARCHAR NOT NULL
+    coef_hash VARCHAR NOT NULL,
+    task_sql VARCHAR NOT NULL,
+    task_hash VARCHAR NOT NULL
 );
 
 COMMENT ON TABLE scorers IS
 'The fitted logistic regressions.
 One row per fit (scorer_id: name and version, such as readmit-72h-v1).';
+COMMENT ON COLUMN scorers.label_rule IS 'Name of the task.';
+COMMENT ON COLUMN scorers.horizon_days IS 'NULL for a task without a horizon.';
+COMMENT ON COLUMN scorers.task_sql IS 'The SELECT of the task when the scorer was fitted.';
+COMMENT ON COLUMN scorers.task_hash IS 'SHA-256 of the SELECT.';
 COMMENT ON COLUMN scorers.coef IS
 'Log odds per dimension, standardisation folded in; but for clinicalbert, calibration too.';
 COMMENT ON COLUMN scorers.intercept IS

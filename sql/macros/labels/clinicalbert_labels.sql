@@ -31,11 +31,11 @@ intervals AS (
             WHEN admission_type = 'NEWBORN' THEN 'newborn'
             WHEN deathtime IS NOT NULL THEN 'died in hospital'
         END AS not_an_index,
-        (NOT s.live AND s.observed_until IS NULL) OR coalesce(
-            CAST(dischtime AS DATE) + CAST(horizon_days AS INTEGER)
-            < CAST(s.observed_until AS DATE),
-            FALSE
-        ) AS mature
+        CAST(
+            CAST(dischtime AS DATE) + CAST(horizon_days AS INTEGER) + 1 AS TIMESTAMP
+        ) AS mature_at,
+        (NOT s.live AND s.observed_until IS NULL)
+        OR coalesce(mature_at <= s.observed_until, FALSE) AS mature
     FROM returns
     CROSS JOIN settings AS s
 ),
@@ -73,7 +73,8 @@ SELECT
         AND CAST(dischtime AS DATE) + CAST(horizon_days AS INTEGER)
         AND (next_admittime IS NULL OR CAST(next_admittime AS DATE) > dod),
         FALSE
-    ) AS died_within_horizon
+    ) AS died_within_horizon,
+    mature_at
 FROM labels;
 
 COMMENT ON MACRO TABLE clinicalbert_labels IS

@@ -1,0 +1,224 @@
+"""Add tasks to a store and drop them, and keep their prediction times."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from featurestore.cohort.label_files import insert_labels
+from featurestore.cohort.tasks import Task, outcome_of, stored_task, task_names
+from featurestore.errors import FeatureStoreError, NotEnoughDataError, QueryError
+from featurestore.query.execution import first_line, without_values
+from featurestore.query.sandbox import check
+from featurestore.store.schema import make_objects
+from featurestore.store.sql_files import read_sql
+from featurestore.store.store import Store
+from featurestore.store.task_select import PARAMETERS, SHIPPED, fill_in, literal, parameters_of
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+# A task cannot be made of macros that read the tasks.
+_READ_TASKS = ("task_labels", "task_select", "training_set")
+_REQUIRED = ("hadm_id", "label", "reason", "known_at")
+_TIMES = ("TIMESTAMP", "DATE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", '"NULL"')
+_TYPES = {
+    "hadm_id": ("BIGINT", "INTEGER"),
+    "label": ("BOOLEAN",),
+    "reason": ("VARCHAR", '"NULL"'),
+    "known_at": _TIMES,
+    "prediction_time": _TIMES,
+    "event_at": _TIMES,
+    "died_within_horizon": ("BOOLEAN", '"NULL"'),
+}
+
+
+def add_task(store: Store, name: str, file: str | Path) -> dict[str, Any]:
+    """Add a task from a SELECT (.sql), or from labels in a .csv or .parquet file.
+
+    The columns are hadm_id, label, reason and known_at, and prediction_time where the task decides
+    when it predicts; a file of labels needs only the first two, or those of MEDS (subject_id,
+    prediction_time, boolean_value). The SELECT can read the store and nothing else. A comment
+    "-- outcome: died in hospital" says what a positive patient did. Returns the counts: labels,
+    positive, negative, unlabelled, and of MEDS labels outside_stays, which are not kept.
+
+    Raises FeatureStoreError, and adds nothing, if the name is taken, an admission comes twice, a
+    column is missing or of another type, a label is known before its prediction time, or none is
+    positive.
+    """
+    started_at, file = datetime.now(), Path(file)
+    if not _NAME.fullmatch(name):
+        raise FeatureStoreError(
+            f"{name!r} is not a valid name of a task - use a lower-case letter, then letters, "
+            "digits and _"
+        )
+    if file.suffix not in (".sql", ".csv", ".parquet") or not file.is_file():
+        raise FeatureStoreError(f"{file} is not an existing .sql, .csv or .parquet file")
+    with store.lock("task"):
+        if name in task_names(store):
+            raise FeatureStoreError(
+                f'{store.path} has a task {name} already - "featurestore task drop" removes it, '
+                "or give this one another name"
+            )
+        if file.suffix == ".sql":
+            select = file.read_text(encoding="utf-8").strip().rstrip(";").rstrip()
+            _check_select(store, name, select)
+        with store.transaction("task", started_at) as transaction:
+            con, counts = transaction.con, {}
+            if file.suffix != ".sql":
+                counts = insert_labels(con, name, file)
+                columns = "hadm_id, label, reason, known_at"
+                columns += ", prediction_time" if counts.pop("predictions") else ""
+                select = (
+                    f"SELECT {columns}\nFROM task_labels_from_files\nWHERE task = {literal(name)}"
+                )
+            task = _default_task(name, select, "prediction_time" in _columns(con, select))
+            counts = {**_check_labels(con, task), **counts}
+            con.execute(
+                "INSERT INTO tasks VALUES ($1, $2, $3, $4, $5, $6)",
+                [
+                    name,
+                    select,
+                    hashlib.sha256(select.encode()).hexdigest(),
+                    task.outcome,
+                    task.gives_prediction_time,
+                    started_at,
+                ],
+            )
+            make_objects(con, ("task_select",))
+            refresh_predictions(con)
+            transaction.counts.update(task=name, **counts)
+    return {"task": name, "cutoff": task.own_cutoff, **counts}
+
+
+def drop_task(store: Store, name: str) -> list[str]:
+    """Remove a task from the store; return the scorers that were trained on it.
+
+    They keep its SELECT. Raises UnknownNameError if the store has no such task of its own.
+    """
+    with store.lock("task"):
+        if name in SHIPPED:
+            raise FeatureStoreError(f"{name} is a task of the program and cannot be dropped")
+        stored_task(store, name)
+        scorers = store.sql(
+            "SELECT scorer_id FROM scorers WHERE label_rule = $n ORDER BY scorer_id", n=name
+        ).fetchall()
+        with store.transaction("task") as transaction:
+            con = transaction.con
+            con.execute("DELETE FROM tasks WHERE name = $1", [name])
+            con.execute("DELETE FROM task_labels_from_files WHERE task = $1", [name])
+            con.execute("DELETE FROM task_predictions WHERE task = $1", [name])
+            make_objects(con, ("task_select",))
+            transaction.counts.update(dropped=name)
+    return [scorer_id for (scorer_id,) in scorers]
+
+
+def refresh_predictions(con: duckdb.DuckDBPyConnection) -> None:
+    """Write the prediction times of the tasks that give their own."""
+    con.execute("CREATE OR REPLACE TEMP TABLE new_predictions AS FROM task_predictions LIMIT 0")
+    for name, select in _self_timed(con):
+        task = _default_task(name, select, True)
+        _check_labels(con, task, positives=False)
+        con.execute(read_sql("cohort/tasks/task_predictions"), {"task": name, "labels": task.labels})
+    con.execute(
+        "DELETE FROM task_predictions WHERE (task, hadm_id, prediction_time) NOT IN "
+        "(SELECT (task, hadm_id, prediction_time) FROM new_predictions)"
+    )
+    con.execute(
+        "INSERT INTO task_predictions "
+        "FROM new_predictions EXCEPT FROM task_predictions ORDER BY task, hadm_id"
+    )
+
+
+def predictions_are_stale(con: duckdb.DuckDBPyConnection) -> bool:
+    """Return whether a task now gives other prediction times than the store holds."""
+    for name, select in _self_timed(con):
+        task = _default_task(name, select, True)
+        (changed,) = con.execute(
+            read_sql("cohort/tasks/changed_predictions"), {"task": name, "labels": task.labels}
+        ).fetchall()[0]
+        if changed:
+            return True
+    return False
+
+
+def _self_timed(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
+    return con.execute("SELECT name, sql FROM tasks WHERE gives_prediction_time").fetchall()
+
+
+def _default_task(name: str, select: str, gives_prediction_time: bool) -> Task:
+    filled = fill_in(select, **PARAMETERS)
+    return Task(name, filled, outcome_of(select), None, gives_prediction_time)
+
+
+def _columns(con: duckdb.DuckDBPyConnection, select: str) -> list[str]:
+    return con.sql(f"FROM query({literal(fill_in(select, **PARAMETERS))})").columns
+
+
+def _check_select(store: Store, name: str, select: str) -> None:
+    """Raise FeatureStoreError unless a SELECT reads the store only and gives the columns."""
+    for parameter in sorted(parameters_of(select) - {"horizon_days"}):
+        raise FeatureStoreError(
+            f"the SELECT of the task {name} has an unknown parameter ${parameter} - only "
+            "$horizon_days can be used"
+        )
+    filled = fill_in(select, **PARAMETERS)
+    con = store.connect()
+    try:
+        check(store, con, filled, forbidden=_READ_TASKS)
+        relation = con.sql(f"SELECT * FROM query({literal(filled)})")
+    except (duckdb.Error, QueryError) as error:
+        message = first_line(error) if isinstance(error, duckdb.Error) else error
+        raise FeatureStoreError(f"the SELECT of the task {name} fails: {message}") from None
+    types = dict(zip(relation.columns, map(str, relation.types), strict=True))
+    _check_columns(name, types, _REQUIRED)
+
+
+def _check_columns(name: str, types: dict[str, str], required: Sequence[str]) -> None:
+    for column in required:
+        if column not in types:
+            raise FeatureStoreError(
+                f"the task {name} has no column {column} - it must give {', '.join(required)}"
+            )
+    for column, allowed in _TYPES.items():
+        if column in types and types[column] not in allowed:
+            raise FeatureStoreError(
+                f"the column {column} of the task {name} is {types[column]}, not {allowed[0]} - "
+                "CAST it"
+            )
+
+
+def _check_labels(
+    con: duckdb.DuckDBPyConnection, task: Task, positives: bool = True
+) -> dict[str, int]:
+    """Return the counts of the labels of a task; raise FeatureStoreError if some are not valid."""
+    try:
+        columns = con.execute(read_sql("cohort/tasks/task_counts"), {"labels": task.labels})
+    except duckdb.Error as error:
+        raise FeatureStoreError(
+            f"the SELECT of the task {task.name} fails: {without_values(error, task.select)}"
+        ) from None
+    labels, positive, negative, repeated, early = columns.fetchall()[0]
+    if repeated is not None:
+        raise FeatureStoreError(
+            f"the task {task.name} gives admission {repeated} more than once - one row per "
+            "admission is needed"
+        )
+    if early is not None:
+        raise FeatureStoreError(
+            f"the task {task.name} knows the label of admission {early} before its prediction "
+            "time - known_at must not be earlier than prediction_time"
+        )
+    if positives and not positive:
+        raise NotEnoughDataError(
+            f"none of the {labels:,} labels of the task {task.name} is TRUE - a task needs "
+            "positives"
+        )
+    return {
+        "labels": positive + negative,
+        "positive": positive,
+        "negative": negative,
+        "unlabelled": labels - positive - negative,
+    }

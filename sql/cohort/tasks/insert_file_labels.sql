@@ -1,0 +1,16 @@
+-- insert_file_labels($task): keep the labels of a file for a task.
+--
+-- Input:   file_labels, whose hadm_id is known.
+INSERT INTO task_labels_from_files
+SELECT
+    CAST($task AS VARCHAR) AS task,
+    f.hadm_id,
+    f.label,
+    CASE WHEN f.label IS NULL THEN coalesce(f.reason, 'no label in the file') ELSE f.reason END
+        AS reason,
+    coalesce(f.known_at, s.observed_until) AS known_at,
+    f.prediction_time
+FROM file_labels AS f
+SEMI JOIN admissions AS a ON f.hadm_id = a.hadm_id
+CROSS JOIN settings AS s
+ORDER BY f.row_no;

@@ -1,0 +1,26 @@
+-- task_counts($labels): how many labels does a task give, and which admissions are not valid?
+--
+-- Grain:   one row.
+-- Columns: labels, positive, negative, repeated_hadm_id (an admission that comes twice),
+--          early_hadm_id (one whose label is known before its own prediction time).
+WITH labels AS (
+    SELECT *
+    FROM query($labels)
+),
+
+repeated AS (
+    SELECT hadm_id
+    FROM labels
+    GROUP BY hadm_id
+    HAVING count(*) > 1
+)
+
+SELECT
+    count(*) AS labels,
+    count(*) FILTER (WHERE label) AS positive,
+    count(*) FILTER (WHERE NOT label) AS negative,
+    (SELECT min(r.hadm_id) FROM repeated AS r) AS repeated_hadm_id,
+    min(hadm_id) FILTER (
+        WHERE label IS NOT NULL AND least(known_at, event_at) < prediction_time
+    ) AS early_hadm_id
+FROM labels;
