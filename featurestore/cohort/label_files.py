@@ -1,5 +1,6 @@
 """Read the labels of a task from a .csv or .parquet file, also those of MEDS."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +56,15 @@ def _read(file: Path) -> tuple[Any, bool]:
     """Return the columns as texts, NULL where they are missing, and whether they are MEDS's."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.csv
     import pyarrow.parquet as pq
 
     try:
         if file.suffix == ".parquet":
             table = pq.read_table(file)
         else:
-            header = file.open(encoding="utf-8-sig").readline().strip().split(",")
-            strings = {name.strip('"'): pa.string() for name in header}
-            options = pyarrow.csv.ConvertOptions(column_types=strings)
-            table = pyarrow.csv.read_csv(file, convert_options=options)
-    except (pa.ArrowInvalid, UnicodeDecodeError):  # whose message may quote a value
+            with file.open(newline="", encoding="utf-8-sig") as stream:
+                table = pa.Table.from_pylist(list(csv.DictReader(stream, restkey="")))
+    except (pa.ArrowException, UnicodeDecodeError, csv.Error):  # whose message may quote a value
         raise FeatureStoreError(f"{file} cannot be read as {file.suffix[1:]}") from None
     is_meds = set(_MEDS) <= set(table.column_names)
     if is_meds:

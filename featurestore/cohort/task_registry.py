@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,14 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 # A task cannot be made of macros that read the tasks.
 _READ_TASKS = ("task_labels", "task_select", "training_set")
 _REQUIRED = ("hadm_id", "label", "reason", "known_at")
-_TIMES = ("TIMESTAMP", "DATE", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", '"NULL"')
 _TYPES = {
-    "hadm_id": ("BIGINT", "INTEGER"),
-    "label": ("BOOLEAN",),
-    "reason": ("VARCHAR", '"NULL"'),
-    "known_at": _TIMES,
-    "prediction_time": _TIMES,
-    "event_at": _TIMES,
-    "died_within_horizon": ("BOOLEAN", '"NULL"'),
+    "hadm_id": "BIGINT",
+    "label": "BOOLEAN",
+    "reason": "VARCHAR",
+    "known_at": "TIMESTAMP",
+    "prediction_time": "TIMESTAMP",
+    "event_at": "TIMESTAMP",
+    "died_within_horizon": "BOOLEAN",
 }
 
 
@@ -121,7 +119,8 @@ def refresh_predictions(con: duckdb.DuckDBPyConnection) -> None:
     for name, select in _self_timed(con):
         task = _default_task(name, select, True)
         _check_labels(con, task, positives=False)
-        con.execute(read_sql("cohort/tasks/task_predictions"), {"task": name, "labels": task.labels})
+        query = read_sql("cohort/tasks/task_predictions")
+        con.execute(query, {"task": name, "labels": task.labels})
     con.execute(
         "DELETE FROM task_predictions WHERE (task, hadm_id, prediction_time) NOT IN "
         "(SELECT (task, hadm_id, prediction_time) FROM new_predictions)"
@@ -168,24 +167,22 @@ def _check_select(store: Store, name: str, select: str) -> None:
     con = store.connect()
     try:
         check(store, con, filled, forbidden=_READ_TASKS)
-        relation = con.sql(f"SELECT * FROM query({literal(filled)})")
+        columns = _columns(con, select)
+        for column in _REQUIRED:
+            if column not in columns:
+                raise FeatureStoreError(
+                    f"the task {name} has no column {column} - it must give {', '.join(_REQUIRED)}"
+                )
+        # The labels are a union with typed columns: what does not fit changes their types.
+        labels = con.sql(_default_task(name, select, False).labels)
     except (duckdb.Error, QueryError) as error:
         message = first_line(error) if isinstance(error, duckdb.Error) else error
         raise FeatureStoreError(f"the SELECT of the task {name} fails: {message}") from None
-    types = dict(zip(relation.columns, map(str, relation.types), strict=True))
-    _check_columns(name, types, _REQUIRED)
-
-
-def _check_columns(name: str, types: dict[str, str], required: Sequence[str]) -> None:
-    for column in required:
-        if column not in types:
+    types = dict(zip(labels.columns, map(str, labels.types), strict=True))
+    for column, expected in _TYPES.items():
+        if types[column] != expected:
             raise FeatureStoreError(
-                f"the task {name} has no column {column} - it must give {', '.join(required)}"
-            )
-    for column, allowed in _TYPES.items():
-        if column in types and types[column] not in allowed:
-            raise FeatureStoreError(
-                f"the column {column} of the task {name} is {types[column]}, not {allowed[0]} - "
+                f"the column {column} of the task {name} is {types[column]}, not {expected} - "
                 "CAST it"
             )
 
@@ -195,12 +192,12 @@ def _check_labels(
 ) -> dict[str, int]:
     """Return the counts of the labels of a task; raise FeatureStoreError if some are not valid."""
     try:
-        columns = con.execute(read_sql("cohort/tasks/task_counts"), {"labels": task.labels})
+        row = con.execute(read_sql("cohort/tasks/task_counts"), {"labels": task.labels}).fetchall()
     except duckdb.Error as error:
         raise FeatureStoreError(
             f"the SELECT of the task {task.name} fails: {without_values(error, task.select)}"
         ) from None
-    labels, positive, negative, repeated, early = columns.fetchall()[0]
+    labels, positive, negative, repeated, early, _ = row[0]
     if repeated is not None:
         raise FeatureStoreError(
             f"the task {task.name} gives admission {repeated} more than once - one row per "

@@ -11,7 +11,7 @@ SHIPPED = (
     *("readmission", "clinicalbert", "death_or_readmission"),
     *("in_hospital_mortality", "long_stay"),
 )
-# The parameters that a SELECT may name, with their defaults; sql/macros/labels/readmission_labels.sql
+# The parameters that a SELECT may name, with their defaults; macros/labels/readmission_labels.sql
 # explains them.
 PARAMETERS: dict[str, Any] = {
     "horizon_days": 30,
@@ -50,4 +50,6 @@ def task_select_macro(con: duckdb.DuckDBPyConnection) -> str:
     selects |= dict(con.execute("SELECT name, sql FROM tasks ORDER BY name").fetchall())
     defaults = {name: value for name, value in PARAMETERS.items() if name != "horizon_days"}
     entries = [f"{literal(name)}: {literal(fill_in(s, **defaults))}" for name, s in selects.items()]
-    return read_sql("macros/labels/task_select").replace("$selects", f"MAP {{{', '.join(entries)}}}")
+    return read_sql("macros/labels/task_select").replace(
+        "$selects", f"MAP {{{', '.join(entries)}}}"
+    )

@@ -2,7 +2,7 @@
 --
 -- Grain:   one row.
 -- Columns: labels, positive, negative, repeated_hadm_id (an admission that comes twice),
---          early_hadm_id (one whose label is known before its own prediction time).
+--          early_hadm_id (one whose label is known before its own prediction time), reasons.
 WITH labels AS (
     SELECT *
     FROM query($labels)
@@ -22,5 +22,7 @@ SELECT
     (SELECT min(r.hadm_id) FROM repeated AS r) AS repeated_hadm_id,
     min(hadm_id) FILTER (
         WHERE label IS NOT NULL AND least(known_at, event_at) < prediction_time
-    ) AS early_hadm_id
+    ) AS early_hadm_id,
+    -- Read, so that a reason that cannot be computed is found.
+    count(DISTINCT reason) AS reasons
 FROM labels;
