@@ -57,8 +57,13 @@ stays AS (
             WHEN params.after_discharge THEN e.episode_discharge + params.hours
             ELSE e.admittime + params.hours
         END AS prediction_time
-    -- A patient who returns later on the day of discharge has not returned at the discharge.
-    FROM patient_episodes(same_day := 'return') AS e
+    -- Within a day of the discharge, a return on the same day may still be to come.
+    FROM patient_episodes(
+        same_day := CASE
+            WHEN regexp_full_match(cutoff, 'discharge\+0*(1?[0-9]|2[0-3])h') THEN 'return'
+            ELSE 'continuation'
+        END
+    ) AS e
     INNER JOIN admissions AS a ON e.hadm_id = a.hadm_id
     CROSS JOIN params
     WHERE e.exclusion_reason IS NULL AND (a.dischtime IS NULL OR e.discharge IS NOT NULL)

@@ -3,6 +3,7 @@
 import duckdb
 import pytest
 
+from tests.sql.test_readmission_labels import random_patients
 from tests.timeline import day, stay, store_with
 
 
@@ -106,6 +107,31 @@ def times(stays, cutoff, **settings):
             {1: day(7)},
             id="died at home the day after the prediction time",
         ),
+        pytest.param("36h", [stay(1, day(0), day(5))], {1: day(2, 0)}, id="any number of hours"),
+        pytest.param("072h", [stay(1, day(0), day(5))], {1: day(3)}, id="a leading zero"),
+        pytest.param("0h", [stay(1, day(0), day(5))], {1: day(0)}, id="at admission"),
+        pytest.param("discharge+0h", [stay(1, day(0), day(5))], {1: day(5)}, id="at discharge"),
+        pytest.param(
+            "discharge+48h", [stay(1, day(0), day(5))], {1: day(7)}, id="discharge by its full name"
+        ),
+        pytest.param(
+            "discharge+0h",
+            [stay(1, day(0), day(5)), stay(2, day(5, 20), day(9))],
+            {1: day(5), 2: day(9)},
+            id="at discharge nobody knows of a return later on that day",
+        ),
+        pytest.param(
+            "discharge+12h",
+            [stay(1, day(0), day(5)), stay(2, day(5, 20), day(9))],
+            {2: day(9, 12) + (day(1) - day(0)) / 2},
+            id="returned within 12 hours of discharge",
+        ),
+        pytest.param(
+            "discharge+0h",
+            [stay(1, day(0), day(20)), stay(2, day(3), day(5))],
+            {2: day(20)},
+            id="a stay inside a longer one: at the later discharge",
+        ),
     ],
 )
 def test_prediction_time(cutoff, stays, expected):
@@ -131,6 +157,21 @@ def test_a_stay_inside_a_longer_one_waits_for_the_later_discharge():
 def test_an_unknown_cutoff_is_refused():
     with pytest.raises(duckdb.Error, match="unknown cutoff 3days - use hours after admission such"):
         times([stay(1, day(0), day(5))], "3days")
+
+
+def test_who_is_predicted_48_hours_after_discharge_does_not_depend_on_same_day_returns():
+    """The cutoff discharge gives what it gave when a stay continued by another was skipped."""
+    con = store_with(random_patients(2_000, seed=4))
+    continued = con.execute(
+        "SELECT e.hadm_id, e.episode_discharge + INTERVAL 48 HOURS AS prediction_time "
+        "FROM episodes AS e INNER JOIN admissions AS a USING (hadm_id) "
+        "WHERE e.exclusion_reason IS NULL AND e.continued_by IS NULL AND NOT e.episode_died "
+        "AND e.discharge IS NOT NULL AND coalesce(e.next_admittime > prediction_time, TRUE) "
+        "AND coalesce(e.dod > CAST(prediction_time AS DATE), TRUE)"
+    ).fetchall()
+    predicted = con.execute("FROM prediction_times(cutoff := 'discharge')").fetchall()
+    assert len(predicted) > 1_000
+    assert sorted(predicted) == sorted(continued)
 
 
 def test_a_note_is_known_up_to_the_second_of_the_prediction_time():

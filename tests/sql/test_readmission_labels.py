@@ -2,6 +2,7 @@
 
 import random
 
+import duckdb
 import pytest
 
 from tests.timeline import day, stay, store_with
@@ -9,9 +10,10 @@ from tests.timeline import day, stay, store_with
 RETURNED, NOT_RETURNED = (True, None), (False, None)
 
 
-def labels(stays, horizon=30, **settings):
+def labels(stays, horizon=30, rule="", **settings):
     rows = store_with(stays, **settings).execute(
-        "SELECT hadm_id, label, reason FROM readmission_labels(horizon_days := ?)", [horizon]
+        f"SELECT hadm_id, label, reason FROM readmission_labels(horizon_days := ? {rule})",
+        [horizon],
     )
     return {hadm_id: (label, reason) for hadm_id, label, reason in rows.fetchall()}
 
@@ -290,6 +292,71 @@ def test_a_mature_label_never_changes_as_time_goes_on(rule):
     assert matured > 2_000
 
 
+SAME_DAY = [stay(1, day(0), day(5, 9)), stay(2, day(5, 18), day(9))]
+DEATH = [
+    stay(1, day(0), day(5), dod=day(20).date()),
+    stay(2, day(0), day(5), dod=day(50).date(), patient=2),
+    stay(3, day(0), day(5), dod=day(20).date(), patient=3),
+    stay(4, day(9), day(10), dod=day(60).date(), patient=3),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "stays", "expected"),
+    [
+        pytest.param(
+            ", same_day := 'return'",
+            SAME_DAY,
+            {1: RETURNED, 2: NOT_RETURNED},
+            id="a return on the day of discharge can count",
+        ),
+        pytest.param(
+            ", same_day := 'return'",
+            [stay(1, day(0), day(5, 9)), stay(2, day(5, 8), day(9))],
+            {1: (None, "continued by 2"), 2: NOT_RETURNED},
+            id="a stay that begins before the discharge still continues",
+        ),
+        pytest.param(
+            ", planned_types := ['EMERGENCY']",
+            [stay(1, day(0), day(5)), stay(2, day(10), day(12)), stay(3, day(15), None, "URGENT")],
+            {1: (False, "planned return"), 2: RETURNED, 3: (None, "no discharge time")},
+            id="which types are planned can be said",
+        ),
+        pytest.param(
+            ", deaths := 'excluded'",
+            DEATH,
+            {1: (None, "died after discharge"), 2: NOT_RETURNED, 3: RETURNED, 4: NOT_RETURNED},
+            id="a death within the horizon can be excluded, if no return came before",
+        ),
+        pytest.param(
+            ", deaths := 'positive'",
+            DEATH,
+            {1: (True, "died after discharge"), 2: NOT_RETURNED, 3: RETURNED, 4: NOT_RETURNED},
+            id="a death within the horizon can be part of the outcome",
+        ),
+    ],
+)
+def test_the_parameters_of_the_rule(rule, stays, expected):
+    assert labels(stays, rule=rule) == expected
+
+
+def test_patients_can_have_a_minimum_age():
+    con = store_with([stay(n, day(0), day(5), patient=n) for n in (1, 2, 3)])
+    con.execute("UPDATE admissions SET age = CASE hadm_id WHEN 1 THEN 17 WHEN 2 THEN 18 END")
+    rows = con.execute("SELECT hadm_id, label, reason FROM readmission_labels(min_age := 18)")
+    assert rows.fetchall() == [
+        (1, None, "younger than 18"),
+        (2, False, None),
+        (3, None, "age not known"),
+    ]
+
+
+@pytest.mark.parametrize("rule", ["same_day := 'next'", "deaths := 'maybe'"])
+def test_a_parameter_of_the_rule_that_does_not_exist_is_refused(rule):
+    with pytest.raises(duckdb.Error, match=f"unknown {rule.split()[0]} - use "):
+        labels([stay(1, day(0), day(5))], rule=f", {rule}")
+
+
 def test_all_columns():
     con = store_with(
         [
@@ -321,7 +388,7 @@ def test_death_after_discharge_has_its_own_column_and_no_effect_on_the_label():
     ]
 
 
-def plain_python(stays, horizon):
+def plain_python(stays, horizon, planned_types=None, same_day="continuation", deaths="negative"):
     """Apply the rule without SQL; map hadm_id to (label, reason, next_hadm_id, days)."""
     results = {}
     for patient in {row[1] for row in stays}:
@@ -329,22 +396,23 @@ def plain_python(stays, horizon):
             (row for row in stays if row[1] == patient),
             key=lambda r: (r[2], r[3] is None, r[3] or r[2], r[0]),
         )
-        included, deaths = [], []
+        included, deathtimes = [], []
         for row in timeline:
             hadm_id, _, admitted, _, deathtime, _, kind, _, _, dod = row
             if kind == "NEWBORN":
                 results[hadm_id] = (None, "newborn", None, None)
-            elif any(admitted > death for death in deaths) or (dod and admitted.date() > dod):
+            elif any(admitted > death for death in deathtimes) or (dod and admitted.date() > dod):
                 results[hadm_id] = (None, "admitted after death", None, None)
             elif kind in ("EU OBSERVATION", "DIRECT OBSERVATION", "AMBULATORY OBSERVATION"):
                 results[hadm_id] = (None, "observation stay", None, None)
             else:
                 included.append(row)
             if deathtime:
-                deaths.append(deathtime)
+                deathtimes.append(deathtime)
         episodes, latest = [], None
         for row in included:
-            if latest is not None and row[2].date() <= latest.date():
+            returns = same_day == "return" and latest is not None and row[2] >= latest
+            if latest is not None and row[2].date() <= latest.date() and not returns:
                 episodes[-1].append(row)
             else:
                 episodes.append([row])
@@ -372,12 +440,22 @@ def plain_python(stays, horizon):
                     label = (None, "left against medical advice")
                 elif row[8] in ("SHORT TERM HOSPITAL", "ACUTE HOSPITAL"):
                     label = (None, "transferred to acute hospital")
+                elif died_at_home(row[9], max(ends), following, horizon) and deaths != "negative":
+                    label = (True if deaths == "positive" else None, "died after discharge")
                 elif days is not None and days <= horizon:
-                    label = (False, "planned return") if following[7] else (True, None)
+                    planned = following[6] in planned_types if planned_types else following[7]
+                    label = (False, "planned return") if planned else (True, None)
                 else:
                     label = (False, None)
                 results[hadm_id] = (*label, next_hadm_id, days)
     return results
+
+
+def died_at_home(dod, discharged, following, horizon):
+    """Return whether a patient died within the horizon and had not returned by then."""
+    if dod is None or not 0 <= (dod - discharged.date()).days <= horizon:
+        return False
+    return following is None or following[2].date() > dod
 
 
 def random_patients(count, seed):
@@ -412,13 +490,26 @@ def random_patients(count, seed):
     return stays
 
 
-@pytest.mark.parametrize("horizon", [3, 30])
-def test_two_thousand_random_patients_agree_with_the_rule_in_python(horizon):
+@pytest.mark.parametrize(
+    ("horizon", "rule", "settings"),
+    [
+        (3, "", {}),
+        (30, "", {}),
+        (30, ", same_day := 'return'", {"same_day": "return"}),
+        (30, ", deaths := 'excluded'", {"deaths": "excluded"}),
+        (
+            14,
+            ", deaths := 'positive', same_day := 'return', planned_types := ['URGENT']",
+            {"deaths": "positive", "same_day": "return", "planned_types": ["URGENT"]},
+        ),
+    ],
+)
+def test_two_thousand_random_patients_agree_with_the_rule_in_python(horizon, rule, settings):
     stays = random_patients(2_000, seed=horizon)
     con = store_with(stays)
     rows = con.execute(
         "SELECT hadm_id, label, reason, next_hadm_id, days_to_return "
-        "FROM readmission_labels(horizon_days := ?)",
+        f"FROM readmission_labels(horizon_days := ? {rule})",
         [horizon],
     ).fetchall()
-    assert {row[0]: row[1:] for row in rows} == plain_python(stays, horizon)
+    assert {row[0]: row[1:] for row in rows} == plain_python(stays, horizon, **settings)
