@@ -147,7 +147,7 @@ TOTALS = """
     SELECT
         (SELECT count(*) FROM notes),
         (SELECT count(*) FROM embeddings),
-        (SELECT sum(n_windows) FROM admission_embeddings WHERE cutoff = 'discharge')
+        (SELECT sum(n_windows) FROM admission_embeddings WHERE cutoff = 'discharge+48h')
 """
 
 

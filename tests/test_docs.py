@@ -188,7 +188,7 @@ def prepared(walked):
         for name, rows in OWN_TABLES.items():
             Path(f"source/{name}.csv").write_text(rows)
         Path("our-hospital").mkdir()
-        for block in blocks("docs/sources.md", "sql"):
+        for block in [*blocks("docs/sources.md", "sql"), *blocks("docs/labels.md", "sql")]:
             name, select = re.match(r"-- (\S+)\n(.*)", block.text, re.S).groups()
             Path(name).write_text(select)
     return walked

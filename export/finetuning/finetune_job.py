@@ -46,12 +46,13 @@ def finetune(
 
     `data` is a store, or two CSV files (training, validation) as ClinicalBERT publishes them, with
     columns ID (of the admission), TEXT and Label (0 or 1), for which task and cutoff do not apply.
-    `task` is readmission by default; `cutoff`, `horizon_days` and `rule` are as in `train`. Of a store, each window of the notes known at the prediction time is one example with the
-    label of its admission. The model is trained on the training patients, validation patients
-    choose the best step (evaluated every 500 steps or every epoch, whichever is shorter, with a
-    patience of 3), and test patients are never read. With `balance`, each epoch takes all windows
-    of the rarer label and an equal number of the other, drawn again for each epoch, and the best
-    step is the one with the smallest mean loss of the two labels; validation data is not balanced.
+    `task` is readmission by default; `cutoff`, `horizon_days` and `rule` are as in `train`. Of a
+    store, each window of the notes known at the prediction time is one example with the label of
+    its admission. The model is trained on the training patients, validation patients choose the
+    best step (evaluated every 500 steps or every epoch, whichever is shorter, with a patience of
+    3), and test patients are never read. With `balance`, each epoch takes all windows of the rarer
+    label and an equal number of the other, drawn again for each epoch, and the best step is the one
+    with the smallest mean loss of the two labels; validation data is not balanced.
 
     Weights are kept in fp32. Matrix products are computed in fp16 on a GPU, or with `bf16` in
     bfloat16 on a GPU or a CPU, which is faster on CPUs with AMX and slower on others.

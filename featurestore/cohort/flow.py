@@ -21,20 +21,20 @@ def admission_flow(
 ) -> dict[str, Any]:
     """Count the admissions with and without a label, and how many of each are predicted.
 
-        `task` is readmission within 30 days by default, `cutoff` 72h or the task's own.
+    `task` is readmission within 30 days by default, `cutoff` 72h or the task's own.
 
-        Keys: task, outcome (what positives did), horizon_days (None without a horizon), admissions,
-        excluded (reason to count), immature (the horizon is not over) and of these positive_so_far,
-        labelled (mature), positive, negative, and of these planned_returns and died_within_horizon
-        (after discharge, with no return before).
+    Keys: task, outcome (what positives did), horizon_days (None without a horizon), admissions,
+    excluded (reason to count), immature (the horizon is not over) and of these positive_so_far,
+    labelled (mature), positive, negative, and of these planned_returns and died_within_horizon
+    (after discharge, with no return before).
 
-        `predicted` holds the same for the stays that are predicted at the cutoff: stays, judged (they
-        have a mature label), positive, negative, not_judged (reason to count), immature,
-        positive_so_far; and positive_not_predicted, the positives among other stays. For the cutoff
-        discharge+48h, returns_before_prediction counts the returns within 48 hours of discharge, and
-        `warnings` says if they are many. With an `encoder`, `scored` holds the counts for the predicted
-        stays that have a known note. `warnings` also says if no horizon is over. Raises
-        FeatureStoreError where the store has no admissions.
+    `predicted` holds the same for the stays that are predicted at the cutoff: stays, judged (they
+    have a mature label), positive, negative, not_judged (reason to count), immature,
+    positive_so_far; and positive_not_predicted, the positives among other stays. For the cutoff
+    discharge+48h, returns_before_prediction counts the returns within 48 hours of discharge, and
+    `warnings` says if they are many. With an `encoder`, `scored` holds the counts for the predicted
+    stays that have a known note. `warnings` also says if no horizon is over. Raises
+    FeatureStoreError where the store has no admissions.
     """
     task = task or find_task(store)
     cutoff, horizon_days = task.cutoff(cutoff), task.horizon_days

@@ -18,6 +18,7 @@ import duckdb
 import numpy as np
 
 from featurestore import create_store, embed_pending, nightly, sync, verify, write_hospital
+from featurestore.cohort.tasks import find_task
 from featurestore.store import failpoints
 from featurestore.store.integrity.checksums import COEF_HASH
 from tests.benchmarks.common import hospital, row, timed
@@ -68,7 +69,8 @@ def insert_scorer(store):
         transaction.con.execute(
             "INSERT INTO scorers SELECT 'readmit-v1', 'readmit', 1, encoder_id, '72h', "
             "'readmission', 30, [0.01::FLOAT for x in range(768)], 0, '{}', '', now(), "
-            "'mean', 1, 0, 0, 1, '' FROM encoders"
+            "'mean', 1, 0, 0, 1, '', $1, '' FROM encoders",
+            [find_task(store).select],
         )
         transaction.con.execute(f"UPDATE scorers SET coef_hash = {COEF_HASH}")
 

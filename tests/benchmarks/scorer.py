@@ -19,6 +19,7 @@ from batch.training.metrics import METRICS
 from batch.training.model_selection import GRID
 from batch.training.regression import fit_path, standardize
 from featurestore import create_store, embed_pending, report, score, sync, train, write_hospital
+from featurestore.cohort.tasks import find_task
 from tests.benchmarks.common import row, timed
 
 DIM = 768
@@ -103,7 +104,9 @@ def main():
         sync(store)
         embed_pending(store, CountedWords())
         # At discharge nearly every labelled stay is predicted.
-        data = training_data(store, CountedWords.id, "discharge", 30, False, False)
+        data = training_data(
+            store, CountedWords.id, find_task(store), "discharge+48h", False, False
+        )
         size = f"{len(data.hadm_id):,} admissions x {DIM}"
         train_cohort = data.cohort.subset(data.cohort.split == "train")
         X = data.means.subset(data.cohort.split == "train").X

@@ -81,7 +81,7 @@ def test_the_mean_of_an_admission_is_over_the_windows_known_at_the_prediction(wa
     }
     third = np.float32(4 / 3)
     assert means(store, "72h")[7] == (2, 3, (third, np.float32(5 / 3), third, 1.0))
-    assert means(store, "discharge")[7] == (3, 4, (1.25, 2.5, 1.25, 1.0))
+    assert means(store, "discharge+48h")[7] == (3, 4, (1.25, 2.5, 1.25, 1.0))
 
 
 def test_means_equal_those_of_numpy(ward, model, write_prose):
@@ -178,7 +178,7 @@ def test_a_note_one_second_after_the_prediction_time_changes_nothing(ward, count
     store = ward([*NOTES, note(9, 7, "canary canary", day(3, 12, 0, 1))])
     embed_pending(store, counter())
     assert means(store, "72h") == before
-    assert means(store, "discharge")[7][0] == 4
+    assert means(store, "discharge+48h")[7][0] == 4
 
 
 def test_a_note_without_tokens_stays_excluded_until_its_text_changes(ward, counter):
@@ -208,7 +208,7 @@ def test_encoders_of_several_widths_in_one_store_never_mix(ward, counter):
     embed_pending(store, counter("two-00000000"))
     rows = store.sql("FROM encoders SELECT encoder_id, active ORDER BY 1").fetchall()
     assert rows == [("one-00000000", True), ("ten-00000000", False), ("two-00000000", False)]
-    for cutoff in ("24h", "72h", "discharge"):
+    for cutoff in ("24h", "72h", "discharge+48h"):
         pairs = store.sql(
             """
             SELECT a.n_windows, b.n_windows, a.embedding, b.embedding
@@ -233,7 +233,7 @@ def test_encoders_of_several_widths_in_one_store_never_mix(ward, counter):
     # Without the first note: the other two means are over "home" and "pain pain pain pain".
     assert store.sql(
         "SELECT encoder_id, embedding FROM admission_embeddings "
-        "WHERE (hadm_id, cutoff) = (7, 'discharge') AND encoder_id <> 'one-00000000' ORDER BY 1"
+        "WHERE (hadm_id, cutoff) = (7, 'discharge+48h') AND encoder_id <> 'one-00000000' ORDER BY 1"
     ).fetchall() == [("ten-00000000", [10.0, 30.0, 15.0]), ("two-00000000", [1.0, 3.0, 1.5, 1.0])]
 
 

@@ -12,6 +12,7 @@ from batch.report.figures import _THRESHOLDS, FIGURES, net_benefit
 from featurestore import Store, create_store, embed_pending, report, sync
 from featurestore.cohort.caveats import caveats
 from featurestore.cohort.leakage import audit
+from featurestore.cohort.tasks import find_task
 from featurestore.errors import FeatureStoreError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
@@ -71,10 +72,11 @@ def with_scorer(store, one_outcome=False, **changed):
             "INSERT INTO scorers (scorer_id, name, version, encoder_id, cutoff, label_rule, "
             "horizon_days, coef, intercept, metrics, training_hash, created_at, aggregate, "
             "calibration_slope, calibration_intercept, min_probability, max_probability, "
-            "coef_hash) VALUES "
+            "coef_hash, task_sql, task_hash) VALUES "
             "('readmit-v1', 'readmit', 1, 'one-00000000', '72h', 'readmission', 30, [1, 2, 3, 4], "
-            "0.5, $1, 'abcdef', TIMESTAMP '2026-01-02 03:04:05', 'mean', 1, 0, 0.01, 0.99, '')",
-            [json.dumps(metrics)],
+            "0.5, $1, 'abcdef', TIMESTAMP '2026-01-02 03:04:05', 'mean', 1, 0, 0.01, 0.99, '', "
+            "$2, '')",
+            [json.dumps(metrics), find_task(store).select],
         )
         predictions = np.clip(rng.normal(0.35, 0.15, (len(rows), 4)), 0.01, 0.99)
         transaction.con.executemany(

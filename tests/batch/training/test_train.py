@@ -35,6 +35,7 @@ from featurestore import (
     verify,
 )
 from featurestore.cli import main
+from featurestore.cohort.tasks import find_task
 from featurestore.errors import FeatureStoreError
 from tests.batch.training.test_calibration import platt_by_scikit_learn
 from tests.hospital import admission, invent_returns, note, write_hospital
@@ -87,7 +88,7 @@ def trained(embedded, tmp_path_factory):
 
 def by_scikit_learn(store, c):
     """Return the training data, log odds and probabilities of scikit-learn's own classes."""
-    data = training_data(store, "one-00000000", "72h", 30, bag_of_words=False)
+    data = training_data(store, "one-00000000", find_task(store), "72h", bag_of_words=False)
     cohort = data.cohort
     fitted = cohort.split == "train"
     scaler = StandardScaler().fit(data.means.X[fitted].astype(np.float64))
@@ -202,7 +203,7 @@ def test_metrics_on_test_patients_equal_those_of_scikit_learn(trained):
 
 def test_c_has_the_least_log_loss_in_cross_validation_by_patient(trained):
     store, result = trained
-    data = training_data(store, "one-00000000", "72h", 30, bag_of_words=False)
+    data = training_data(store, "one-00000000", find_task(store), "72h", bag_of_words=False)
     fitted = data.cohort.split == "train"
     X, y = data.means.X[fitted].astype(np.float64), data.cohort.y[fitted]
     patients = data.cohort.subject_id[fitted]
@@ -438,7 +439,7 @@ def test_an_unknown_scorer_is_an_error(embedded):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"cutoff": "71h"}, "unknown cutoff 71h - use one of 24h, 48h, 72h, discharge"),
+        ({"cutoff": "3days"}, "unknown cutoff 3days - use hours after admission such as 36h"),
         ({"encoder": "none-1234"}, "holds no encoder none-1234 - it has one-00000000"),
         ({"horizon_days": 0}, "horizon must be at least 1 day, got 0"),
         ({"horizon_days": 1}, "the training patients have 0 returns among"),
@@ -538,7 +539,7 @@ def test_too_little_data_is_an_error_of_one_line_that_leaves_the_store_unchanged
     store = copy_of(embedded, tmp_path)
     with store.transaction("test") as draft:
         draft.con.execute(statement)
-    monkeypatch.setattr(sys.modules["batch.training.train"], "update_embeddings", lambda _: None)
+    monkeypatch.setattr(sys.modules["batch.training.train"], "update_embeddings", lambda *_: None)
     version = store.path.stat().st_mtime_ns
     with pytest.raises(FeatureStoreError, match=message) as error:
         train(store, "x", baseline=False)

@@ -218,11 +218,11 @@ def test_invalid_input_gives_one_line_and_exit_status_1(
         ["finetune", "WARD", "ck", "--base", "b", "--batch-size", "0"],
         ["finetune", "WARD", "ck", "--base", "b", "--epochs", "0"],
         ["finetune", "WARD", "ck", "--base", "b", "--learning-rate", "-1"],
-        ["finetune", "WARD", "ck", "--base", "b", "--cutoff", "5h"],
+        ["finetune", "WARD", "ck", "--base", "b", "--cutoff", "5 days"],
         ["export", "ck", "model", "--max-tokens", "0"],
         ["export", "ck", "model", "--opset", "999"],
         ["labels", "WARD", "--horizon-days", "-1"],
-        ["train", "WARD", "x", "--cutoff", "71h"],
+        ["train", "WARD", "x", "--cutoff", "discharge+x"],
         ["embed", "WARD", "model", "--limit", "-1"],
     ],
 )

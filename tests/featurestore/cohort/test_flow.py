@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from featurestore import create_store, sync
 from featurestore.cli import main
 from featurestore.cohort.flow import admission_flow, compare_rules
+from featurestore.cohort.tasks import find_task
 from featurestore.errors import FeatureStoreError
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
@@ -83,7 +84,7 @@ def test_early_returns_are_counted_apart(live_store):
 def test_returns_before_the_discharge_prediction_are_counted_and_warned_of(live_store):
     counts = admission_flow(live_store, cutoff="discharge")
     assert counts["predicted"] == {
-        "cutoff": "discharge",
+        "cutoff": "discharge+48h",
         "stays": 8,
         "judged": 5,
         "positive": 2,
@@ -134,7 +135,7 @@ def check_sums(counts):
 @pytest.mark.parametrize("rule", ["readmission", "clinicalbert"])
 def test_the_counts_of_the_flow_add_up(synthetic_store, live_store, rule, cutoff):
     for store in (synthetic_store, live_store):
-        counts = admission_flow(store, 30, rule, cutoff, encoder="none-00000000")
+        counts = admission_flow(store, find_task(store, rule), cutoff, encoder="none-00000000")
         check_sums(counts)
         in_sql = f"SELECT count(*) FROM {rule}_labels() WHERE label AND mature"
         assert counts["positive"] == store.one(in_sql)[0]
@@ -146,7 +147,7 @@ def test_the_counts_of_the_flow_add_up(synthetic_store, live_store, rule, cutoff
 def test_the_counts_of_the_mimic_demo_add_up(mimic_demo, tmp_path):
     store = create_store(tmp_path / "w.duckdb", mimic_demo, "mimic3")
     sync(store)
-    counts = admission_flow(store, 30, cutoff="discharge", encoder="none-00000000")
+    counts = admission_flow(store, cutoff="discharge", encoder="none-00000000")
     check_sums(counts)
     assert (counts["admissions"], counts["positive"], counts["immature"]) == (129, 11, 0)
     assert counts["excluded"] == {"died in hospital": 40}
@@ -170,8 +171,8 @@ def test_the_differences_of_the_rules_add_up(synthetic_store):
 
 
 def test_an_unknown_rule_is_named(synthetic_store):
-    with pytest.raises(FeatureStoreError, match="unknown label rule hedis - use one of readmiss"):
-        admission_flow(synthetic_store, 30, "hedis")
+    with pytest.raises(FeatureStoreError, match="has no task hedis - it has readmission, clinical"):
+        find_task(synthetic_store, "hedis")
 
 
 def test_a_store_that_was_never_synced_has_no_flow(tmp_path):

@@ -49,7 +49,7 @@ MIMIC_BASE = "emilyalsentzer/Bio_ClinicalBERT"
 
 def metrics(*auroc):
     """The metrics of a scorer with this test AUROC."""
-    return json.dumps({"test": {"scorer": {"auroc": auroc}}})
+    return json.dumps({"test": {"scorer": {"auroc": auroc}}, "outcome": "returned"})
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +321,7 @@ def test_returns_before_the_prediction_at_discharge_are_counted(store, tmp_path)
     execute(early, "INSERT INTO scorers BY NAME " + SCORER, metrics(0.7, 0.6, 0.8))
     execute(early, "UPDATE scorers SET cutoff = '72h', scorer_id = 'by-72h-v1'")
     assert "early-returns-before-prediction" not in {finding.code for finding in audit(early)}
-    execute(early, "UPDATE scorers SET cutoff = 'discharge'")
+    execute(early, "UPDATE scorers SET cutoff = 'discharge+48h'")
     (finding,) = [f for f in audit(early) if f.code == "early-returns-before-prediction"]
     assert (finding.severity, finding.scorer_id, finding.count) == ("warning", "by-72h-v1", 2)
     assert finding.message.startswith(
