@@ -86,7 +86,7 @@ reasons AS (
         CASE
             WHEN exclusion_reason IS NOT NULL THEN exclusion_reason
             WHEN min_age > 0 AND age IS NULL THEN 'age not known'
-            WHEN age < min_age THEN 'younger than ' || CAST(min_age AS INTEGER)
+            WHEN min_age > 0 AND age < min_age THEN 'younger than ' || CAST(min_age AS INTEGER)
             WHEN dischtime IS NULL THEN 'no discharge time'
             WHEN dischtime < admittime THEN 'discharge before admission'
             WHEN continued_by IS NOT NULL THEN 'continued by ' || continued_by

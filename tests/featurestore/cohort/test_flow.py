@@ -65,7 +65,7 @@ def test_early_returns_are_counted_apart(live_store):
         "positive_not_predicted": 1,
     }
     assert counts == {
-        "rule": "readmission",
+        "task": "readmission",
         "outcome": "returned",
         "horizon_days": 30,
         "admissions": 10,

@@ -36,7 +36,8 @@ SCORER = (
     "CAST(list_value(0) || repeat([0], 767) AS DOUBLE[768]) AS coef, 0 AS intercept, "
     "$1 AS metrics, '' AS training_hash, now()::TIMESTAMP AS created_at, 'mean' AS aggregate, "
     "1 AS calibration_slope, 0 AS calibration_intercept, "
-    "0.01 AS min_probability, 0.99 AS max_probability, '' AS coef_hash"
+    "0.01 AS min_probability, 0.99 AS max_probability, '' AS coef_hash, "
+    "task_select('readmission', 30) AS task_sql, '' AS task_hash"
 )
 # A note that is not embedded yet, and that no prediction may use.
 LATE_NOTE = (
