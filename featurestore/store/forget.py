@@ -34,6 +34,8 @@ _PATIENT_ROWS = {
     "archived_admission_embeddings": "hadm_id IN (FROM patient_means)",
     "scorer_admissions": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
     "scores": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
+    "task_labels_from_files": "hadm_id IN (FROM patient_stays)",
+    "task_predictions": "hadm_id IN (FROM patient_stays)",
     "nightly_embedding_stats": f"n_notes < {_FEWEST_NOTES}",
 }
 

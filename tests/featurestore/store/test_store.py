@@ -87,7 +87,7 @@ def test_a_version_with_duplicate_keys_is_refused(store):
         "archived_admission_embeddings SELECT 'e-3', 7, '72h', 0, {}",
         "nightly_embedding_stats SELECT 1, 'e-3', 'Nursing', 1, 1, 0, {}",
         "scorers SELECT 's-v1', 's', 1, 'e-3', '72h', 'readmission', 30, {}, 0, '{{}}', 'h', "
-        "now(), 'mean', 1, 0, 0, 1, ''",
+        "now(), 'mean', 1, 0, 0, 1, '', '', ''",
     ],
     ids=lambda insert: insert.split()[0],
 )
