@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from batch.embedding.staging import stage
 from featurestore import (
     Store,
+    add_task,
     create_store,
     embed_pending,
     nightly,
@@ -107,6 +108,10 @@ def used_ward(folder):
     sync(ward.store)
     embed_pending(ward.store, Distinct())
     train(ward.store, "readmit", baseline=False, aggregate="mean")
+    file = folder / "labels.csv"
+    lines = [f"{row['HADM_ID']},{n % 2},{day(22)}" for n, row in enumerate(ward.stays)]
+    file.write_text("\n".join(["hadm_id,label,prediction_time", *lines]))
+    add_task(ward.store, "given", file)
     for n in range(1, 13):
         ward.add(n, "quiet", day(1))
     ward.night()
@@ -207,6 +212,8 @@ def patient_rows(store):
             "archived_admission_embeddings",
             "scorer_admissions",
             "scores",
+            "task_labels_from_files",
+            "task_predictions",
         ),
         stays,
     )
