@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from batch.scoring.replay import replay as replay
     from batch.scoring.score import score as score
     from batch.scoring.similar import similar as similar
+    from batch.training.bootstrap import evaluate_predictions as evaluate_predictions
     from batch.training.train import train as train
     from export.finetuning.finetune_job import finetune as finetune
     from export.onnx_export.exporter import export as export
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from featurestore.store.forget import forget as forget
     from featurestore.store.info import info as info
     from featurestore.store.store import Store as Store
+    from featurestore.store.vectors import TrainingSet as TrainingSet
     from featurestore.store.verify import verify as verify
     from featurestore.synthetic.hospital import write_hospital as write_hospital
 
@@ -68,6 +70,7 @@ _MODULES = {
     "batch.scoring.replay": ("replay",),
     "batch.scoring.score": ("score",),
     "batch.scoring.similar": ("similar",),
+    "batch.training.bootstrap": ("evaluate_predictions",),
     "batch.training.train": ("train",),
     "export.finetuning.finetune_job": ("finetune",),
     "export.onnx_export.exporter": ("export",),
@@ -92,6 +95,7 @@ _MODULES = {
     "featurestore.store.forget": ("forget",),
     "featurestore.store.info": ("info",),
     "featurestore.store.store": ("Store",),
+    "featurestore.store.vectors": ("TrainingSet",),
     "featurestore.store.verify": ("verify",),
     "featurestore.synthetic.hospital": ("write_hospital",),
 }

@@ -47,8 +47,8 @@ def train_command(
     as_json: bool,
 ) -> None:
     """Fit a scorer on the admission embeddings."""
-    from batch.embedding.encoder_registry import find_encoder
     from featurestore import Store, train
+    from featurestore.store.vectors import find_encoder
 
     opened = Store(store)
     say_pending_notes(opened, find_encoder(opened, encoder))

@@ -1,28 +1,8 @@
-"""The encoders of a store: find, promote and drop them."""
+"""The encoders of a store: promote and drop them."""
 
-from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
+from featurestore.errors import FeatureStoreError
 from featurestore.store.store import Store
-
-
-def find_encoder(store: Store, encoder: str | None) -> str:
-    """Return an encoder's id: that encoder, or the active one if None.
-
-    Raises UnknownNameError, or NotEnoughDataError if the store has no encoder at all.
-    """
-    is_active: dict[str, bool] = dict(
-        store.sql("SELECT encoder_id, active FROM encoders").fetchall()
-    )
-    if not is_active:
-        raise NotEnoughDataError(
-            f'{store.path} holds no embeddings - "featurestore embed {store.path} MODEL" makes them'
-        )
-    if encoder is None:
-        return next(encoder_id for encoder_id, active in is_active.items() if active)
-    if encoder not in is_active:
-        raise UnknownNameError(
-            f"{store.path} holds no encoder {encoder} - it has {', '.join(sorted(is_active))}"
-        )
-    return encoder
+from featurestore.store.vectors import find_encoder
 
 
 def promote(store: Store, encoder: str) -> None:

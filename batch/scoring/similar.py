@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from batch.embedding.encoder_registry import find_encoder
 from batch.scoring.scorer_registry import check_admission
 from featurestore.store.schema import canonical_cutoff, check_label_options
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
+from featurestore.store.vectors import find_encoder
 
 
 def similar(

@@ -5,18 +5,43 @@ Patients are drawn with all their stays, because stays of one patient are not in
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from batch.training.calibration import Floats
 from batch.training.metrics import METRICS, Metric, Ranked, top_fraction
+from featurestore.errors import FeatureStoreError
 from featurestore.store.scorer_metrics import AlertMetrics, AlertOutcomes, Interval
 
 BOOTSTRAPS = 1_000
 MIN_OUTCOMES = 10  # positives, and as many negatives, below which nothing is estimated
 ALERTS_PER_100 = (1, 5, 10, 20, 30)
 _WEIGHTS_IN_MEMORY = 4_000_000
+
+
+def evaluate_predictions(
+    y: npt.ArrayLike, p: npt.ArrayLike, groups: npt.ArrayLike, bootstraps: int = BOOTSTRAPS
+) -> dict[str, Interval]:
+    """Return the metrics by which scorers are evaluated, for predictions of any model.
+
+    y (stays,) is the outcome, p (stays,) its predicted probability and groups (stays,) the patient.
+    Each metric (auroc, auprc, brier, calibration_slope, ...) is [estimate, low, high] with a 95%
+    interval from a patient-level bootstrap, as `train` records it; None with fewer than 10 stays of
+    an outcome. Raises FeatureStoreError if the arrays do not match, or p is no probability.
+    """
+    outcome, probability, patient = np.asarray(y), np.asarray(p, np.float64), np.asarray(groups)
+    if not outcome.shape == probability.shape == patient.shape or outcome.ndim != 1:
+        raise FeatureStoreError(
+            f"y, p and groups have the shapes {outcome.shape}, {probability.shape} and "
+            f"{patient.shape} - give one value per stay (of predict_proba, column 1)"
+        )
+    if not np.isin(outcome, (0, 1)).all():
+        raise FeatureStoreError("y holds other values than True and False - give outcomes")
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise FeatureStoreError("p holds values outside 0 to 1 - give probabilities, not log odds")
+    return PatientBootstrap(outcome.astype(np.bool_), patient, bootstraps).metrics(probability)
 
 
 def enough_outcomes(y: npt.NDArray[np.bool_]) -> bool:
@@ -30,7 +55,7 @@ class PatientBootstrap:
     def __init__(
         self,
         y: npt.NDArray[np.bool_],
-        subject_id: npt.NDArray[np.int64],
+        subject_id: npt.NDArray[Any],
         bootstraps: int = BOOTSTRAPS,
         seed: int = 0,
     ) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from batch.embedding.embed import update_embeddings
-from batch.embedding.encoder_registry import find_encoder
 from batch.training.aggregates import CLINICALBERT, MEAN, Vectors
 from batch.training.baselines import BASELINES, fit_baselines
 from batch.training.calibration import Floats
@@ -25,7 +24,7 @@ from featurestore.store.integrity.checksums import COEF_HASH
 from featurestore.store.scorer_metrics import AGGREGATES, ScorerMetrics, TrainedScorer
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
-from featurestore.store.vectors import vectors_to_arrow
+from featurestore.store.vectors import find_encoder, vectors_to_arrow
 
 
 def train(

@@ -7,7 +7,8 @@ import secrets
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
 import duckdb
 
@@ -24,12 +25,27 @@ from featurestore.store.transaction import (
     staging_path,
 )
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from featurestore.store.vectors import TrainingSet
+
 
 class Store:
     """A feature store on disk.
 
-    Each query sees one complete version; `transaction` makes the next one. Raises
-    StoreNotFoundError if the file does not exist.
+    Each query sees one complete version; `transaction` makes the next one. As a context manager it
+    closes its connection at the end. Raises StoreNotFoundError if the file does not exist.
+
+    >>> with Store("ward.duckdb") as store:
+    ...     print(store)
+    ...     data = store.training_set(cutoff="72h", task="readmission")
+    ...     table = store.embeddings("window")
+    <Store ward.duckdb: 2 admissions, 1 note, encoder counter-00000000>
+    >>> print(data)
+    <TrainingSet: 1 admission (1 train, 0 valid, 0 test), 1 positive, 4 dimensions>
+    >>> table.num_rows, str(table.schema.field("embedding").type)
+    (2, 'fixed_size_list<item: float>[4]')
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -44,6 +60,20 @@ class Store:
         self._reader: duckdb.DuckDBPyConnection | None = None
         self._version_read: tuple[int, int] | None = None
         self._locked = False
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}: {self._summary()}>"
 
     @classmethod
     def create(
@@ -135,6 +165,49 @@ class Store:
             self._reader, self._version_read = reader, (stat.st_ino, stat.st_mtime_ns)
         return self._reader
 
+    def close(self) -> None:
+        """Close the connection, and with it the relations that it made; the next query opens one
+        again."""
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = None
+
+    def training_set(
+        self,
+        encoder: str | None = None,
+        cutoff: str = "72h",
+        task: str = "readmission",
+        horizon_days: int | None = None,
+    ) -> "TrainingSet":
+        """Return the admissions with a mature label and a known note, for any estimator.
+
+        X (float32), y, groups (subject_id), split and hadm_id are numpy arrays, ordered by hadm_id.
+        `encoder` defaults to the active one; a task that gives its own prediction times is read at
+        these. `horizon_days` defaults to 30 for a task that has a horizon. Raises UnknownNameError,
+        which names the known ones, and NotEnoughDataError where there is no such admission.
+        """
+        from featurestore.store.vectors import read_training_set
+
+        return read_training_set(self, encoder, cutoff, task, horizon_days)
+
+    def embeddings(
+        self,
+        level: Literal["admission", "window"] = "admission",
+        encoder: str | None = None,
+        cutoff: str | None = "72h",
+    ) -> "pa.Table":
+        """Return the vectors of an encoder, by default the active one, as an Arrow table.
+
+        The column `embedding` is a fixed-size list of floats. A row is an admission with the mean
+        of its windows, or one of the windows, with hadm_id, subject_id, split and more. Only notes
+        that were known at the prediction time of the `cutoff` count; None gives the admissions at
+        every cutoff, or all windows. Raises UnknownNameError, which names the known ones, and
+        NotEnoughDataError where the store has no encoder.
+        """
+        from featurestore.store.vectors import read_embeddings
+
+        return read_embeddings(self, level, encoder, cutoff)
+
     def is_encrypted(self) -> bool:
         """Return whether the file, and with it every file that a job leaves beside it, is
         encrypted."""
@@ -177,6 +250,20 @@ class Store:
         started_at = started_at or datetime.now()
         with self.lock(command), next_version(self.path, command, started_at, rewrite) as draft:
             yield draft
+
+    def _summary(self) -> str:
+        """Return what the store holds, or why that cannot be read, in a few words."""
+        try:
+            admissions, notes, encoder = self.one(
+                "SELECT (SELECT count(*) FROM admissions), (SELECT count(*) FROM notes), "
+                "(SELECT any_value(encoder_id) FROM encoders WHERE active)"
+            )
+        except (FeatureStoreError, duckdb.Error, OSError) as error:
+            return f"cannot be read ({type(error).__name__})"
+        return (
+            f"{admissions:,} admission{'s' * (admissions != 1)}, {notes:,} note{'s' * (notes != 1)}"
+            f", {f'encoder {encoder}' if encoder else 'no encoder'}"
+        )
 
     def _check_tables(self, reader: duckdb.DuckDBPyConnection) -> None:
         rows = reader.execute(
