@@ -4,7 +4,6 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,9 +146,9 @@ def _calibration(figure: "Figure", data: ReportData) -> None:
     ]
     low, high = np.array([(interval.low, interval.high) for interval in intervals]).T
     limit = min(1.0, 1.05 * max(high.max(), expected.max()))
-    axes = _unit_square(
-        figure, "mean predicted risk", fill(f"observed proportion that {data.outcome}", 40), limit
-    )
+    separator = " " if len(data.outcome) <= 16 else "\n"
+    observed_label = f"observed proportion{separator}that {data.outcome}"
+    axes = _unit_square(figure, "mean predicted risk", observed_label, limit)
     axes.plot([0, limit], [0, limit], color=RULE, linewidth=1)
     axes.vlines(expected, low, high, color=ACCENT, linewidth=1.2)
     axes.plot(expected, observed, "o", color=ACCENT, markeredgecolor=PAPER, markersize=6.5)
