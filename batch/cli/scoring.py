@@ -9,7 +9,7 @@ import click
 
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, NEGATIVE_NUMBERS, STORE
 from featurestore.cli.progress import say
-from featurestore.store.scorer_metrics import format_interval
+from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, format_interval
 
 SCORER = click.argument("scorer")
 interval = partial(format_interval, to="-")  # a terminal is narrower than a page
@@ -126,6 +126,8 @@ def outcomes_table(result: dict[str, Any]) -> str:
         )
     if len(result["periods"]) == 1:
         del lines[1]
+    returns = result["outcome"] == DEFAULT_OUTCOME
+    died = "died in hospital" if returns else "died in hospital without a label"
     return "\n".join(
         [
             *([result["no_signal"]] if result["no_signal"] else []),
@@ -133,7 +135,7 @@ def outcomes_table(result: dict[str, Any]) -> str:
             f"calibration slope {interval(result['calibration_slope'])}, "
             f"intercept {interval(result['calibration_intercept'])}",
             f"an alert is a probability of {result['alert_above']:.3f} or more; outcomes: alerts "
-            f"that {result['outcome']}/did not/died in hospital/other",
+            f"that {result['outcome']}/did not/{died}/other",
             f"waiting: the horizon of {result['waiting']:,} is not over, and "
             f"{result['positive_so_far']:,} of them {result['outcome']} so far; not judged: "
             f"{result['not_judged']:,} have no label",

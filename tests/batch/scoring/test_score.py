@@ -253,7 +253,8 @@ def test_the_outcomes_of_a_scorer_are_named_by_its_phrase(store):
     assert result["outcome"] == "stayed long"
     text = "\n".join(lines)
     assert (
-        "outcomes: alerts that stayed long/did not/" in text and "0 of them stayed long so" in text
+        "alerts that stayed long/did not/died in hospital without a label/other" in text
+        and "0 of them stayed long so" in text
     )
     assert "return" not in header + text
 
