@@ -13,7 +13,7 @@ from batch.embedding.drift import check_drift
 from batch.embedding.encoder import Encoder
 from batch.embedding.staging import Progress, stage
 from batch.scoring.score import add_scores, scores_due
-from batch.scoring.scorer_registry import find_scorer, why_no_signal
+from batch.scoring.scorer_registry import check_cutoff_kept, find_scorer, why_no_signal
 from featurestore.errors import ModelError, UnusualNightError
 from featurestore.source.sync import apply_diff, diff_source
 from featurestore.store.store import Store
@@ -82,6 +82,7 @@ def nightly(
 def _check_scorer(store: Store, scorer: str, encoder: Encoder) -> str:
     """Return the scorer's id; raise ModelError if it was trained on another encoder."""
     scorer_id = find_scorer(store, scorer)
+    check_cutoff_kept(store, scorer_id)
     (trained_on,) = store.one("SELECT encoder_id FROM scorers WHERE scorer_id = $s", s=scorer_id)
     if trained_on != encoder.id:
         raise ModelError(

@@ -133,10 +133,11 @@ def _card(manifest: dict[str, Any]) -> str:
     history = "whether it was fine-tuned is not known"
     if finetuning:
         windows = (finetuning.get("windows") or {}).get("train")
+        days = finetuning.get("horizon_days")
         history = (
             f"fine-tuned from {finetuning.get('base')} on {windows} windows, label rule "
-            f"{finetuning.get('label_rule')}, cutoff {finetuning.get('cutoff')}, horizon "
-            f"{finetuning.get('horizon_days')} days (details in encoder.json)"
+            f"{finetuning.get('label_rule')}, cutoff {finetuning.get('cutoff')}"
+            f"{f', horizon {days} days' if days else ''} (details in encoder.json)"
         )
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     return f"""# {manifest["encoder_id"]}

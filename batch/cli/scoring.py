@@ -98,12 +98,15 @@ def replay_summary(result: dict[str, Any]) -> str:
     type=click.FloatRange(0, 1),
     help="Probability of an alert (default: that of the riskiest 10% of predicted test stays).",
 )
+@click.option("--task", help="Another outcome than the scorer was trained on.")
 @JSON
-def outcomes_command(store: Path, scorer: str, alert_above: float | None, as_json: bool) -> None:
+def outcomes_command(
+    store: Path, scorer: str, alert_above: float | None, task: str | None, as_json: bool
+) -> None:
     """Compare recorded scores with what happened."""
     from featurestore import Store, outcomes
 
-    result = outcomes(Store(store), scorer, alert_above)
+    result = outcomes(Store(store), scorer, alert_above, task)
     click.echo(json.dumps(result) if as_json else outcomes_table(result))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.scoring.scorer_registry import find_scorer
+from batch.scoring.scorer_registry import check_cutoff_kept, find_scorer
 from featurestore.cohort.caveats import caveats
 from featurestore.cohort.flow import admission_flow
 from featurestore.cohort.leakage import pretrained_on_source
@@ -49,6 +49,7 @@ class ReportData:
 def report_data(store: Store, scorer: str) -> ReportData:
     """Read a scorer, by name or scorer_id, and what its report shows."""
     (row,) = store.rows(read_sql("report/scorer"), scorer=find_scorer(store, scorer))
+    check_cutoff_kept(store, row["scorer_id"])
     metrics: ScorerMetrics = json.loads(row.pop("metrics"))
     encoder = json.loads(row.pop("manifest") or "{}")
     row["versions"] = json.loads(row["versions"] or "{}")

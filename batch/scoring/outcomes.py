@@ -7,7 +7,7 @@ import numpy as np
 from batch.scoring.scorer_registry import find_scorer, why_no_signal
 from batch.training.bootstrap import MIN_OUTCOMES, PatientBootstrap, alert_outcomes
 from batch.training.metrics import auroc, calibration_intercept, calibration_slope
-from featurestore.cohort.tasks import scorer_task
+from featurestore.cohort.tasks import find_task, scorer_task
 from featurestore.errors import NotEnoughDataError
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -15,12 +15,15 @@ from featurestore.store.store import Store
 ALERTED = 0.10  # fraction of predicted test stays above the default threshold of an alert
 
 
-def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dict[str, Any]:
+def outcomes(
+    store: Store, scorer: str, alert_above: float | None = None, task: str | None = None
+) -> dict[str, Any]:
     """Compare the first score of each admission with its label, once its horizon is over.
 
     Admissions that the scorer was fitted or selected on are excluded, and so are those without a
     label of the same patients and time. An alert is a probability of at least `alert_above`
-    (default: what the riskiest 10% of predicted test stays reach).
+    (default: what the riskiest 10% of predicted test stays reach). `task` names another outcome
+    than the scorer was trained on.
 
     Returns counts and metrics (estimate, low, high: patient-level bootstrap) over all admissions,
     and `periods`, the same by month of the prediction. A research extract is one period, because
@@ -33,9 +36,11 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
     if nothing was scored.
     """
     scorer_id = find_scorer(store, scorer)
-    task = scorer_task(store, scorer_id)
+    question = find_task(store, task) if task else scorer_task(store, scorer_id)
     rows = (
-        store.sql(read_sql("scoring/scores_with_outcomes"), scorer=scorer_id, labels=task.labels)
+        store.sql(
+            read_sql("scoring/scores_with_outcomes"), scorer=scorer_id, labels=question.labels
+        )
         .to_arrow_table()
         .to_pydict()
     )
@@ -86,9 +91,9 @@ def outcomes(store: Store, scorer: str, alert_above: float | None = None) -> dic
 
     return {
         "scorer_id": scorer_id,
-        "task": task.name,
-        "horizon_days": task.horizon_days,
-        "outcome": task.outcome,
+        "task": question.name,
+        "horizon_days": question.horizon_days,
+        "outcome": question.outcome,
         "no_signal": no_signal,
         "fitted_on": int(fitted_on.sum()),
         "alert_above": threshold,

@@ -51,7 +51,11 @@ def newest_scorer(store: Store) -> str:
 
 
 def encoder_and_cutoff(store: Store, scorer_id: str) -> tuple[str, str]:
-    """Return encoder and cutoff of a scorer; raise UnknownNameError if its encoder was dropped."""
+    """Return encoder and cutoff of a scorer.
+
+    Raises UnknownNameError if its encoder was dropped, or the task that decides when it predicts.
+    """
+    check_cutoff_kept(store, scorer_id)
     encoder, cutoff, is_stored = store.one(
         "SELECT s.encoder_id, s.cutoff, e.encoder_id IS NOT NULL FROM scorers AS s "
         "LEFT JOIN encoders AS e USING (encoder_id) WHERE s.scorer_id = $s",
@@ -63,6 +67,20 @@ def encoder_and_cutoff(store: Store, scorer_id: str) -> tuple[str, str]:
             "scorer on another encoder"
         )
     return encoder, cutoff
+
+
+def check_cutoff_kept(store: Store, scorer_id: str) -> None:
+    """Raise UnknownNameError if the task that decides when a scorer predicts was dropped."""
+    task, is_kept = store.one(
+        "SELECT label_rule, cutoff IN (SELECT k.cutoff FROM kept_cutoffs AS k) FROM scorers "
+        "WHERE scorer_id = $s",
+        s=scorer_id,
+    )
+    if not is_kept:
+        raise UnknownNameError(
+            f"the task {task} decides when {scorer_id} predicts, and was dropped from "
+            f'{store.path} - "featurestore task add" adds it again'
+        )
 
 
 def check_admission(store: Store, hadm_id: int, encoder_id: str, cutoff: str) -> None:

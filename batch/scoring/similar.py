@@ -3,6 +3,7 @@
 from typing import Any
 
 from batch.scoring.scorer_registry import check_admission
+from featurestore.errors import FeatureStoreError
 from featurestore.store.schema import canonical_cutoff, check_label_options
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -20,6 +21,12 @@ def similar(
     """
     check_label_options(cutoff, horizon_days)
     cutoff = canonical_cutoff(cutoff)
+    kept = [name for (name,) in store.sql("FROM kept_cutoffs ORDER BY cutoff").fetchall()]
+    if cutoff not in kept:
+        raise FeatureStoreError(
+            f"{store.path} keeps no embeddings at {cutoff} before a scorer is trained at it - it "
+            f"keeps {', '.join(kept)}"
+        )
     check_admission(store, hadm_id, find_encoder(store, None), cutoff)
     return store.rows(
         read_sql("scoring/similar_with_outcomes"),

@@ -224,7 +224,8 @@ def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Findin
             f"{n:,} patients are in several of its splits - train it again",
         )
     query = read_sql("cohort/outdated_admission_embeddings")
-    if n := store.one(query, scorer_id=scorer_id, cutoff=cutoff)[0]:
+    is_kept = store.one("SELECT $c IN (SELECT cutoff FROM kept_cutoffs)", c=cutoff)[0]
+    if is_kept and (n := store.one(query, scorer_id=scorer_id, cutoff=cutoff)[0]):
         yield _finding(
             "outdated-admission-embeddings",
             n,

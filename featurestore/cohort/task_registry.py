@@ -69,7 +69,10 @@ def add_task(store: Store, name: str, file: str | Path) -> dict[str, Any]:
                 counts = insert_labels(con, name, file)
                 columns = "hadm_id, label, reason, known_at"
                 columns += ", prediction_time" if counts.pop("predictions") else ""
+                with file.open("rb") as stream:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
                 select = (
+                    f"-- the labels of a file with the SHA-256 {digest}\n"
                     f"SELECT {columns}\nFROM task_labels_from_files\nWHERE task = {literal(name)}"
                 )
             task = _default_task(name, select, "prediction_time" in _columns(con, select))
