@@ -73,8 +73,11 @@ def labels_command(
 @click.option(
     "--accept", metavar="CODE", help="Record that the findings of this code are accepted."
 )
+@click.option("--task", help="Only scorers that were trained on this task.")
 @JSON
-def audit_command(store: Path, scorer: str | None, accept: str | None, as_json: bool) -> None:
+def audit_command(
+    store: Path, scorer: str | None, accept: str | None, task: str | None, as_json: bool
+) -> None:
     """Check for leakage and immature labels.
 
     SCORER: check, or accept a finding of, only this scorer (default: all). The exit status is 1 if
@@ -85,7 +88,7 @@ def audit_command(store: Path, scorer: str | None, accept: str | None, as_json: 
     opened = Store(store)
     if accept is not None:
         accept_finding(opened, accept, scorer)
-    findings = audit(opened, scorer)
+    findings = audit(opened, scorer, task)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], default=str))
     else:

@@ -42,8 +42,10 @@ _OF_SCHEMA = {
         ),
     },
 }
+_ABOUT_RETURNS = {"mimic3-cohort", "mimic4-cohort", "omop-planned", "fhir-planned"}
+_OF_RETURNS = ("readmission", "clinicalbert", "death_or_readmission")
 # Against the hospital-wide measure of CMS (Horwitz et al. 2014, doi 10.7326/M13-3000).
-_OF_RULE = {
+_OF_TASK = {
     "readmission": {
         "same-day-returns": (
             "the rule counts a return on the day of discharge as a continuation; CMS counts one "
@@ -59,13 +61,19 @@ _OF_RULE = {
         ),
     }
 }
+_OF_TASK["death_or_readmission"] = _OF_TASK["readmission"]
 
 
-def caveats(store: Store, rule: str) -> dict[str, str]:
-    """Return the caveats of the built-in schema of a store and of a label rule, by code.
+def caveats(store: Store, task: str) -> dict[str, str]:
+    """Return the caveats of the built-in schema of a store and of a task, by code.
 
-    Of another schema nothing is known. The departures from the CMS measure concern the rule
-    `readmission` only.
+    Of another schema nothing is known. Some concern returns only, and the departures from the CMS
+    measure only the rule of `readmission`.
     """
     schema = Path(store.one("SELECT schema_name FROM settings")[0]).name
-    return _OF_SCHEMA.get(schema, {}) | _OF_RULE.get(rule, {})
+    of_schema = {
+        code: sentence
+        for code, sentence in _OF_SCHEMA.get(schema, {}).items()
+        if task in _OF_RETURNS or code not in _ABOUT_RETURNS
+    }
+    return of_schema | _OF_TASK.get(task, {})

@@ -12,7 +12,7 @@ from typing import Any
 
 from featurestore.cohort.caveats import caveats
 from featurestore.cohort.flow import MANY_EARLY_RETURNS, admission_flow
-from featurestore.cohort.tasks import Task, list_tasks, scorer_task
+from featurestore.cohort.tasks import Task, find_task, list_tasks, scorer_task
 from featurestore.errors import UnknownNameError
 from featurestore.store.scorer_metrics import ScorerMetrics, format_interval
 from featurestore.store.sql_files import read_sql
@@ -76,13 +76,15 @@ class Finding:
     accepted: Acceptance | None = None
 
 
-def audit(store: Store, scorer: str | None = None) -> list[Finding]:
+def audit(store: Store, scorer: str | None = None, task: str | None = None) -> list[Finding]:
     """Return the findings about a store and its scorers, errors first.
 
-    Checks all scorers, or one: by its id, or by its name the newest version. Raises
-    UnknownNameError where there is no such scorer.
+    Checks all scorers, or one: by its id, or by its name the newest version. `task` checks only
+    those that were trained on it. Raises UnknownNameError where there is no such scorer.
     """
-    scorers = _scorers(store, scorer)
+    scorers = [row for row in _scorers(store, scorer) if task in (None, row["label_rule"])]
+    if task and not scorers:
+        find_task(store, task)
     findings = [*_store_findings(store)]
     for row in scorers:
         findings += [
@@ -93,7 +95,9 @@ def audit(store: Store, scorer: str | None = None) -> list[Finding]:
                 *_encoder_findings(store, row),
             )
         ]
-    findings += _caveat_findings(store, {row["label_rule"] for row in scorers} or {"readmission"})
+    findings += _caveat_findings(
+        store, {row["label_rule"] for row in scorers} or {task or "readmission"}
+    )
     acceptances = _acceptances(store)
     findings = [
         replace(finding, accepted=_acceptance(finding, acceptances)) for finding in findings

@@ -22,6 +22,9 @@ OF_OMOP = {"omop-planned", "omop-note-times"}
         pytest.param("/ours/our-hospital", "readmission", OF_RULE, id="another hospital"),
         pytest.param("mimic4", "clinicalbert", {"mimic4-cohort"}, id="ClinicalBERT's rule"),
         pytest.param("/ours/our-hospital", "clinicalbert", set(), id="nothing is known"),
+        pytest.param("mimic3", "long_stay", set(), id="a task that is not about returns"),
+        pytest.param("omop", "own_task", {"omop-note-times"}, id="a task of one's own"),
+        pytest.param("omop", "death_or_readmission", OF_OMOP | OF_RULE, id="returns or deaths"),
     ],
 )
 def test_caveats_are_those_of_the_schema_and_of_the_rule(tmp_path, schema, rule, codes):
