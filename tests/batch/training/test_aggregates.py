@@ -147,30 +147,30 @@ def test_when_the_first_copy_is_withdrawn_the_second_takes_its_place(tmp_path):
         return [note(n, 7, text, day(1, 12 + n)) for n, text in enumerate(texts, 1) if text]
 
     def state():
-        rows = store.sql(
+        rows = ward.sql(
             "SELECT n_notes, embedding FROM admission_embeddings WHERE cutoff = '72h'"
         ).fetchall()
-        hashed = store.one("SELECT windows_hash FROM admission_windows()")[0]
+        hashed = ward.one("SELECT windows_hash FROM admission_windows()")[0]
         return rows, hashed
 
     folder = write_hospital(tmp_path / "hospital", [admission(7)], notes("pain", "home", "pain"))
-    store = create_store(tmp_path / "w.duckdb", folder, "mimic3")
-    sync(store)
-    embed_pending(store, WordCounter())
+    ward = create_store(tmp_path / "w.duckdb", folder, "mimic3")
+    sync(ward)
+    embed_pending(ward, WordCounter())
     both, hash_of_first = state()
     assert both == [(3, [1.0, 1.5, 1.5, 1.0])]
     write_hospital(folder, [admission(7)], notes(None, "home", "pain"))
-    sync(store)
-    embed_pending(store, WordCounter())
+    sync(ward)
+    embed_pending(ward, WordCounter())
     one, hash_of_second = state()
     assert one == [(2, [1.0, 1.5, 1.5, 1.0])]
     assert hash_of_second != hash_of_first
-    assert verify(store) == []
+    assert verify(ward) == []
     write_hospital(folder, [admission(7)], notes(None, "home", None))
-    sync(store)
-    embed_pending(store, WordCounter())
+    sync(ward)
+    embed_pending(ward, WordCounter())
     assert state()[0] == [(1, [1.0, 1.0, 2.0, 1.0])]
-    assert verify(store) == []
+    assert verify(ward) == []
 
 
 def test_a_copy_counts_while_the_first_one_is_not_embedded(tmp_path):

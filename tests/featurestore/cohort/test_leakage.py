@@ -22,7 +22,7 @@ from featurestore import (
     verify,
 )
 from featurestore.cli import main
-from featurestore.cohort.caveats import _OF_RULE, _OF_SCHEMA, caveats
+from featurestore.cohort.caveats import _OF_SCHEMA, _OF_TASK, caveats
 from featurestore.cohort.leakage import SEVERITY_OF, pretrained_on_source
 from featurestore.errors import UnknownNameError
 from tests.conftest import WordCounter
@@ -232,7 +232,7 @@ def test_a_planted_leak_is_reported(store, leak, severity, code, finding):
 def test_the_page_lists_every_code_with_its_severity():
     rows = re.findall(r"^\| (error|warning|note) \| (.+?) \|", PAGE.read_text(), re.M)
     codes = {code: severity for severity, cell in rows for code in re.findall(r"`(\S+)`", cell)}
-    of_caveats = [*_OF_SCHEMA.values(), *_OF_RULE.values()]
+    of_caveats = [*_OF_SCHEMA.values(), *_OF_TASK.values()]
     assert codes == SEVERITY_OF | {code: "note" for caveat in of_caveats for code in caveat}
 
 
