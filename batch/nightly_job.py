@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch.embedding.commit import commit_staged, is_out_of_date
+from batch.embedding.covariates import refresh_covariates
 from batch.embedding.drift import check_drift
 from batch.embedding.encoder import Encoder
 from batch.embedding.staging import Progress, stage
@@ -52,6 +53,7 @@ def nightly(
             with store.transaction("nightly", started_at) as transaction:
                 apply_diff(transaction, diff)
                 stats = commit_staged(transaction, encoder, staged)
+                refresh_covariates(store, transaction.con)
                 hours = _hours_since_last_night(transaction.con, started_at)
                 findings = check_drift(
                     transaction.con, stats, counts["seen"], counts["excluded"], hours

@@ -228,5 +228,9 @@ def explanation_table(explanation: dict[str, Any], n: int) -> str:
     others = sum(note["contribution"] for note in notes[n:])
     if notes[n:]:
         lines.append(f"{f'{len(notes) - n:,} other notes':<48}{others:>+14.3f}")
-    total = explanation["base"] + sum(note["contribution"] for note in notes)
+    for part in explanation["covariates"]:
+        value = "missing" if part["value"] is None else f"{part['value']:.4g}"
+        lines.append(f"{part['covariate'][:31]:<32}{value:<16}{part['contribution']:>+14.3f}")
+    parts = [*notes, *explanation["covariates"]]
+    total = explanation["base"] + sum(part["contribution"] for part in parts)
     return "\n".join([*lines, f"{'total':<48}{total:>+14.3f}"])

@@ -33,6 +33,12 @@ interval = partial(format_interval, to="-")  # a terminal is narrower than a pag
     type=click.Choice(list(AGGREGATES)),
     help="How windows are combined (default: their mean, or what is better beyond chance).",
 )
+@click.option(
+    "--covariates",
+    multiple=True,
+    metavar="NAME|FILE.sql",
+    help="Numbers beside the notes: demographics, utilisation or a SELECT; may be repeated.",
+)
 @JSON
 def train_command(
     store: Path,
@@ -44,6 +50,7 @@ def train_command(
     rule: dict[str, Any],
     baseline: bool,
     aggregate: str | None,
+    covariates: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Fit a scorer on the admission embeddings."""
@@ -53,7 +60,16 @@ def train_command(
     opened = Store(store)
     say_pending_notes(opened, find_encoder(opened, encoder))
     result = train(
-        opened, scorer, encoder, cutoff, horizon_days, baseline, aggregate, task=task, rule=rule
+        opened,
+        scorer,
+        encoder,
+        cutoff,
+        horizon_days,
+        baseline,
+        aggregate,
+        task=task,
+        rule=rule,
+        covariates=covariates,
     )
     click.echo(json.dumps(result) if as_json else training_summary(result))
 
@@ -69,6 +85,13 @@ def training_summary(scorer: TrainedScorer) -> str:
     for name, counts in (("admissions", scorer["admissions"]), ("positives", scorer["positives"])):
         lines.append(f"{name:<18}" + "".join(f"{counts[split]:>8,}" for split in splits))
     lines += metrics_table(scorer["test"]).splitlines()
+    if scorer["covariates"]:
+        gains = (scorer["differences"][f"{part}_alone"] for part in ("notes", "covariates"))
+        lines.append("AUROC gained by covariates: {}; by notes: {}".format(*map(interval, gains)))
+        lines += [
+            f"  {each['name']:<30}{each['log_odds']:>+8.3f} log odds per standard deviation"
+            for each in scorer["covariates"]
+        ]
     return "\n".join([*lines, *(f"- {warning}" for warning in scorer["warnings"])])
 
 

@@ -5,6 +5,7 @@ import json
 import duckdb
 
 from batch.embedding.admission_means import means_are_stale, refresh_means
+from batch.embedding.covariates import covariates_are_stale
 from batch.embedding.drift import NightlyStats
 from batch.embedding.encoder import Encoder
 from batch.embedding.shards import Shards
@@ -34,7 +35,7 @@ def commit_staged(transaction: Transaction, encoder: Encoder, staged: Staged) ->
 
 
 def is_out_of_date(store: Store, also: str | None = None) -> bool:
-    """Return whether vectors or means do not match the note index yet.
+    """Return whether vectors, means or covariates do not match the last sync yet.
 
     `also` is a cutoff at which means are needed, beside the kept ones.
     """
@@ -45,7 +46,7 @@ def is_out_of_date(store: Store, also: str | None = None) -> bool:
         ).fetchall()[0]
         if rows:
             return True
-    return means_are_stale(con, also)
+    return means_are_stale(con, also) or covariates_are_stale(store)
 
 
 def drop_stale_vectors(con: duckdb.DuckDBPyConnection) -> None:

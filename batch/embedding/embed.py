@@ -5,6 +5,7 @@ from datetime import datetime
 
 from batch.embedding.admission_means import refresh_means
 from batch.embedding.commit import commit_staged, drop_stale_vectors, is_out_of_date
+from batch.embedding.covariates import refresh_covariates
 from batch.embedding.encoder import Encoder
 from batch.embedding.staging import Progress, stage
 from featurestore.store.store import Store
@@ -34,6 +35,7 @@ def embed_pending(
         if staged or is_out_of_date(store):
             with store.transaction("embed", started_at) as transaction:
                 commit_staged(transaction, encoder, staged)
+                refresh_covariates(store, transaction.con)
                 transaction.counts.update(staged.counts, provider=encoder.provider)
                 transaction.counts.update(staged.memory)
         staged.shards.clear()
@@ -50,3 +52,4 @@ def update_embeddings(store: Store, also: str | None = None) -> None:
             with store.transaction("embed") as transaction:
                 drop_stale_vectors(transaction.con)
                 refresh_means(transaction.con, also)
+                refresh_covariates(store, transaction.con)

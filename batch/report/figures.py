@@ -28,6 +28,8 @@ NAMES = {
     "bag_of_words": "Bag-of-words",
     "classifier_head": "Fine-tuned model",
     "prior_admissions": "Prior admissions",
+    "notes_alone": "Notes alone",
+    "covariates_alone": "Covariates alone",
     "prevalence": "Prevalence",
 }
 

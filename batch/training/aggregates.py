@@ -22,6 +22,20 @@ class Vectors:
     aggregate: str  # of AGGREGATES
     X: npt.NDArray[np.float32]  # (rows, dim)
     admission_index: npt.NDArray[np.int64]  # (rows,) ascending; each admission has a row
+    # (admissions, 2 * covariates) each value, 0 where it is missing, and whether it is; only where
+    # an admission has one row.
+    design: Floats | None = None
+
+    def log_odds(self, coef: Floats, intercept: float) -> Floats:
+        """Return the log odds of the admissions (admissions,) by a regression.
+
+        The coefficients of the vector come first, then those of the design.
+        """
+        dim = self.X.shape[1]
+        row_log_odds = self.X @ coef[:dim] + intercept
+        if self.design is not None:
+            row_log_odds = row_log_odds + self.design @ coef[dim:]
+        return self.admission_log_odds(row_log_odds)
 
     def admission_log_odds(self, row_log_odds: npt.NDArray[np.floating]) -> Floats:
         """Return the log odds of admissions (admissions,) from those of their rows (rows,).
@@ -41,7 +55,8 @@ class Vectors:
         """Return the rows of a subset of the admissions, which are numbered from 0 again."""
         rows = admissions[self.admission_index]
         number = np.cumsum(admissions) - 1
-        return Vectors(self.aggregate, self.X[rows], number[self.admission_index[rows]])
+        design = None if self.design is None else self.design[admissions]
+        return Vectors(self.aggregate, self.X[rows], number[self.admission_index[rows]], design)
 
     def weight(self) -> Floats:
         """Return the weight of each row (rows,): those of an admission sum to 1."""

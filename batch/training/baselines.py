@@ -13,7 +13,13 @@ from batch.training.calibration import Floats, log_loss, platt, probability
 from batch.training.data import Cohort, Mask, TrainingData
 from featurestore.errors import ModelError
 
-BASELINES = ("prior_admissions", "bag_of_words", "classifier_head")
+BASELINES = (
+    "prior_admissions",
+    "bag_of_words",
+    "classifier_head",
+    "notes_alone",
+    "covariates_alone",
+)
 
 WORD_GRID = tuple(float(c) for c in np.logspace(-2, 4, 13))  # for TF-IDF rows of length 1
 _PATIENCE = 3  # values of C without an improvement that end the search

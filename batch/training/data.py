@@ -1,7 +1,7 @@
 """Everything that training a scorer reads from the store, as plain arrays."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +9,9 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from batch.embedding.covariates import Covariates, design_rows
 from batch.training.aggregates import MEAN, Vectors, Windows
+from batch.training.calibration import Floats
 from featurestore.cohort.tasks import Task
 from featurestore.errors import NotEnoughDataError
 from featurestore.source.source import open_source
@@ -61,14 +63,16 @@ class TrainingData:
     observed_until: datetime | None  # of a live hospital
     word_counts: Any | None  # sparse (admissions, hashed words); None without bag-of-words
     outcome: str  # what positives did
+    covariates: tuple[str, ...] = ()
+    design: Floats | None = None  # (admissions, 2 * covariates); None without covariates
 
     def vectors(self, aggregate: str) -> Vectors:
-        """Return the input of a regression by an aggregate (of AGGREGATES)."""
+        """Return the input of a regression by an aggregate (of AGGREGATES), with covariates."""
         if aggregate == MEAN:
-            return self.means
+            return replace(self.means, design=self.design)
         if self.windows is None:
             raise ValueError(f"{aggregate} needs the windows")
-        return self.windows.vectors(aggregate)
+        return replace(self.windows.vectors(aggregate), design=self.design)
 
     @property
     def has_label(self) -> Mask:
@@ -273,6 +277,19 @@ def word_counts(store: Store, hadm_id: npt.NDArray[np.int64], cutoff: str) -> An
         )
         counts = counts + admission_of_note @ note_counts
     return counts
+
+
+def covariate_design(
+    store: Store, covariates: Covariates, cutoff: str, hadm_id: npt.NDArray[np.int64]
+) -> Floats:
+    """Return the design of covariates of admissions (admissions, 2 * covariates)."""
+    rows = design_rows(store, store.connect(), covariates, cutoff)
+    width = 2 * len(covariates.columns)
+    design = rows["design"].combine_chunks().flatten().to_numpy().reshape(-1, width)
+    predicted = rows["hadm_id"].to_numpy()
+    if not np.isin(hadm_id, predicted).all():
+        raise ValueError("an admission with a mean is not predicted")
+    return np.asarray(design[np.searchsorted(predicted, hadm_id)])
 
 
 def _hadm_id_table(hadm_id: npt.NDArray[np.int64]) -> Any:

@@ -12,10 +12,12 @@ from batch.training.calibration import MIN_CHI_SQUARED, Floats, probability
 from batch.training.data import UNLABELLED, Cohort, Mask, TrainingData
 from batch.training.metrics import auroc, calibration_slope
 from batch.training.model_selection import CalibratedFit, fit_subset, patients_calibrated_on
+from batch.training.regression import observed_means
 from featurestore.store.scorer_metrics import (
     AlertMetrics,
     Calibration,
     CandidateMetrics,
+    CovariateMetrics,
     Interval,
     LearningCurvePoint,
     ScorerMetrics,
@@ -62,6 +64,7 @@ def evaluate(
             for name, risk in baselines.items()
         },
         "alerts": _alerts(data, p) if model.calibration.has_signal else [],
+        "covariates": _covariates(data, model),
         "candidates": [_candidate(each, each is model, bootstrap, test) for each in candidates],
         "subgroups": _subgroups(data, p, bootstrap),
         "learning_curve": _learning_curve(model, cohort, bootstrap),
@@ -95,6 +98,27 @@ def _candidate(
         "test_slope": bootstrap.estimate(calibration_slope, probability(log_odds)),
         "selected": selected,
     }
+
+
+def _covariates(data: TrainingData, model: CalibratedFit) -> list[CovariateMetrics]:
+    """Return the covariates with their calibrated coefficients, on the training stays."""
+    if data.design is None:
+        return []
+    design = data.design[data.cohort.split == "train"]
+    means = observed_means(design)
+    values = design[:, ::2] + design[:, 1::2] * means
+    coef = model.calibration.slope * model.coef[len(model.coef) - design.shape[1] :]
+    return [
+        {
+            "name": name,
+            "mean": float(means[k]),
+            "standard_deviation": float(values[:, k].std()),
+            "missing": float(design[:, 2 * k + 1].mean()),
+            "log_odds": float(coef[2 * k] * values[:, k].std()),
+            "log_odds_if_missing": float(coef[2 * k + 1] - coef[2 * k] * means[k]),
+        }
+        for k, name in enumerate(data.covariates)
+    ]
 
 
 def _subgroups(data: TrainingData, p: Floats, bootstrap: PatientBootstrap) -> list[SubgroupMetrics]:

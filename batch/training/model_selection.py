@@ -1,6 +1,6 @@
 """The regressions of a scorer, their calibration, and the choice between them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ class CalibratedFit:
 
     vectors: Vectors
     c: float
-    coef: Floats  # (dim,)
+    coef: Floats  # (dim,), and two of each covariate
     intercept: float
     log_odds: Floats  # (admissions,)
     calibration: Calibration
@@ -56,6 +56,8 @@ def fit_candidates(data: TrainingData, aggregate: str | None = None) -> list[Cal
         aggregates = [aggregate]
     else:
         aggregates = data.windows.distinct_aggregates() if data.windows else [MEAN]
+        if data.design is not None:  # which belongs to admissions, not to windows
+            aggregates = [name for name in aggregates if name != CLINICALBERT]
     fold = patient_folds(data.cohort.subset(data.cohort.split == "train"))
     candidates = [
         fit_calibrated(data.vectors(name), data.cohort, data.encoder_saw_training, fold)
@@ -123,7 +125,7 @@ def fit_calibrated(
     members = cohort.subset(train)
     subset = vectors.subset(train)
     weight = subset.weight()
-    columns = standardize(subset.X, weight)
+    columns = standardize(subset.X, weight, subset.design)
     y = members.y[subset.admission_index]  # (rows,)
     fold = patient_folds(members) if fold is None else fold
     path = fit_path(columns.Z, y, weight, GRID, fold[subset.admission_index])
@@ -131,7 +133,7 @@ def fit_calibrated(
     best = int(np.argmin([_cross_validated_loss(vectors, z, members.y) for z in out_of_fold]))
     c = GRID[best]
     coef, intercept = columns.unscale(fit_exactly(columns.Z, y, weight, c))
-    z = vectors.admission_log_odds(vectors.X @ coef + intercept)
+    z = vectors.log_odds(coef, intercept)
 
     cross_fitted = z.copy()
     cross_fitted[train] = out_of_fold[best]
@@ -181,11 +183,29 @@ def patient_folds(cohort: Cohort) -> npt.NDArray[np.int64]:
     return fold
 
 
+def fit_parts(model: CalibratedFit, data: TrainingData) -> dict[str, Floats]:
+    """Return the probabilities (admissions,) of the notes and of the covariates alone.
+
+    Each is a regression of its own, with a C of its own. Empty without covariates.
+    """
+    if data.design is None:
+        return {}
+    n = len(data.hadm_id)
+    parts = {
+        "notes_alone": replace(model.vectors, design=None),
+        "covariates_alone": Vectors(MEAN, np.empty((n, 0), np.float32), np.arange(n), data.design),
+    }
+    return {
+        name: fit_calibrated(vectors, data.cohort, data.encoder_saw_training).probability
+        for name, vectors in parts.items()
+    }
+
+
 def fit_subset(vectors: Vectors, cohort: Cohort, members: Mask, c: float) -> Floats:
     """Fit one regression on a subset of the admissions; return its log odds of all of them."""
     subset = vectors.subset(members)
     weight = subset.weight()
-    columns = standardize(subset.X, weight)
+    columns = standardize(subset.X, weight, subset.design)
     y = cohort.y[members][subset.admission_index]
     coef, intercept = columns.unscale(fit_exactly(columns.Z, y, weight, c))
-    return vectors.admission_log_odds(vectors.X @ coef + intercept)
+    return vectors.log_odds(coef, intercept)

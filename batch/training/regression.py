@@ -17,36 +17,76 @@ _BATCH_ROWS = 16_384
 
 @dataclass
 class StandardizedColumns:
-    """The columns of X with mean 0 and standard deviation 1."""
+    """The columns of a vector, and of a design of covariates, with mean 0 and deviation 1.
 
-    Z: npt.NDArray[np.float32]  # (rows, dim)
-    mean: npt.NDArray[np.float32]  # (dim,)
-    scale: npt.NDArray[np.float32]  # (dim,)
+    Missing covariates have the mean of the others, and an indicator that is a column too.
+    """
+
+    Z: npt.NDArray[np.float32]  # (rows, dim + 2 * covariates)
+    mean: Floats  # (dim + 2 * covariates,)
+    scale: Floats  # (dim + 2 * covariates,)
+    covariate_means: Floats  # (covariates,)
 
     def unscale(self, theta: Floats) -> tuple[Floats, float]:
-        """Return coefficients (dim,) and intercept for X, given those for Z, intercept last."""
+        """Return coefficients and intercept for vectors and designs, given those for Z.
+
+        The intercept comes last in theta.
+        """
         coef = theta[:-1] / self.scale
-        return coef, float(theta[-1] - coef @ self.mean)
+        intercept = float(theta[-1] - coef @ self.mean)
+        design = coef[len(coef) - 2 * len(self.covariate_means) :]
+        # In a design a missing value is 0: its indicator stands for the mean too.
+        design[1::2] += design[::2] * self.covariate_means
+        return coef, intercept
 
 
-def standardize(X: npt.NDArray[np.float32], weight: Floats) -> StandardizedColumns:
+def standardize(
+    X: npt.NDArray[np.float32], weight: Floats, design: Floats | None = None
+) -> StandardizedColumns:
     """Standardize the columns of X (rows, dim) with a weight for each row (rows,).
 
-    A column that is constant up to rounding keeps its scale: scaled up, its rounding errors would
-    receive coefficients that overflow float32.
+    `design` (rows, 2 * covariates) has the covariates. A column of X that is constant up to
+    rounding keeps its scale: scaled up, its rounding errors would receive coefficients that
+    overflow float32. A constant covariate becomes 0, so that it gets no coefficient.
     """
     from sklearn.preprocessing import StandardScaler
     from sklearn.utils import gen_batches
 
-    scaler = StandardScaler()
-    for rows in gen_batches(len(X), _BATCH_ROWS):  # the float64 copies are of a batch only
-        scaler.partial_fit(X[rows], sample_weight=weight[rows])
-    scale = np.sqrt(scaler.var_)
-    scale[scale <= 1e-6 * max(scale.max(), 1e-30)] = 1
-    mean, scale = scaler.mean_.astype(np.float32), scale.astype(np.float32)
+    mean = scale = np.empty(0, np.float32)
+    if X.shape[1]:
+        scaler = StandardScaler()
+        for rows in gen_batches(len(X), _BATCH_ROWS):  # the float64 copies are of a batch only
+            scaler.partial_fit(X[rows], sample_weight=weight[rows])
+        scale = np.sqrt(scaler.var_)
+        scale[scale <= 1e-6 * max(scale.max(), 1e-30)] = 1
+        mean, scale = scaler.mean_.astype(np.float32), scale.astype(np.float32)
     Z = X - mean
     Z /= scale
-    return StandardizedColumns(Z, mean, scale)
+    if design is None:
+        return StandardizedColumns(Z, mean.astype(float), scale.astype(float), np.empty(0))
+    covariate_means = observed_means(design)
+    filled = design.copy()
+    filled[:, ::2] += filled[:, 1::2] * covariate_means
+    centre, spread = filled.mean(axis=0), filled.std(axis=0)
+    is_constant = spread <= 1e-12 * np.abs(filled).max(axis=0)
+    spread[is_constant] = 1
+    Z_design = (filled - centre) / spread
+    Z_design[:, is_constant] = 0
+    return StandardizedColumns(
+        np.hstack([Z, Z_design.astype(np.float32)]),
+        np.concatenate([mean, centre]),
+        np.concatenate([scale, spread]),
+        covariate_means,
+    )
+
+
+def observed_means(design: Floats) -> Floats:
+    """Return the mean of each covariate where it is not missing (covariates,); 0 if it always is.
+
+    `design` (rows, 2 * covariates) has each value, 0 where it is missing, and whether it is.
+    """
+    observed = (1 - design[:, 1::2]).sum(axis=0)
+    return np.asarray(design[:, ::2].sum(axis=0) / np.maximum(observed, 1))
 
 
 @dataclass

@@ -4,19 +4,21 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
+from batch.embedding.covariates import find_covariates, insert_set, refresh_covariates
 from batch.embedding.embed import update_embeddings
 from batch.training.aggregates import CLINICALBERT, MEAN, Vectors
 from batch.training.baselines import BASELINES, fit_baselines
 from batch.training.calibration import Floats
-from batch.training.data import TrainingData, training_data
+from batch.training.data import TrainingData, covariate_design, training_data
 from batch.training.evaluation import evaluate
-from batch.training.model_selection import CalibratedFit, fit_candidates
+from batch.training.model_selection import CalibratedFit, fit_candidates, fit_parts
+from batch.training.regression import observed_means
 from featurestore.cohort.flow import admission_flow
 from featurestore.cohort.tasks import check_known_after_prediction, find_task
 from featurestore.errors import FeatureStoreError
@@ -37,6 +39,7 @@ def train(
     aggregate: str | None = None,
     task: str | None = None,
     rule: Mapping[str, Any] | None = None,
+    covariates: Sequence[str] = (),
 ) -> TrainedScorer:
     """Fit a scorer on the training patients, evaluate it on the test patients, and record it.
 
@@ -50,12 +53,15 @@ def train(
     72h or the prediction times of the task, and `task` to readmission. `horizon_days` and `rule`
     (min_age, planned_types, same_day, deaths) change the parameters of a task. Every night keeps
     the means at the scorer's cutoff from then on.
+    `covariates` are names of shipped sets (demographics, utilisation) or .sql files, whose numbers
+    are used beside the notes; both alone are then baselines too.
     `baseline` fits a bag-of-words regression on the same admissions, whose text is streamed from
     the source. Returns the scorer_id and the recorded metrics (docs/scorers.md). Raises
     NotEnoughDataError where too few admissions are labelled, and leaves the store unchanged then.
     """
     started_at = datetime.now()
-    _check_arguments(name, aggregate)
+    _check_arguments(name, aggregate, covariates)
+    covariate_set = find_covariates(store, covariates)
     with store.lock("train"):
         encoder = find_encoder(store, encoder)
         question = find_task(store, task, horizon_days, rule)
@@ -65,8 +71,11 @@ def train(
             data = training_data(
                 store, encoder, question, cutoff, aggregate != MEAN, bag_of_words=baseline
             )
+            if covariate_set:
+                data.covariates = covariate_set.columns
+                data.design = covariate_design(store, covariate_set, cutoff, data.hadm_id)
         candidates = fit_candidates(data, aggregate)
-        baselines = fit_baselines(data)
+        baselines = fit_baselines(data) | fit_parts(candidates[0], data)
         metrics = evaluate(data, candidates, baselines)
         metrics["warnings"] += admission_flow(store, question, cutoff)["warnings"]
         model = candidates[0]
@@ -78,10 +87,14 @@ def train(
                 "horizon_days": question.horizon_days,
                 "task_sql": question.select,
                 "task_hash": question.hash,
+                "covariates_id": covariate_set.id if covariate_set else None,
                 "created_at": started_at,
             }
             scorer_id = _insert_scorer(transaction, name, columns, data, model, metrics)
             _insert_admissions(transaction, scorer_id, data, model, baselines)
+            if covariate_set:
+                insert_set(transaction.con, covariate_set)
+                refresh_covariates(store, transaction.con)
             transaction.counts.update(scorer=scorer_id, admissions=int(data.has_label.sum()))
     return {"scorer_id": scorer_id, **metrics}
 
@@ -97,13 +110,18 @@ def _means_at(store: Store, cutoff: str) -> Iterator[None]:
         raise
 
 
-def _check_arguments(name: str, aggregate: str | None) -> None:
+def _check_arguments(name: str, aggregate: str | None, covariates: Sequence[str]) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise FeatureStoreError(
             f"{name!r} is not a valid name of a scorer - use letters, digits, - . and _"
         )
     if aggregate not in (None, *AGGREGATES):
         raise FeatureStoreError(f"unknown aggregate {aggregate} - use {', '.join(AGGREGATES)}")
+    if covariates and aggregate == CLINICALBERT:
+        raise FeatureStoreError(
+            f"the aggregate {CLINICALBERT} scores windows, and covariates are of admissions - use "
+            "another aggregate, or no covariates"
+        )
 
 
 def _insert_scorer(
@@ -127,6 +145,7 @@ def _insert_scorer(
         "metrics": json.dumps(metrics),
         "training_hash": _training_hash(data, model.vectors),
         "aggregate": model.aggregate,
+        "covariate_means": _covariate_means(data),
         **question,
         **_coefficients(model),
     }
@@ -171,6 +190,14 @@ def _insert_admissions(
     transaction.con.unregister("admission_rows")
 
 
+def _covariate_means(data: TrainingData) -> list[float] | None:
+    """Return the mean of each covariate on the training stays that have it."""
+    if data.design is None:
+        return None
+    means: list[float] = observed_means(data.design[data.cohort.split == "train"]).tolist()
+    return means
+
+
 def _coefficients(model: CalibratedFit) -> dict[str, Any]:
     """Return coefficients and calibration as the store records them.
 
@@ -204,7 +231,9 @@ def _training_hash(data: TrainingData, vectors: Vectors) -> str:
     """Return a SHA-256 over the labelled admissions, in the order of hadm_id."""
     digest = hashlib.sha256()
     cohort = data.cohort.subset(data.has_label)
-    for column in (data.hadm_id[data.has_label], cohort.y, vectors.subset(data.has_label).X):
+    rows = vectors.subset(data.has_label)
+    design = [] if rows.design is None else [rows.design]
+    for column in (data.hadm_id[data.has_label], cohort.y, rows.X, *design):
         digest.update(np.ascontiguousarray(column).data)
     digest.update("\n".join(cohort.split.tolist()).encode())
     return digest.hexdigest()

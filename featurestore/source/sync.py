@@ -244,7 +244,7 @@ def _delete_vectors(transaction: Transaction, withdrawn: pa.Table) -> None:
     Otherwise forget could not find them until the next run of embed deletes them.
     """
     transaction.con.register("withdrawn", withdrawn)
-    for table in ("embeddings", "admission_embeddings"):
+    for table in ("embeddings", "admission_embeddings", "admission_covariates"):
         transaction.con.execute(read_sql(f"sync/delete_{table}"))
     transaction.con.unregister("withdrawn")
 

@@ -32,6 +32,8 @@ _PATIENT_ROWS = {
     "embeddings": "note_id IN (FROM patient_notes) OR hadm_id IN (FROM patient_stays)",
     "admission_embeddings": "hadm_id IN (FROM patient_means)",
     "archived_admission_embeddings": "hadm_id IN (FROM patient_means)",
+    "admission_covariates": "hadm_id IN (FROM patient_stays)",
+    "archived_admission_covariates": "hadm_id IN (FROM patient_stays)",
     "scorer_admissions": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
     "scores": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
     "task_labels_from_files": "hadm_id IN (FROM patient_stays)",

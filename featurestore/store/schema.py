@@ -15,11 +15,17 @@ _LABEL_MACROS = (
     *("patient_episodes", "readmission_labels", "clinicalbert_labels"),
     *("task_select", "task_labels"),
 )
+_COVARIATE_TABLES = (
+    "covariate_sets",
+    "admission_covariates",
+    "archived_admission_covariates",
+)
 TABLES = (
     *("settings", "admissions", "notes", "encoders", "embeddings", "admission_embeddings"),
     *("archived_admission_embeddings", "scorers", "scorer_admissions", "scores", "runs"),
     *("nightly_embedding_stats", "accepted_findings", "forgotten"),
     *_TASK_TABLES,
+    *_COVARIATE_TABLES,
 )
 VIEWS = ("episodes", "latest_scores", "kept_cutoffs", "repeated_notes")
 # Each after those that it uses.
@@ -37,6 +43,7 @@ FOLDERS = {
     **dict.fromkeys(TABLES, "tables"),
     **dict.fromkeys(_SCORING_TABLES, "tables/scoring"),
     **dict.fromkeys(_TASK_TABLES, "tables/tasks"),
+    **dict.fromkeys(_COVARIATE_TABLES, "tables/covariates"),
 }
 KEYS = {
     "admissions": "hadm_id",
@@ -54,6 +61,9 @@ KEYS = {
     "tasks": "name",
     "task_labels_from_files": "(task, hadm_id)",
     "task_predictions": "(task, hadm_id)",
+    "covariate_sets": "covariates_id",
+    "admission_covariates": "(covariates_id, cutoff, hadm_id)",
+    "archived_admission_covariates": "(covariates_id, cutoff, hadm_id, design_hash)",
 }
 # The column of vectors of each table that has one, as wide as the row's encoder.
 VECTORS = {

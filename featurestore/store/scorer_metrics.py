@@ -85,6 +85,17 @@ class LearningCurvePoint(TypedDict):
     auroc: Interval
 
 
+class CovariateMetrics(TypedDict):
+    """A covariate of a scorer, on its training stays."""
+
+    name: str
+    mean: float  # of the stays that have it
+    standard_deviation: float  # where a missing value counts as the mean
+    missing: float  # fraction of the stays
+    log_odds: float  # calibrated, per standard deviation
+    log_odds_if_missing: float  # compared with the mean
+
+
 class ScorerMetrics(TypedDict):
     """How a scorer was fitted and how it performs on test patients."""
 
@@ -100,6 +111,7 @@ class ScorerMetrics(TypedDict):
     differences: dict[str, Interval]  # AUROC of the scorer minus that of each baseline
     alerts: list[AlertMetrics]
     candidates: list[CandidateMetrics]
+    covariates: list[CovariateMetrics]  # empty without
     subgroups: list[SubgroupMetrics]
     learning_curve: list[LearningCurvePoint]
     stays_per_day: float | None

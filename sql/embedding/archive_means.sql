@@ -17,15 +17,35 @@ SEMI JOIN (
         c.encoder_id,
         c.cutoff,
         s.hadm_id,
-        s.input_hash
+        s.input_hash,
+        d.design_hash
     FROM scores AS s
     INNER JOIN scorers AS c ON s.scorer_id = c.scorer_id
+    LEFT JOIN (
+        SELECT
+            covariates_id,
+            cutoff,
+            hadm_id,
+            design_hash
+        FROM admission_covariates
+        UNION ALL
+        SELECT
+            covariates_id,
+            cutoff,
+            hadm_id,
+            design_hash
+        FROM archived_admission_covariates
+    ) AS d
+        ON c.covariates_id = d.covariates_id AND c.cutoff = d.cutoff AND s.hadm_id = d.hadm_id
 ) AS s
     ON
         m.encoder_id = s.encoder_id
         AND m.hadm_id = s.hadm_id
         AND m.cutoff = s.cutoff
-        AND m.vector_hash = s.input_hash
+        AND s.input_hash = CASE
+            WHEN s.design_hash IS NULL THEN m.vector_hash
+            ELSE hash(m.vector_hash, s.design_hash)
+        END
 ANTI JOIN archived_admission_embeddings AS a
     ON
         m.encoder_id = a.encoder_id

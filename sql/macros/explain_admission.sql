@@ -1,6 +1,7 @@
 -- explain_admission(scorer, hadm_id): how much does each window contribute to a score?
 --
--- Grain:   one row per window that the score was computed from (note_id, window_no).
+-- Grain:   one row per window that the score was computed from (note_id, window_no), and one per
+--          covariate (covariate).
 CREATE OR REPLACE MACRO explain_admission(scorer, hadm_id) AS TABLE
 WITH params AS (
     SELECT
@@ -20,13 +21,18 @@ WITH params AS (
 fitted AS (
     SELECT
         s.*,
+        list_slice(s.coef, 1, len(s.coef) - 2 * coalesce(len(s.covariate_means), 0))
+            AS coef_of_vector,
+        list_slice(s.coef, len(s.coef) - 2 * len(s.covariate_means) + 1, len(s.coef))
+            AS coef_of_design,
+        flatten([[0.0, 1.0] FOR mean IN s.covariate_means]) AS all_missing,
         params.query_hadm_id
     FROM params
     LEFT JOIN scorers AS s ON params.scorer_id = s.scorer_id
 ),
 
 averages AS (
-    SELECT avg(list_inner_product(m.embedding, f.coef)) AS dot_product
+    SELECT avg(list_inner_product(m.embedding, f.coef_of_vector)) AS dot_product
     FROM fitted AS f
     INNER JOIN admission_embeddings AS m ON f.encoder_id = m.encoder_id AND f.cutoff = m.cutoff
     -- Other admissions are only read for a scorer whose contributions are log odds.
@@ -42,10 +48,10 @@ windows AS (
         f.aggregate,
         f.intercept,
         f.calibration_slope,
-        f.coef,
+        f.coef_of_vector,
         w.embedding,
-        list_inner_product(w.embedding, f.coef) AS dot_product,
-        1 / (1 + exp(-(list_inner_product(w.embedding, f.coef) + f.intercept))) AS p
+        list_inner_product(w.embedding, f.coef_of_vector) AS dot_product,
+        1 / (1 + exp(-(list_inner_product(w.embedding, f.coef_of_vector) + f.intercept))) AS p
     FROM fitted AS f
     INNER JOIN admission_embeddings AS m
         ON f.encoder_id = m.encoder_id AND f.cutoff = m.cutoff AND f.query_hadm_id = m.hadm_id
@@ -97,7 +103,7 @@ parts_of_maximum AS (
         m.note_id,
         m.window_no,
         count(*) / any_value(len(w.embedding)) AS share,
-        sum(m.element * w.coef[m.element_no]) AS dot_product
+        sum(m.element * w.coef_of_vector[m.element_no]) AS dot_product
     FROM maxima AS m
     INNER JOIN windows AS w ON m.note_id = w.note_id AND m.window_no = w.window_no
     GROUP BY m.note_id, m.window_no
@@ -115,32 +121,91 @@ parts AS (
         coalesce(x.dot_product, 0) AS part_of_maximum
     FROM counted_windows AS w
     LEFT JOIN parts_of_maximum AS x ON w.note_id = x.note_id AND w.window_no = x.window_no
+),
+
+covariates AS (
+    SELECT
+        unnest(v.columns) AS covariate,
+        generate_subscripts(v.columns, 1) AS position_no,
+        coalesce(c.design, f.all_missing) AS design,
+        f.coef_of_design AS coef,
+        f.covariate_means
+    FROM fitted AS f
+    INNER JOIN covariate_sets AS v ON f.covariates_id = v.covariates_id
+    LEFT JOIN admission_covariates AS c
+        ON
+            f.covariates_id = c.covariates_id
+            AND f.cutoff = c.cutoff
+            AND f.query_hadm_id = c.hadm_id
+),
+
+-- Against the training mean, which a missing value counts as.
+parts_of_covariates AS (
+    SELECT
+        covariate,
+        CASE WHEN design[2 * position_no] = 0 THEN design[2 * position_no - 1] END AS value,
+        coef[2 * position_no - 1] * (design[2 * position_no - 1] - covariate_means[position_no])
+        + coef[2 * position_no] * design[2 * position_no] AS contribution,
+        coef[2 * position_no - 1] * covariate_means[position_no] AS base
+    FROM covariates
+),
+
+contributions AS (
+    SELECT
+        p.note_id,
+        p.category,
+        p.available_at,
+        p.window_no,
+        p.windows_of_note,
+        NULL AS covariate,
+        NULL AS value,
+        CASE
+            WHEN p.aggregate = 'max' THEN p.part_of_maximum - p.share * a.dot_product
+            WHEN p.aggregate <> 'clinicalbert' THEN p.share * (p.dot_product - a.dot_product)
+            WHEN p.calibration_slope = 0 THEN 0
+            WHEN p.rank_of_p = 1 THEN 1.5 * p.p / (1 + p.n_windows / 2)
+            ELSE 0.5 * p.p / (1 + p.n_windows / 2)
+        END AS contribution
+    FROM parts AS p
+    CROSS JOIN averages AS a
+    UNION ALL BY NAME
+    SELECT
+        covariate,
+        value,
+        contribution
+    FROM parts_of_covariates
+    -- An admission that has no score has no explanation either.
+    WHERE EXISTS (FROM windows)
 )
 
 SELECT
-    p.note_id,
-    p.category,
-    p.available_at,
-    p.window_no,
-    p.windows_of_note,
+    c.note_id,
+    c.category,
+    c.available_at,
+    c.window_no,
+    c.windows_of_note,
+    c.contribution,
     CASE
-        WHEN p.aggregate = 'max' THEN p.part_of_maximum - p.share * a.dot_product
-        WHEN p.aggregate <> 'clinicalbert' THEN p.share * (p.dot_product - a.dot_product)
-        WHEN p.calibration_slope = 0 THEN 0
-        WHEN p.rank_of_p = 1 THEN 1.5 * p.p / (1 + p.n_windows / 2)
-        ELSE 0.5 * p.p / (1 + p.n_windows / 2)
-    END AS contribution,
-    CASE WHEN p.aggregate = 'clinicalbert' THEN 0 ELSE p.intercept + a.dot_product END AS base
-FROM parts AS p
+        WHEN f.aggregate = 'clinicalbert' THEN 0
+        ELSE
+            f.intercept
+            + a.dot_product
+            + coalesce((SELECT sum(base ORDER BY covariate) FROM parts_of_covariates), 0)
+    END AS base,
+    c.covariate,
+    c.value
+FROM contributions AS c
+CROSS JOIN fitted AS f
 CROSS JOIN averages AS a
-ORDER BY abs(contribution) DESC, p.note_id ASC, p.window_no ASC;
+ORDER BY abs(c.contribution) DESC, c.note_id ASC, c.window_no ASC, c.covariate ASC;
 
 COMMENT ON MACRO TABLE explain_admission IS
 'explain_admission(scorer, hadm_id): how much does each window contribute to a score?
-One row per window that the score was computed from (note_id, window_no).
+One row per window that the score was computed from (note_id, window_no), and one per covariate.
 contribution, base: share * coef . (window - average) in log odds, where the shares of the windows
 in the vector add up to 1, and the log odds of the average admission, by the means of the windows;
 base plus all contributions are the log odds of the score, before its limits. Of a maximum, a window
 has the part of the elements that it decides.
+Of a covariate (value: NULL where it is missing), coef * (value - mean of the training stays).
 For aggregate clinicalbert, the share of the window in (Pmax + Pmean * n / 2) / (1 + n / 2), and 0;
 they add up to the probability before calibration. Without a signal nothing contributes.';

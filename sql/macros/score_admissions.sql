@@ -24,19 +24,40 @@ WITH params AS (
 ),
 
 fitted AS (
-    SELECT s.*
+    SELECT
+        s.*,
+        list_slice(s.coef, 1, len(s.coef) - 2 * coalesce(len(s.covariate_means), 0))
+            AS coef_of_vector,
+        list_slice(s.coef, len(s.coef) - 2 * len(s.covariate_means) + 1, len(s.coef))
+            AS coef_of_design,
+        flatten([[0.0, 1.0] FOR mean IN s.covariate_means]) AS all_missing
     FROM params
     LEFT JOIN scorers AS s ON params.scorer_id = s.scorer_id
+),
+
+designs AS (
+    SELECT
+        m.hadm_id,
+        coalesce(c.design, f.all_missing) AS design
+    FROM fitted AS f
+    INNER JOIN admission_embeddings AS m ON f.encoder_id = m.encoder_id AND f.cutoff = m.cutoff
+    LEFT JOIN admission_covariates AS c
+        ON f.covariates_id = c.covariates_id AND f.cutoff = c.cutoff AND m.hadm_id = c.hadm_id
+    WHERE f.covariates_id IS NOT NULL
 ),
 
 mean_scores AS (
     SELECT
         m.hadm_id,
         m.prediction_time,
-        list_inner_product(m.embedding, f.coef) + f.intercept AS z,
+        CASE
+            WHEN d.design IS NULL THEN list_inner_product(m.embedding, f.coef)
+            ELSE list_inner_product(list_concat(m.embedding, d.design), f.coef)
+        END + f.intercept AS z,
         m.vector_hash AS input_hash
     FROM fitted AS f
     INNER JOIN admission_embeddings AS m ON f.encoder_id = m.encoder_id AND f.cutoff = m.cutoff
+    LEFT JOIN designs AS d ON m.hadm_id = d.hadm_id
     WHERE f.aggregate = 'mean'
 ),
 
@@ -62,7 +83,7 @@ max_scores AS (
     SELECT
         m.hadm_id,
         m.prediction_time,
-        list_inner_product(m.embedding, f.coef) + f.intercept AS z,
+        list_inner_product(m.embedding, f.coef_of_vector) + f.intercept AS z,
         m.input_hash
     FROM maxima AS m
     CROSS JOIN fitted AS f
@@ -76,7 +97,7 @@ windows AS (
         w.note_id,
         w.window_no,
         w.vector_hash,
-        list_inner_product(w.embedding, f.coef) + f.intercept AS z
+        list_inner_product(w.embedding, f.coef_of_vector) + f.intercept AS z
     FROM fitted AS f
     INNER JOIN admission_embeddings AS m ON f.encoder_id = m.encoder_id AND f.cutoff = m.cutoff
     INNER JOIN embeddings AS w ON f.encoder_id = w.encoder_id AND m.hadm_id = w.hadm_id
@@ -146,6 +167,24 @@ log_odds AS (
     FROM clipped
 ),
 
+-- Of a mean, the covariates are in the inner product already.
+with_covariates AS (
+    SELECT
+        l.hadm_id,
+        l.prediction_time,
+        CASE
+            WHEN d.design IS NULL OR f.aggregate = 'mean' THEN l.z
+            ELSE l.z + list_inner_product(d.design, f.coef_of_design)
+        END AS z,
+        CASE
+            WHEN d.design IS NULL THEN l.input_hash
+            ELSE hash(l.input_hash, hash(d.design))
+        END AS input_hash
+    FROM log_odds AS l
+    CROSS JOIN fitted AS f
+    LEFT JOIN designs AS d ON l.hadm_id = d.hadm_id
+),
+
 probabilities AS (
     SELECT
         l.hadm_id,
@@ -154,7 +193,7 @@ probabilities AS (
         f.min_probability,
         f.max_probability,
         l.input_hash
-    FROM log_odds AS l
+    FROM with_covariates AS l
     CROSS JOIN fitted AS f
 )
 
@@ -168,6 +207,7 @@ FROM probabilities;
 COMMENT ON MACRO TABLE score_admissions IS
 'score_admissions(scorer): what is the probability of every admission by a scorer?
 One row per admission of the encoder and cutoff of the scorer (hadm_id).
-probability: of a mean 1 / (1 + exp(-(embedding . coef + intercept))); scorers.aggregate says how
-windows are combined otherwise.
+probability: of a mean 1 / (1 + exp(-(embedding . coef + intercept))), where the design of
+admission_covariates is appended to the embedding if the scorer has covariates; scorers.aggregate
+says how windows are combined otherwise.
 input_hash: what it was computed from.';

@@ -19,22 +19,66 @@ WITH means AS (
     FROM archived_admission_embeddings
 ),
 
+designs AS (
+    SELECT
+        covariates_id,
+        cutoff,
+        hadm_id,
+        design
+    FROM admission_covariates
+    UNION ALL
+    SELECT
+        covariates_id,
+        cutoff,
+        hadm_id,
+        design
+    FROM archived_admission_covariates
+),
+
+-- Every mean of an admission with every one of its covariates; the hash says which are meant.
+inputs AS (
+    SELECT
+        m.hadm_id,
+        s.intercept,
+        s.coef,
+        s.min_probability,
+        s.max_probability,
+        m.embedding,
+        CASE
+            WHEN s.covariates_id IS NOT NULL
+                THEN coalesce(d.design, flatten([[0.0, 1.0] FOR mean IN s.covariate_means]))
+        END AS design
+    FROM scorers AS s
+    INNER JOIN means AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
+    LEFT JOIN designs AS d
+        ON s.covariates_id = d.covariates_id AND s.cutoff = d.cutoff AND m.hadm_id = d.hadm_id
+    WHERE s.scorer_id = $scorer AND s.aggregate = 'mean'
+),
+
 -- Outdated means are archived; of the other aggregates only today's windows are left.
 recomputed_scores AS (
     SELECT
-        m.hadm_id,
-        hash(m.embedding) AS input_hash,
+        i.hadm_id,
+        CASE
+            WHEN i.design IS NULL THEN hash(i.embedding)
+            ELSE hash(hash(i.embedding), hash(i.design))
+        END AS input_hash,
         greatest(
-            s.min_probability,
+            i.min_probability,
             least(
-                s.max_probability,
-                1 / (1 + exp(-(list_inner_product(m.embedding, s.coef) + s.intercept)))
+                i.max_probability,
+                1 / (1 + exp(-(
+                    CASE
+                        WHEN i.design IS NULL THEN list_inner_product(i.embedding, i.coef)
+                        ELSE list_inner_product(list_concat(i.embedding, i.design), i.coef)
+                    END + i.intercept
+                )))
             )
         ) AS probability
-    FROM scorers AS s
-    INNER JOIN means AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
-    WHERE s.scorer_id = $scorer AND s.aggregate = 'mean'
-    QUALIFY row_number() OVER (PARTITION BY m.hadm_id, hash(m.embedding)) = 1
+    FROM inputs AS i
+    QUALIFY row_number() OVER (
+        PARTITION BY i.hadm_id, hash(i.embedding), hash(i.design)
+    ) = 1
     UNION ALL
     SELECT
         w.hadm_id,

@@ -83,7 +83,10 @@ def wrong_widths(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     for table, column in VECTORS.items():
         for encoder_id, dim in encoders:
             # A length that is compared with a constant is found without reading the vectors.
-            query = f"SELECT count(*) FROM {table} WHERE encoder_id = $1 AND len({column}) <> $2"
+            width = f"len({column})"
+            if table == "scorers":  # Two coefficients of each covariate follow those of a vector.
+                width += " - 2 * coalesce(len(covariate_means), 0)"
+            query = f"SELECT count(*) FROM {table} WHERE encoder_id = $1 AND {width} <> $2"
             (count,) = con.execute(query, [encoder_id, dim]).fetchall()[0]
             if count:
                 yield f"{table} holds {count:,} vectors of {encoder_id} that are not {dim} wide"

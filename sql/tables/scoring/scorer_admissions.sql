@@ -11,6 +11,8 @@ CREATE TABLE scorer_admissions (
     prior_admissions DOUBLE,
     bag_of_words DOUBLE,
     classifier_head DOUBLE,
+    notes_alone DOUBLE,
+    covariates_alone DOUBLE,
     subject_id BIGINT NOT NULL,
     CHECK (label IS NOT NULL OR (split = 'test' AND reason IS NOT NULL))
 );
@@ -28,5 +30,9 @@ COMMENT ON COLUMN scorer_admissions.bag_of_words IS
 'Of the baseline: bag of words; NULL without it.';
 COMMENT ON COLUMN scorer_admissions.classifier_head IS
 'Of the baseline: the fine-tuned classifier; NULL without it.';
+COMMENT ON COLUMN scorer_admissions.notes_alone IS
+'Of the scorer without its covariates; NULL where it has none.';
+COMMENT ON COLUMN scorer_admissions.covariates_alone IS
+'Of a regression on its covariates alone; NULL where it has none.';
 COMMENT ON COLUMN scorer_admissions.subject_id IS
 'The patient, by whom the row is found if the admission has left the source.';

@@ -17,6 +17,8 @@ CREATE TABLE scorers (
     training_hash VARCHAR NOT NULL,
     created_at TIMESTAMP NOT NULL,
     aggregate VARCHAR NOT NULL,
+    covariates_id VARCHAR,
+    covariate_means DOUBLE[],
     calibration_slope DOUBLE NOT NULL,
     calibration_intercept DOUBLE NOT NULL,
     min_probability DOUBLE NOT NULL,
@@ -43,6 +45,11 @@ COMMENT ON COLUMN scorers.aggregate IS
 'The vector that is scored: mean of the windows, max (of each element), mean-of-notes (each the mean
 of its windows) or last-note (the mean of its windows). clinicalbert: score each window and
 combine their probabilities as (Pmax + Pmean * n / 2) / (1 + n / 2).';
+COMMENT ON COLUMN scorers.covariates_id IS
+'The set of covariates; NULL without. Their coefficients follow those of the vector in coef, two for
+each covariate, in the order of admission_covariates.design.';
+COMMENT ON COLUMN scorers.covariate_means IS
+'Of the training stays that have each covariate; NULL without covariates.';
 COMMENT ON COLUMN scorers.calibration_slope IS
 'Applied to the log odds of the combined probability.';
 COMMENT ON COLUMN scorers.calibration_intercept IS
