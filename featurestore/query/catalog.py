@@ -12,7 +12,7 @@ from featurestore.store.store import Store
 
 def names(con: duckdb.DuckDBPyConnection) -> tuple[set[str], set[str]]:
     """Return the names of the tables and views of a store, and those of its macros."""
-    kinds = {name: kind for kind, name, *_ in con.execute(read_sql("query/catalog")).fetchall()}
+    kinds = {name: kind for kind, name, *_ in con.execute(read_sql("store/catalog/catalog")).fetchall()}
     macros = {name for name, kind in kinds.items() if kind.endswith("macro")}
     return set(kinds) - macros, macros
 
@@ -23,9 +23,9 @@ def catalog(store: Store) -> list[dict[str, Any]]:
     A macro that returns a value has no columns.
     """
     columns: dict[str, list[dict[str, Any]]] = {}
-    for table, name, type_, comment in store.sql(read_sql("query/columns")).fetchall():
+    for table, name, type_, comment in store.sql(read_sql("store/catalog/columns")).fetchall():
         columns.setdefault(table, []).append({"name": name, "type": type_, "comment": comment})
-    entries = store.rows(read_sql("query/catalog"))
+    entries = store.rows(read_sql("store/catalog/catalog"))
     for entry in entries:
         if entry["kind"] == "table macro":
             arguments = ", ".join(["NULL"] * len(entry["parameters"]))

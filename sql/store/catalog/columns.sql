@@ -7,5 +7,5 @@ SELECT
     data_type,
     comment
 FROM duckdb_columns()
-WHERE database_name = 'store'
+WHERE database_name = current_database()
 ORDER BY table_name, column_index;

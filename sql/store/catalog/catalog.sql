@@ -8,7 +8,7 @@ WITH objects AS (
         [] AS parameters,
         comment
     FROM duckdb_tables()
-    WHERE database_name = 'store'
+    WHERE database_name = current_database()
     UNION ALL
     SELECT
         'view' AS kind,
@@ -16,7 +16,7 @@ WITH objects AS (
         [] AS parameters,
         comment
     FROM duckdb_views()
-    WHERE database_name = 'store'
+    WHERE database_name = current_database()
     UNION ALL
     SELECT
         replace(function_type, '_', ' ') AS kind,
@@ -24,7 +24,7 @@ WITH objects AS (
         parameters,
         comment
     FROM duckdb_functions()
-    WHERE database_name = 'store'
+    WHERE database_name = current_database()
 )
 
 SELECT
