@@ -12,7 +12,9 @@ from featurestore.store.store import Store
 
 def names(con: duckdb.DuckDBPyConnection) -> tuple[set[str], set[str]]:
     """Return the names of the tables and views of a store, and those of its macros."""
-    kinds = {name: kind for kind, name, *_ in con.execute(read_sql("store/catalog/catalog")).fetchall()}
+    kinds = {
+        name: kind for kind, name, *_ in con.execute(read_sql("store/catalog/catalog")).fetchall()
+    }
     macros = {name for name, kind in kinds.items() if kind.endswith("macro")}
     return set(kinds) - macros, macros
 

@@ -90,6 +90,12 @@ def wrong_widths(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
             (count,) = con.execute(query, [encoder_id, dim]).fetchall()[0]
             if count:
                 yield f"{table} holds {count:,} vectors of {encoder_id} that are not {dim} wide"
+    (count,) = con.execute(
+        "SELECT count(*) FROM admission_covariates INNER JOIN covariate_sets USING (covariates_id) "
+        "WHERE len(design) <> 2 * len(columns)"
+    ).fetchall()[0]
+    if count:
+        yield f"admission_covariates holds {count:,} rows that do not have all covariates"
 
 
 def check_rows(con: duckdb.DuckDBPyConnection) -> None:

@@ -1,4 +1,4 @@
--- covariate_sets: SELECTs of numbers that a scorer uses beside the vector of an admission.
+-- covariate_sets: the SELECTs of numbers that a scorer uses beside the vector of an admission.
 --
 -- Grain:   one row per set (covariates_id: name and 8 hex digits of the hash of the SELECTs).
 CREATE TABLE covariate_sets (
@@ -9,7 +9,7 @@ CREATE TABLE covariate_sets (
 );
 
 COMMENT ON TABLE covariate_sets IS
-'SELECTs of numbers that a scorer uses beside the vector of an admission.
+'The SELECTs of numbers that a scorer uses beside the vector of an admission.
 One row per set (covariates_id: name and 8 hex digits of the hash of the SELECTs).';
 COMMENT ON COLUMN covariate_sets.queries IS
 'The SELECTs, each keyed by hadm_id; $cutoff is that of the scorer.';

@@ -17,15 +17,15 @@ CREATE TABLE scorers (
     training_hash VARCHAR NOT NULL,
     created_at TIMESTAMP NOT NULL,
     aggregate VARCHAR NOT NULL,
-    covariates_id VARCHAR,
-    covariate_means DOUBLE[],
     calibration_slope DOUBLE NOT NULL,
     calibration_intercept DOUBLE NOT NULL,
     min_probability DOUBLE NOT NULL,
     max_probability DOUBLE NOT NULL,
     coef_hash VARCHAR NOT NULL,
     task_sql VARCHAR NOT NULL,
-    task_hash VARCHAR NOT NULL
+    task_hash VARCHAR NOT NULL,
+    covariates_id VARCHAR,
+    covariate_means DOUBLE[]
 );
 
 COMMENT ON TABLE scorers IS

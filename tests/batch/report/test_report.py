@@ -132,6 +132,7 @@ def numbers(rows, one_outcome=False):
         "c": 0.001,
         "aggregate": "mean",
         "no_signal": None,
+        "covariates": [],
         "candidates": [fit, fit | {"selected": True, "c": 0.01}],
         "calibration": {
             "slope": 0.77,

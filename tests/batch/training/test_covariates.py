@@ -374,6 +374,14 @@ def test_a_predicted_stay_without_a_row_has_all_covariates_missing(store, tmp_pa
     assert score(store, "few")["scored"] == score(store, "mean")["scored"]
 
 
+def test_covariates_that_are_not_as_many_as_those_of_the_set_are_refused(store):
+    refused = pytest.raises(FeatureStoreError, match="1 rows that do not have all covariates; noth")
+    with refused, store.transaction("test") as transaction:
+        transaction.con.execute(
+            "UPDATE admission_covariates SET design = design[3:] WHERE hadm_id = 7"
+        )
+
+
 # --- errors
 
 

@@ -107,7 +107,7 @@ def used_ward(folder):
     ward = Ward(folder)
     sync(ward.store)
     embed_pending(ward.store, Distinct())
-    train(ward.store, "readmit", baseline=False, aggregate="mean")
+    train(ward.store, "readmit", baseline=False, aggregate="mean", covariates=["demographics"])
     file = folder / "labels.csv"
     lines = [f"{row['HADM_ID']},{n % 2},{day(22)}" for n, row in enumerate(ward.stays)]
     file.write_text("\n".join(["hadm_id,label,prediction_time", *lines]))
@@ -115,7 +115,10 @@ def used_ward(folder):
     for n in range(1, 13):
         ward.add(n, "quiet", day(1))
     ward.night()
-    # Means that were scored change, and are archived for replay.
+    # Means and covariates that were scored change, and are archived for replay.
+    for row in ward.stays:
+        if row["HADM_ID"] == stay(FORGOTTEN):
+            row["ADMISSION_TYPE"] = "ELECTIVE"
     for row in ward.notes:
         if row["SUBJECT_ID"] in (patient(FORGOTTEN), patient(OTHER)):
             row["TEXT"] += " edited"
@@ -210,6 +213,8 @@ def patient_rows(store):
             "embeddings",
             "admission_embeddings",
             "archived_admission_embeddings",
+            "admission_covariates",
+            "archived_admission_covariates",
             "scorer_admissions",
             "scores",
             "task_labels_from_files",

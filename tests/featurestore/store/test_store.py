@@ -74,7 +74,7 @@ def test_a_version_with_duplicate_keys_is_refused(store):
             transaction.con.execute(
                 "INSERT INTO scorers SELECT 's-v1', 's', 1, 'e', '72h', 'readmission', 30, "
                 "list_value(0.5)::FLOAT[] || [0.5 for x in range(767)], 0, '{}', 'h', now(), "
-                "'mean', 1, 0, 0, 1, '', '', ''"
+                "'mean', 1, 0, 0, 1, '', '', '', NULL, NULL"
             )
     assert store.one("SELECT count(*) FROM scorers") == (0,)
 
@@ -87,7 +87,7 @@ def test_a_version_with_duplicate_keys_is_refused(store):
         "archived_admission_embeddings SELECT 'e-3', 7, '72h', 0, {}",
         "nightly_embedding_stats SELECT 1, 'e-3', 'Nursing', 1, 1, 0, {}",
         "scorers SELECT 's-v1', 's', 1, 'e-3', '72h', 'readmission', 30, {}, 0, '{{}}', 'h', "
-        "now(), 'mean', 1, 0, 0, 1, '', '', ''",
+        "now(), 'mean', 1, 0, 0, 1, '', '', '', NULL, NULL",
     ],
     ids=lambda insert: insert.split()[0],
 )
