@@ -20,7 +20,6 @@ SELECT
             AND TRY_CAST(prediction_time AS TIMESTAMP) IS NULL
             THEN 'prediction_time'
         WHEN is_meds AND TRY_CAST(subject_id AS BIGINT) IS NULL THEN 'subject_id'
-        WHEN is_meds AND TRY_CAST(prediction_time AS TIMESTAMP) IS NULL THEN 'prediction_time'
         WHEN NOT is_meds AND TRY_CAST(hadm_id AS BIGINT) IS NULL THEN 'hadm_id'
     END AS invalid_column
 FROM file_rows;
