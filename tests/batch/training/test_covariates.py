@@ -19,6 +19,7 @@ from batch.training.data import Cohort
 from batch.training.model_selection import fit_calibrated
 from featurestore import (
     Store,
+    add_task,
     create_store,
     embed_pending,
     explain,
@@ -380,6 +381,30 @@ def test_covariates_that_are_not_as_many_as_those_of_the_set_are_refused(store):
         transaction.con.execute(
             "UPDATE admission_covariates SET design = design[3:] WHERE hadm_id = 7"
         )
+
+
+@pytest.mark.parametrize("cutoff", ["36h", "discharge", "task:given"])
+def test_covariates_are_kept_at_the_cutoff_of_their_scorer(store, tmp_path, cutoff):
+    options = {"cutoff": cutoff}
+    if cutoff == "task:given":
+        lines = [f"{n},{n % 2},{day(1, 20)}" for n in range(1, PATIENTS + 1)]
+        file = tmp_path / "given.csv"
+        file.write_text("\n".join(["hadm_id,label,prediction_time", *lines]))
+        add_task(store, "given", file)
+        options = {"task": "given"}
+    sets = ["demographics", "utilisation"]
+    scorer = train(store, "other", baseline=False, covariates=sets, **options)["scorer_id"]
+    stored = store.sql(
+        "SELECT c.cutoff, count(*), count(DISTINCT hadm_id) FROM admission_covariates AS c "
+        "JOIN scorers AS s USING (covariates_id) WHERE s.scorer_id = $s GROUP BY 1",
+        s=scorer,
+    ).fetchall()
+    predicted = store.one("SELECT count(*) FROM prediction_times(cutoff := $c)", c=cutoff)[0]
+    kept = "discharge+48h" if cutoff == "discharge" else cutoff
+    assert stored == [(kept, predicted, predicted)]
+    run_id = score(store, scorer)["run_id"]
+    assert replay(store, run_id)["same"] == replay(store, run_id)["scored"] > 0
+    assert verify(store) == []
 
 
 # --- errors
