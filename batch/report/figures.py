@@ -355,7 +355,8 @@ def _flow(figure: "Figure", data: ReportData) -> None:
     y = _step(axes, y, "Judged", used, f"{sum(events.values()):,} {label}", {}) + 12
     axes.plot([58, 301], [y - 12, y - 12], color=MUTED, linewidth=1)
     for x, (split, name) in zip((1, 122, 243), SPLITS.items(), strict=True):
-        _box(axes, x, y, 116, name, f"{admissions[split]:,}, {events[split]:,} {label}")
+        title, count = f"{name}: {admissions[split]:,}", f"{events[split]:,} {label}"
+        _box(axes, x, y, 116, title, count)
         _arrow(axes, x + 58, y - 12, y)
     axes.set(xlim=(0, _WIDTH), ylim=(y + 41, 0))
     figure.set_size_inches(_WIDTH / 72, (y + 41) / 72)

@@ -11,6 +11,7 @@ from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
 from featurestore.store.scorer_metrics import format_interval, format_range, negate
 from featurestore.store.store import Store
+from featurestore.store.task_select import SHIPPED
 
 
 class Report(TypedDict):
@@ -84,6 +85,8 @@ def render(data: ReportData, figures: dict[str, dict[str, str]], missing: dict[s
     return environment.get_template("report.html").render(
         **vars(data),
         test=data.metrics["test"],
+        # The SELECT of another task may name admissions.
+        shipped_task=data.scorer["label_rule"] in SHIPPED,
         systems=[name for name in NAMES if name in data.metrics["test"]],
         names=NAMES,
         splits=SPLITS,

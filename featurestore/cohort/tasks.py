@@ -93,6 +93,8 @@ def find_task(
             + (f"; it has {', '.join(sorted(names))}" if names else "")
         )
     values = {**PARAMETERS, **given}
+    if "deaths" in names and values["deaths"] == "positive":
+        outcome = "returned or died"
     horizon = values["horizon_days"] if "horizon_days" in names else None
     return Task(name, fill_in(select, **values), outcome, horizon, gives_time)
 

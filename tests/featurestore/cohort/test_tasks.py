@@ -294,6 +294,7 @@ def test_names_of_tasks(store):
         store.sql("FROM task_labels(task := 'other')").fetchall()
     with pytest.raises(FeatureStoreError, match="long_stay is a task of the program"):
         drop_task(store, "long_stay")
+    assert find_task(store, rule={"deaths": "positive"}).outcome == "returned or died"
     with pytest.raises(FeatureStoreError, match="has no parameter min_age"):
         find_task(store, "own", rule={"min_age": 18})
 
