@@ -40,7 +40,8 @@ def add_task(store: Store, name: str, file: str | Path) -> dict[str, Any]:
     when it predicts; a file of labels needs only the first two, or those of MEDS (subject_id,
     prediction_time, boolean_value). The SELECT can read the store and nothing else. A comment
     "-- outcome: died in hospital" says what a positive patient did. Returns the counts: labels,
-    positive, negative, unlabelled, and of MEDS labels outside_stays, which are not kept.
+    positive, negative, unlabelled, and of a file not_in_store, labels that are not kept because they
+    belong to no stay of the store.
 
     Raises FeatureStoreError, and adds nothing, if the name is taken, an admission comes twice, a
     column is missing or of another type, a label is known before its prediction time, or none is
