@@ -9,9 +9,9 @@ from typing import Any
 import duckdb
 
 from featurestore.cohort.label_files import insert_labels
-from featurestore.cohort.tasks import Task, outcome_of, stored_task, task_names
-from featurestore.errors import FeatureStoreError, NotEnoughDataError, QueryError
-from featurestore.query.execution import first_line, without_values
+from featurestore.cohort.tasks import Task, check_labels, outcome_of, stored_task, task_names
+from featurestore.errors import FeatureStoreError, QueryError
+from featurestore.query.execution import first_line
 from featurestore.query.sandbox import check
 from featurestore.store.schema import make_objects
 from featurestore.store.sql_files import read_sql
@@ -40,8 +40,8 @@ def add_task(store: Store, name: str, file: str | Path) -> dict[str, Any]:
     when it predicts; a file of labels needs only the first two, or those of MEDS (subject_id,
     prediction_time, boolean_value). The SELECT can read the store and nothing else. A comment
     "-- outcome: died in hospital" says what a positive patient did. Returns the counts: labels,
-    positive, negative, unlabelled, and of a file not_in_store, labels that are not kept because they
-    belong to no stay of the store.
+    positive, negative, unlabelled, and of a file not_in_store, labels of no stay of the store,
+    which are not kept.
 
     Raises FeatureStoreError, and adds nothing, if the name is taken, an admission comes twice, a
     column is missing or of another type, a label is known before its prediction time, or none is
@@ -77,7 +77,7 @@ def add_task(store: Store, name: str, file: str | Path) -> dict[str, Any]:
                     f"SELECT {columns}\nFROM task_labels_from_files\nWHERE task = {literal(name)}"
                 )
             task = _default_task(name, select, "prediction_time" in _columns(con, select))
-            counts = {**_check_labels(con, task), **counts}
+            counts = {**check_labels(con, task), **counts}
             con.execute(
                 "INSERT INTO tasks VALUES ($1, $2, $3, $4, $5, $6)",
                 [
@@ -122,7 +122,7 @@ def refresh_predictions(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("CREATE OR REPLACE TEMP TABLE new_predictions AS FROM task_predictions LIMIT 0")
     for name, select in _self_timed(con):
         task = _default_task(name, select, True)
-        _check_labels(con, task, positives=False)
+        check_labels(con, task, positives=False)
         query = read_sql("cohort/tasks/task_predictions")
         con.execute(query, {"task": name, "labels": task.labels})
     con.execute(
@@ -139,10 +139,9 @@ def predictions_are_stale(con: duckdb.DuckDBPyConnection) -> bool:
     """Return whether a task now gives other prediction times than the store holds."""
     for name, select in _self_timed(con):
         task = _default_task(name, select, True)
-        (changed,) = con.execute(
-            read_sql("cohort/tasks/changed_predictions"), {"task": name, "labels": task.labels}
-        ).fetchall()[0]
-        if changed:
+        check_labels(con, task, positives=False)
+        query = read_sql("cohort/tasks/changed_predictions")
+        if con.execute(query, {"task": name, "labels": task.labels}).fetchall()[0][0]:
             return True
     return False
 
@@ -189,37 +188,3 @@ def _check_select(store: Store, name: str, select: str) -> None:
                 f"the column {column} of the task {name} is {types[column]}, not {expected} - "
                 "CAST it"
             )
-
-
-def _check_labels(
-    con: duckdb.DuckDBPyConnection, task: Task, positives: bool = True
-) -> dict[str, int]:
-    """Return the counts of the labels of a task; raise FeatureStoreError if some are not valid."""
-    try:
-        row = con.execute(read_sql("cohort/tasks/task_counts"), {"labels": task.labels}).fetchall()
-    except duckdb.Error as error:
-        raise FeatureStoreError(
-            f"the SELECT of the task {task.name} fails: {without_values(error, task.select)}"
-        ) from None
-    labels, positive, negative, repeated, early, _ = row[0]
-    if repeated is not None:
-        raise FeatureStoreError(
-            f"the task {task.name} gives admission {repeated} more than once - one row per "
-            "admission is needed"
-        )
-    if early is not None:
-        raise FeatureStoreError(
-            f"the task {task.name} knows the label of admission {early} before its prediction "
-            "time - known_at must not be earlier than prediction_time"
-        )
-    if positives and not positive:
-        raise NotEnoughDataError(
-            f"none of the {labels:,} labels of the task {task.name} is TRUE - a task needs "
-            "positives"
-        )
-    return {
-        "labels": positive + negative,
-        "positive": positive,
-        "negative": negative,
-        "unlabelled": labels - positive - negative,
-    }

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from featurestore.errors import FeatureStoreError, UnknownNameError
+import duckdb
+
+from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
+from featurestore.query.execution import without_values
 from featurestore.store.schema import canonical_cutoff, check_label_options
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -78,7 +81,8 @@ def find_task(
 
     `horizon_days` and `rule` (min_age, planned_types, same_day, deaths; see
     sql/macros/labels/readmission_labels.sql) replace defaults where they are not None. Raises
-    UnknownNameError, and FeatureStoreError where the task has no such parameter.
+    UnknownNameError, and FeatureStoreError where the task has no such parameter, or its labels are
+    not valid.
     """
     name = name or DEFAULT_TASK
     select, outcome, gives_time = stored_task(store, name)
@@ -96,7 +100,10 @@ def find_task(
     if "deaths" in names and values["deaths"] == "positive":
         outcome = "returned or died"
     horizon = values["horizon_days"] if "horizon_days" in names else None
-    return Task(name, fill_in(select, **values), outcome, horizon, gives_time)
+    task = Task(name, fill_in(select, **values), outcome, horizon, gives_time)
+    if name not in SHIPPED:  # data change, and what its SELECT gives with them
+        check_labels(store.connect(), task, positives=False)
+    return task
 
 
 def scorer_task(store: Store, scorer_id: str) -> Task:
@@ -133,6 +140,41 @@ def list_tasks(store: Store) -> list[dict[str, Any]]:
             }
         )
     return tasks
+
+
+def check_labels(
+    con: duckdb.DuckDBPyConnection, task: Task, positives: bool = True
+) -> dict[str, int]:
+    """Return the counts of the labels of a task; raise FeatureStoreError if some are not valid."""
+    try:
+        row = con.execute(read_sql("cohort/tasks/task_counts"), {"labels": task.labels}).fetchall()
+    except duckdb.Error as error:
+        raise FeatureStoreError(
+            f"the SELECT of the task {task.name} fails: {without_values(error, task.select)} - "
+            '"featurestore task drop" removes it'
+        ) from None
+    labels, positive, negative, repeated, early, _ = row[0]
+    if repeated is not None:
+        raise FeatureStoreError(
+            f"the task {task.name} gives admission {repeated} more than once - correct it: one row "
+            "per admission is needed"
+        )
+    if early is not None:
+        raise FeatureStoreError(
+            f"the task {task.name} knows the label of admission {early} before its prediction "
+            "time - known_at must not be earlier than prediction_time"
+        )
+    if positives and not positive:
+        raise NotEnoughDataError(
+            f"none of the {labels:,} labels of the task {task.name} is TRUE - a task needs "
+            "positives"
+        )
+    return {
+        "labels": positive + negative,
+        "positive": positive,
+        "negative": negative,
+        "unlabelled": labels - positive - negative,
+    }
 
 
 def check_known_after_prediction(store: Store, task: Task, cutoff: str) -> None:

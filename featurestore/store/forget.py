@@ -184,6 +184,11 @@ def _not_reached(con: duckdb.DuckDBPyConnection, encoders: Sequence[str]) -> lis
         "readers that still have the previous version open",
         "their numbers where they were typed: the shell history, the list of processes",
     ]
+    (tasks,) = con.execute("SELECT count(*) FROM tasks").fetchall()[0]
+    if tasks:
+        not_reached.append(
+            f"the SELECTs of {tasks:,} tasks of your own, in tasks and scorers, if they name them"
+        )
     if means:
         not_reached.append(
             f"{means:,} means in nightly_embedding_stats, each of {_FEWEST_NOTES} notes or more, "

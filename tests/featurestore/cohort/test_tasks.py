@@ -280,6 +280,24 @@ def test_a_value_that_cannot_be_cast_is_not_quoted(store):
     assert "EMERGENCY" not in str(error.value)
 
 
+def test_a_task_that_is_no_longer_valid_is_said_and_can_be_dropped(store):
+    """Its SELECT was valid when it was added; then the data changed."""
+    add(
+        store,
+        "SELECT a.hadm_id, TRUE AS label, a.insurance AS reason, a.dischtime AS known_at, "
+        "a.admittime AS prediction_time FROM admissions AS a LEFT JOIN admissions AS b "
+        "ON a.insurance = b.insurance",
+    )
+    embed_pending(store, WordCounter())
+    with store.transaction("test") as transaction:  # as a sync does
+        transaction.con.execute("UPDATE admissions SET insurance = 'Private'")
+    for job in (lambda: find_task(store, "own"), lambda: embed_pending(store, WordCounter())):
+        with pytest.raises(FeatureStoreError, match="gives admission 1 more than once - correct"):
+            job()
+    drop_task(store, "own")
+    embed_pending(store, WordCounter())
+
+
 def test_names_of_tasks(store):
     with pytest.raises(FeatureStoreError, match="not a valid name of a task"):
         add(store, GOOD, name="Own")

@@ -274,6 +274,7 @@ def test_the_receipt_counts_the_deleted_rows_and_names_no_patient(ward):
     file = ward.folder / "receipt.json"
     assert json.loads(file.read_text()) == receipt
     assert stat.filemode(file.stat().st_mode) == "-rw-------"
+    assert receipt["not_reached"][-2].startswith("the SELECTs of 1 tasks of your own")
     assert receipt["not_reached"][-1].startswith(
         "1 means in nightly_embedding_stats, each of 11 notes or more"
     )
