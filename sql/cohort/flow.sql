@@ -21,7 +21,7 @@ outcomes AS (
                 label IS NULL
                 AND coalesce(reason NOT IN ('horizon not yet observed', 'still in hospital'), TRUE)
                 THEN 'excluded'
-            WHEN NOT mature THEN 'immature'
+            WHEN NOT mature OR label IS NULL THEN 'immature'
             WHEN label THEN 'positive'
             ELSE 'negative'
         END AS outcome
