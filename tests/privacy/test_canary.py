@@ -199,7 +199,7 @@ VERBOSE = {
 }
 
 
-FAST = set("init source sync labels embed sql info promote drop-encoder forget verify".split())
+FAST = set("init source sync labels task embed sql info promote drop-encoder forget verify".split())
 
 
 @pytest.mark.parametrize(
@@ -215,6 +215,12 @@ def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_
     with (tmp_path / "labelled.csv").open("w", newline="") as stream:
         rows = [["ID", "TEXT", "Label"], [1, f"{CANARY} a", 1], [f"{CANARY} 2", f"{CANARY} b", 0]]
         csv.writer(stream).writerows(rows)
+    (tmp_path / "labels.csv").write_text(f"hadm_id,label\n1,{CANARY}\n")
+    (tmp_path / "good.csv").write_text("hadm_id,label\n1,1\n2,0\n")
+    (tmp_path / "cast.sql").write_text(
+        "SELECT hadm_id, CAST(category AS BOOLEAN) AS label, NULL AS reason, NULL AS known_at "
+        "FROM notes"
+    )
     csv_options = ["--train-csv", tmp_path / "labelled.csv", "--val-csv", tmp_path / "labelled.csv"]
     store, small = "ward.duckdb", ["--epochs", "0.2", "--batch-size", "16", "--max-tokens", "32"]
     counted = "SELECT encoder_id, count(*) FROM embeddings GROUP BY ALL"
@@ -265,6 +271,13 @@ def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_
         "replay": [(f"replay {store} 6", 0), (f"replay {store} 1", 1)],
         "outcomes": [(f"outcomes {store} readmit", 0)],
         "report": [(f"report {store} readmit -o report.html", 0)],
+        "task": [
+            (["task", "add", store, "cast", tmp_path / "cast.sql"], 1),
+            (["task", "add", store, "own", tmp_path / "labels.csv"], 1),
+            (["task", "add", store, "own", tmp_path / "good.csv", "--json"], 0),
+            (f"task list {store} --json", 0),
+            (f"task drop {store} own", 0),
+        ],
         "explain": [(f"explain {store} 1 --json", 0), (f"explain {store} 999999", 1)],
         "similar": [(f"similar {store} 1", 0), (f"similar {store} 999999", 1)],
         "audit": [

@@ -25,6 +25,7 @@ from export.finetuning.validation import window_metrics
 from export.tokenizer import WindowTokenizer
 from featurestore import create_store, sync
 from featurestore.cli import main
+from featurestore.cohort.tasks import find_task
 from featurestore.errors import FeatureStoreError, StoreBusyError
 from tests.conftest import prose
 from tests.hospital import admission, note, write_hospital
@@ -141,7 +142,7 @@ def test_store_windows_are_those_of_known_notes_of_the_patients_of_a_split(store
     import hashlib
 
     window_tokenizer = WindowTokenizer.from_file(checkpoint / "tokenizer.json", 32)
-    valid = store_windows(store, window_tokenizer, "valid", "72h", 30)
+    valid = store_windows(store, window_tokenizer, "valid", find_task(store), "72h")
 
     def low_half(patient):
         return int.from_bytes(hashlib.md5(str(patient).encode()).digest()[8:], "little")
@@ -159,7 +160,7 @@ def test_a_note_edited_since_the_last_sync_is_excluded(store, checkpoint, tmp_pa
     copy = create_store(tmp_path / "w.duckdb", hospital, "mimic3")
     sync(copy)
     window_tokenizer = WindowTokenizer.from_file(checkpoint / "tokenizer.json", 32)
-    before = store_windows(copy, window_tokenizer, "train", "72h", 30)
+    before = store_windows(copy, window_tokenizer, "train", find_task(copy), "72h")
     edited = int(before.hadm_id[0])
     lines = (hospital / "NOTEEVENTS.csv").read_text().splitlines(keepends=True)
     lines = [
@@ -167,7 +168,7 @@ def test_a_note_edited_since_the_last_sync_is_excluded(store, checkpoint, tmp_pa
         for line in lines
     ]
     (hospital / "NOTEEVENTS.csv").write_text("".join(lines))
-    after = store_windows(copy, window_tokenizer, "train", "72h", 30)
+    after = store_windows(copy, window_tokenizer, "train", find_task(copy), "72h")
     assert set(before.hadm_id) - set(after.hadm_id) == {edited}
     assert before.rows_sha256 != after.rows_sha256
 

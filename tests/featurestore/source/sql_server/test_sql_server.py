@@ -103,13 +103,13 @@ def test_the_same_rows_as_from_csv(server, folder, tmp_path, open_store):
 
 def test_a_few_texts_are_asked_for_by_250_numbers_at_a_time(server, folder):
     source = Source(server.url, "mimic3")
-    note_ids = source.note_index()["note_id"].to_pylist()[:280]
+    note_ids = source.note_index()["note_id"].to_pylist()[:270]
     n_before = len(server.statements())
     texts = dict(pair for pairs in source.texts(note_ids) for pair in pairs)
     from_csv = dict(pair for pairs in Source(folder, "mimic3").texts(note_ids) for pair in pairs)
-    assert texts == from_csv and len(texts) == 280
+    assert texts == from_csv and len(texts) == 270
     parameters = [ids for _, ids in server.statements()[n_before:] if ids]
-    assert [len(ids) for ids in parameters] == [250, 30]
+    assert [len(ids) for ids in parameters] == [250, 20]
     assert all(isinstance(number, int) for ids in parameters for number in ids)
 
 
@@ -120,7 +120,7 @@ def test_the_notes_of_the_last_days_are_asked_for_by_a_time_of_the_column_s_type
 
     recent = index(server.url)
     assert server.statements()[-1][1] == ["2150-01-01 00:00:00"] * 3
-    assert recent == index(folder) and 0 < len(recent) < 563
+    assert recent == index(folder) and 0 < len(recent) < 553
 
 
 def test_a_note_with_characters_of_all_lengths_keeps_them(small):
@@ -160,7 +160,7 @@ def test_a_connection_that_is_lost_during_the_index_is_one_line_and_changes_noth
     finally:
         server.break_after(None)
     assert store.one("SELECT count(*) FROM admissions") == (0,)
-    assert sync(store)["notes"]["new"] == 563
+    assert sync(store)["notes"]["new"] == 553
 
 
 def test_a_connection_that_is_lost_during_texts_keeps_the_notes_that_were_embedded(
