@@ -69,7 +69,7 @@ def insert_scorer(store):
         transaction.con.execute(
             "INSERT INTO scorers SELECT 'readmit-v1', 'readmit', 1, encoder_id, '72h', "
             "'readmission', 30, [0.01::FLOAT for x in range(768)], 0, '{}', '', now(), "
-            "'mean', 1, 0, 0, 1, '', $1, '' FROM encoders",
+            "'mean', 1, 0, 0, 1, '', $1, '', NULL, NULL FROM encoders",
             [find_task(store).select],
         )
         transaction.con.execute(f"UPDATE scorers SET coef_hash = {COEF_HASH}")

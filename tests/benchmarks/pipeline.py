@@ -67,7 +67,7 @@ def scores(admissions, dim=768):
     con.register("coef", coef)
     con.execute(
         "INSERT INTO scorers SELECT 's', 's', 1, 'e', '72h', 'readmission', 30, c, 0, '{}', '', "
-        "now(), 'mean', 1, 0, 0, 1, '', '', '' FROM coef"
+        "now(), 'mean', 1, 0, 0, 1, '', '', '', NULL, NULL FROM coef"
     )
     seconds, _ = timed(lambda: con.execute("CREATE TABLE t AS FROM score_admissions('s')"))
     row(f"scores of {admissions:,} admissions ({dim} wide)", f"{seconds:.2f} s", "3 s per 1 M")
