@@ -358,6 +358,7 @@ def test_the_sql_page_names_every_table_column_view_and_macro(walked):
         arguments = {
             "training_set": "''",
             "score_admissions": "''",
+            "scorer_parts": "''",
             "explain_admission": "'', 0",
             "similar_admissions": "0",
         }

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError, QueryError
-from featurestore.query.execution import first_line, without_values
+from featurestore.query.execution import describe
 from featurestore.query.sandbox import check
 from featurestore.store.sql_files import SQL, read_sql
 from featurestore.store.store import Store
@@ -216,11 +216,8 @@ def _run(
         raise FeatureStoreError(f"the covariates {name} are not one SELECT") from None
     except QueryError as error:
         raise FeatureStoreError(f"the SELECT of the covariates {name} fails: {error}") from None
-    except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
-        message = first_line(error)
-        raise FeatureStoreError(f"the SELECT of the covariates {name} fails: {message}") from None
     except duckdb.Error as error:
-        message = without_values(error, query)
+        message = describe(error, query)
         raise FeatureStoreError(f"the SELECT of the covariates {name} fails: {message}") from None
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from featurestore.cohort.caveats import caveats
 from featurestore.cohort.flow import MANY_EARLY_RETURNS, admission_flow
-from featurestore.cohort.tasks import Task, find_task, list_tasks, scorer_task
+from featurestore.cohort.tasks import Task, find_task, scorer_task, stored_task, task_names
 from featurestore.errors import UnknownNameError
 from featurestore.store.scorer_metrics import ScorerMetrics, format_interval
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
+from featurestore.store.task_select import SHIPPED
 
 # Above published results (arXiv 1904.05342): an AUROC of 0.67 early in the stay, 0.71 at discharge.
 PLAUSIBLE_AUROC = {"early": 0.75, "discharge": 0.80}  # of readmission
@@ -290,15 +291,16 @@ def _task_findings(store: Store, scorer: dict[str, Any], task: Task) -> Iterator
             f"prediction and negatives {days_negative:.1f} (medians), so the newest labels are of "
             "one kind - give known_at the time when either would be known",
         )
-    current = {row["name"]: row for row in list_tasks(store)}.get(task.name)
-    if current is None:
+    if task.name not in task_names(store):
         yield _finding(
             "dropped-task",
             None,
             f"its task {task.name} was dropped from the store, so its labels cannot change and a "
             "task with prediction times of its own predicts nothing - add the task again",
         )
-    elif not current["shipped"] and task.hash != task.with_select(current["sql"]).hash:
+    elif task.name not in SHIPPED and (
+        task.select != task.with_select(stored_task(store, task.name)[0]).select
+    ):
         yield _finding(
             "changed-task",
             None,

@@ -11,7 +11,7 @@ import duckdb
 from featurestore.cohort.label_files import insert_labels
 from featurestore.cohort.tasks import Task, check_labels, outcome_of, stored_task, task_names
 from featurestore.errors import FeatureStoreError, QueryError
-from featurestore.query.execution import first_line
+from featurestore.query.execution import describe
 from featurestore.query.sandbox import check
 from featurestore.store.schema import make_objects
 from featurestore.store.sql_files import read_sql
@@ -79,15 +79,8 @@ def add_task(store: Store, name: str, file: str | Path) -> dict[str, Any]:
             task = _default_task(name, select, "prediction_time" in _columns(con, select))
             counts = {**check_labels(con, task), **counts}
             con.execute(
-                "INSERT INTO tasks VALUES ($1, $2, $3, $4, $5, $6)",
-                [
-                    name,
-                    select,
-                    hashlib.sha256(select.encode()).hexdigest(),
-                    task.outcome,
-                    task.gives_prediction_time,
-                    started_at,
-                ],
+                "INSERT INTO tasks VALUES ($1, $2, $3, $4)",
+                [name, select, task.gives_prediction_time, started_at],
             )
             make_objects(con, ("task_select",))
             refresh_predictions(con)
@@ -179,7 +172,7 @@ def _check_select(store: Store, name: str, select: str) -> None:
         # The labels are a union with typed columns: what does not fit changes their types.
         labels = con.sql(_default_task(name, select, False).labels)
     except (duckdb.Error, QueryError) as error:
-        message = first_line(error) if isinstance(error, duckdb.Error) else error
+        message = error if isinstance(error, QueryError) else describe(error, filled)
         raise FeatureStoreError(f"the SELECT of the task {name} fails: {message}") from None
     types = dict(zip(labels.columns, map(str, labels.types), strict=True))
     for column, expected in _TYPES.items():

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 
 from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
-from featurestore.query.execution import without_values
+from featurestore.query.execution import describe
 from featurestore.store.schema import canonical_cutoff, check_label_options
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -85,7 +85,7 @@ def find_task(
     not valid.
     """
     name = name or DEFAULT_TASK
-    select, outcome, gives_time = stored_task(store, name)
+    select, gives_time = stored_task(store, name)
     given = {key: value for key, value in (rule or {}).items() if value not in (None, ())}
     if horizon_days is not None:
         check_label_options(horizon_days=horizon_days)
@@ -96,7 +96,7 @@ def find_task(
             f"the task {name} has no parameter {parameter} - leave it out"
             + (f"; it has {', '.join(sorted(names))}" if names else "")
         )
-    values = {**PARAMETERS, **given}
+    values, outcome = {**PARAMETERS, **given}, outcome_of(select)
     if "deaths" in names and values["deaths"] == "positive":
         outcome = "returned or died"
     horizon = values["horizon_days"] if "horizon_days" in names else None
@@ -124,14 +124,13 @@ def list_tasks(store: Store) -> list[dict[str, Any]]:
     scorers: dict[str, list[str]] = {}
     for scorer_id, name in store.sql("SELECT scorer_id, label_rule FROM scorers").fetchall():
         scorers.setdefault(name, []).append(scorer_id)
-    names = [name for (name,) in store.sql("SELECT name FROM tasks ORDER BY name").fetchall()]
     tasks = []
-    for name in (*SHIPPED, *names):
-        select, outcome, gives_time = stored_task(store, name)
+    for name in task_names(store):
+        select, gives_time = stored_task(store, name)
         tasks.append(
             {
                 "name": name,
-                "outcome": outcome,
+                "outcome": outcome_of(select),
                 "shipped": name in SHIPPED,
                 "cutoff": f"task:{name}" if gives_time else None,
                 "parameters": sorted(parameters_of(select)),
@@ -150,7 +149,7 @@ def check_labels(
         row = con.execute(read_sql("cohort/tasks/task_counts"), {"labels": task.labels}).fetchall()
     except duckdb.Error as error:
         raise FeatureStoreError(
-            f"the SELECT of the task {task.name} fails: {without_values(error, task.select)} - "
+            f"the SELECT of the task {task.name} fails: {describe(error, task.select)} - "
             '"featurestore task drop" removes it'
         ) from None
     labels, positive, negative, repeated, early, _ = row[0]
@@ -199,18 +198,17 @@ def task_names(store: Store) -> list[str]:
     return [*SHIPPED, *(name for (name,) in names)]
 
 
-def stored_task(store: Store, name: str) -> tuple[str, str, bool]:
-    """Return SELECT, outcome and whether it gives prediction times, of a task by its name."""
+def stored_task(store: Store, name: str) -> tuple[str, bool]:
+    """Return the SELECT of a task and whether it gives prediction times, by name."""
     if name in SHIPPED:
-        select = read_sql(f"tasks/{name}").strip()
-        return select, outcome_of(select), False
+        return read_sql(f"tasks/{name}").strip(), False
     row = store.sql(
-        "SELECT sql, outcome, gives_prediction_time FROM tasks WHERE name = $n", n=name
+        "SELECT sql, gives_prediction_time FROM tasks WHERE name = $n", n=name
     ).fetchone()
     if row is None:
         raise UnknownNameError(
             f"{store.path} has no task {name} - it has {', '.join(task_names(store))}; "
             f'"featurestore task add" adds one'
         )
-    select, outcome, gives_time = row
-    return select, outcome, gives_time
+    select, gives_time = row
+    return select, gives_time

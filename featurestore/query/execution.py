@@ -61,15 +61,15 @@ def _execute(store: Store, query: str, timeout: float) -> Iterator[duckdb.DuckDB
             # Binds the query, but reads no data yet; the projection makes equal names unique.
             relation = con.sql(select).project("*")
         except _QUERY_ERRORS as error:
-            raise QueryError(f"{first_line(error)} - {schema_hint(store)}") from None
+            raise QueryError(f"{_first_line(error)} - {schema_hint(store)}") from None
         except duckdb.Error as error:
-            raise QueryError(without_values(error, query)) from None
+            raise QueryError(_without_values(error, query)) from None
         try:
             yield con.sql(query) if explain else relation
         except (duckdb.Error, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the disk; Arrow wraps an error of DuckDB in an OSError without errno
-            raise QueryError(without_values(error, query)) from None
+            raise QueryError(_without_values(error, query)) from None
 
 
 @contextlib.contextmanager
@@ -98,13 +98,19 @@ def _cancel_after(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[No
         timer.join()
 
 
-def first_line(error: duckdb.Error) -> str:
+def describe(error: duckdb.Error, query: str) -> str:
+    """Return the message of an error of a query, without any value."""
+    is_of_query = isinstance(error, _QUERY_ERRORS)
+    return _first_line(error) if is_of_query else _without_values(error, query)
+
+
+def _first_line(error: duckdb.Error) -> str:
     """Return the message of DuckDB without the kind of the error and without the query."""
     message = re.split(r"\n+LINE \d+:", str(error))[0].partition("Error: ")[2]
     return " ".join(message.split())[:500]
 
 
-def without_values(error: Exception, query: str) -> str:
+def _without_values(error: Exception, query: str) -> str:
     """Return a message without values; it names the column if the query does."""
     if is_damage(error):
         return "the store is damaged - restore it from a backup"

@@ -33,8 +33,8 @@ VIEWS_AND_MACROS = (
     *("available_at", "patient_split", "patient_episodes", "episodes", "readmission_labels"),
     *("clinicalbert_labels", "canonical_cutoff", "kept_cutoffs", "kept_cutoff", "task_select"),
     *("task_labels", "prediction_times", "known_notes", "repeated_notes", "admission_windows"),
-    *("training_set", "score_admissions", "latest_scores", "similar_admissions"),
-    "explain_admission",
+    *("training_set", "scorer_parts", "score_admissions", "latest_scores"),
+    *("similar_admissions", "explain_admission"),
 )
 FOLDERS = {
     **dict.fromkeys(VIEWS_AND_MACROS, "macros"),

@@ -3,32 +3,11 @@
 -- Grain:   one row per window that the score was computed from (note_id, window_no), and one per
 --          covariate (covariate).
 CREATE OR REPLACE MACRO explain_admission(scorer, hadm_id) AS TABLE
-WITH params AS (
+WITH fitted AS (
     SELECT
-        CASE
-            WHEN scorer IN (SELECT s.scorer_id FROM scorers AS s) THEN scorer
-            ELSE error(
-                'unknown scorer ' || scorer || ' - known: '
-                || coalesce(
-                    (SELECT string_agg(s.scorer_id, ', ' ORDER BY s.scorer_id) FROM scorers AS s),
-                    'none'
-                )
-            )
-        END AS scorer_id,
+        *,
         hadm_id AS query_hadm_id
-),
-
-fitted AS (
-    SELECT
-        s.*,
-        list_slice(s.coef, 1, len(s.coef) - 2 * coalesce(len(s.covariate_means), 0))
-            AS coef_of_vector,
-        list_slice(s.coef, len(s.coef) - 2 * len(s.covariate_means) + 1, len(s.coef))
-            AS coef_of_design,
-        flatten([[0.0, 1.0] FOR mean IN s.covariate_means]) AS all_missing,
-        params.query_hadm_id
-    FROM params
-    LEFT JOIN scorers AS s ON params.scorer_id = s.scorer_id
+    FROM scorer_parts(scorer)
 ),
 
 averages AS (

@@ -9,30 +9,9 @@
 --          with c = 2), then calibrates. Sums have a fixed order, on which their last bit depends.
 --          No probability is more extreme than the patients of the calibration can support.
 CREATE OR REPLACE MACRO score_admissions(scorer) AS TABLE
-WITH params AS (
-    SELECT
-        CASE
-            WHEN scorer IN (SELECT s.scorer_id FROM scorers AS s) THEN scorer
-            ELSE error(
-                'unknown scorer ' || scorer || ' - known: '
-                || coalesce(
-                    (SELECT string_agg(s.scorer_id, ', ' ORDER BY s.scorer_id) FROM scorers AS s),
-                    'none'
-                )
-            )
-        END AS scorer_id
-),
-
-fitted AS (
-    SELECT
-        s.*,
-        list_slice(s.coef, 1, len(s.coef) - 2 * coalesce(len(s.covariate_means), 0))
-            AS coef_of_vector,
-        list_slice(s.coef, len(s.coef) - 2 * len(s.covariate_means) + 1, len(s.coef))
-            AS coef_of_design,
-        flatten([[0.0, 1.0] FOR mean IN s.covariate_means]) AS all_missing
-    FROM params
-    LEFT JOIN scorers AS s ON params.scorer_id = s.scorer_id
+WITH fitted AS (
+    SELECT *
+    FROM scorer_parts(scorer)
 ),
 
 designs AS (

@@ -46,13 +46,13 @@ inputs AS (
         m.embedding,
         CASE
             WHEN s.covariates_id IS NOT NULL
-                THEN coalesce(d.design, flatten([[0.0, 1.0] FOR mean IN s.covariate_means]))
+                THEN coalesce(d.design, s.all_missing)
         END AS design
-    FROM scorers AS s
+    FROM scorer_parts($scorer) AS s
     INNER JOIN means AS m ON s.encoder_id = m.encoder_id AND s.cutoff = m.cutoff
     LEFT JOIN designs AS d
         ON s.covariates_id = d.covariates_id AND s.cutoff = d.cutoff AND m.hadm_id = d.hadm_id
-    WHERE s.scorer_id = $scorer AND s.aggregate = 'mean'
+    WHERE s.aggregate = 'mean'
 ),
 
 -- Outdated means are archived; of the other aggregates only today's windows are left.

@@ -2,22 +2,6 @@
 --
 -- Grain:   one row per admission (hadm_id).
 CREATE OR REPLACE VIEW episodes AS
-SELECT
-    hadm_id,
-    subject_id,
-    admittime,
-    discharge,
-    dod,
-    died,
-    exclusion_reason,
-    episode,
-    continued_by,
-    episode_discharge,
-    episode_died,
-    next_hadm_id,
-    next_admittime,
-    next_planned,
-    next_admission_type
 FROM patient_episodes();
 
 COMMENT ON VIEW episodes IS

@@ -4,8 +4,6 @@
 CREATE TABLE tasks (
     name VARCHAR NOT NULL,
     sql VARCHAR NOT NULL,
-    sql_hash VARCHAR NOT NULL,
-    outcome VARCHAR NOT NULL,
     gives_prediction_time BOOLEAN NOT NULL,
     added_at TIMESTAMP NOT NULL
 );
@@ -15,8 +13,6 @@ COMMENT ON TABLE tasks IS
 One row per task (name).';
 COMMENT ON COLUMN tasks.sql IS
 'A SELECT that gives hadm_id, label, reason and known_at per admission.';
-COMMENT ON COLUMN tasks.sql_hash IS 'SHA-256 of the SELECT.';
-COMMENT ON COLUMN tasks.outcome IS 'What a positive patient did, such as: died in hospital.';
 COMMENT ON COLUMN tasks.gives_prediction_time IS
 'Whether the SELECT also gives prediction_time; its cutoff is then task:NAME.';
 COMMENT ON COLUMN tasks.added_at IS 'Local time.';
