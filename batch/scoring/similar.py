@@ -15,9 +15,9 @@ def similar(
 ) -> list[dict[str, Any]]:
     """Return the n most similar admissions of other patients, with their outcomes.
 
-    Each has hadm_id, subject_id, similarity (cosine of the active encoder's means), label, reason,
-    mature (whether the label's horizon is over) and days_to_return. The most similar comes first.
-    Raises FeatureStoreError.
+    Each has hadm_id, subject_id, similarity (mean-centred cosine of the active encoder's vectors,
+    from -1 to 1), label, reason, mature (whether the label's horizon is over) and days_to_return.
+    The most similar comes first. Raises FeatureStoreError.
     """
     check_label_options(cutoff, horizon_days)
     cutoff = canonical_cutoff(cutoff)

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 from scipy.optimize import brentq
+from scipy.spatial.distance import cdist
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -39,7 +40,7 @@ from featurestore.cohort.tasks import find_task
 from featurestore.errors import FeatureStoreError
 from tests.batch.training.test_calibration import platt_by_scikit_learn
 from tests.hospital import admission, invent_returns, note, write_hospital
-from tests.timeline import day
+from tests.timeline import day, empty_store
 
 PATIENTS = 400
 
@@ -405,22 +406,49 @@ def test_scorers_of_two_encoders_never_mix(embedded, counter_class, tmp_path):
     ]
 
 
-def test_neighbours_are_the_nearest_by_cosine_and_never_the_same_patient(embedded):
+def test_neighbours_are_the_nearest_by_mean_centred_cosine_and_never_the_same_patient(embedded):
     rows = embedded.sql("FROM similar_admissions(1, n := 5)").fetchall()
     table = embedded.sql(
         "SELECT hadm_id, subject_id, embedding FROM admission_embeddings "
         "INNER JOIN admissions USING (hadm_id) WHERE cutoff = '72h' ORDER BY hadm_id"
     ).fetchall()
-    vectors = {hadm: np.array(vector) for hadm, _, vector in table}
-    query = vectors[1]
-
-    def cosine(v):
-        return v @ query / np.linalg.norm(v) / np.linalg.norm(query)
-
-    expected = sorted((-cosine(vectors[h]), h) for h, subject, _ in table if subject != 1)[:5]
+    vectors = np.array([vector for _, _, vector in table])
+    distance = cdist(vectors - vectors.mean(axis=0), (vectors - vectors.mean(axis=0))[:1], "cosine")
+    expected = sorted(
+        (float(d), hadm_id)
+        for d, (hadm_id, subject, _) in zip(distance[:, 0], table, strict=True)
+        if subject != 1
+    )[:5]
+    assert table[0][0] == 1
     assert [similarity for _, _, similarity in rows] == pytest.approx(
-        [-c for c, _ in expected], abs=1e-6
+        [1 - d for d, _ in expected], abs=1e-6
     )
+    assert [hadm_id for hadm_id, _, _ in rows] == [hadm_id for _, hadm_id in expected]
+
+
+def test_stays_whose_vectors_lie_in_a_narrow_cone_are_told_apart():
+    """All plain cosines are above 0.999999; two stays differ from the mean to the same side."""
+    store = empty_store()
+    offsets = {1: [1, 0, 0], 2: [2, 0, 0], 3: [-1, 0, 0], 4: [-1, 1, 0], 5: [-1, -1, 0]}
+    for hadm_id, offset in offsets.items():
+        vector = [1_000 + element for element in offset]
+        store.execute(
+            "INSERT INTO admission_embeddings VALUES ('e', $1, '72h', now(), 1, 1, 0, 0, $2)",
+            [hadm_id, vector],
+        )
+        store.execute(
+            "INSERT INTO admissions (hadm_id, subject_id, admittime, died_in_hospital, planned) "
+            "VALUES ($1, $1, now(), FALSE, FALSE)",
+            [hadm_id],
+        )
+    store.execute("INSERT INTO encoders VALUES ('e', 'e', '', 3, 'fp32', 512, 0, '{}', TRUE, NULL)")
+    similarity = {
+        hadm_id: similarity
+        for hadm_id, _, similarity in store.execute("FROM similar_admissions(1)").fetchall()
+    }
+    root = np.sqrt(0.5)
+    assert similarity == pytest.approx({2: 1, 3: -1, 4: -root, 5: -root}, abs=1e-5)
+    assert list(similarity) == [2, 4, 5, 3]
 
 
 @pytest.mark.parametrize("name", ["scores.xlsx", "nowhere/scores.csv"])
