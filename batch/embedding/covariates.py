@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError, QueryError
-from featurestore.query.execution import describe
+from featurestore.query.execution import describe, read_select
 from featurestore.query.sandbox import check
 from featurestore.store.sql_files import SQL, read_sql
 from featurestore.store.store import Store
@@ -166,16 +166,14 @@ def _used_sets(con: duckdb.DuckDBPyConnection) -> list[tuple[Covariates, str]]:
 def _read(name: str) -> str:
     """Return the SELECT of a shipped set or of a file."""
     if name in shipped_sets():
-        text = read_sql(f"covariates/{name}")
-    else:
-        file = Path(name)
-        if file.suffix != ".sql" or not re.fullmatch(r"[\w.-]+", file.stem) or not file.is_file():
-            raise FeatureStoreError(
-                f"there are no covariates {name} - use {', '.join(shipped_sets())} or an .sql file "
-                "that exists"
-            )
-        text = file.read_text(encoding="utf-8")
-    return text.strip().rstrip(";").rstrip()
+        return read_sql(f"covariates/{name}").strip()
+    file = Path(name)
+    if file.suffix != ".sql" or not re.fullmatch(r"[\w.-]+", file.stem) or not file.is_file():
+        raise FeatureStoreError(
+            f"there are no covariates {name} - use {', '.join(shipped_sets())} or an .sql file "
+            "that exists"
+        )
+    return read_select(file)
 
 
 def _columns(store: Store, con: duckdb.DuckDBPyConnection, name: str, query: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from featurestore.cohort.caveats import caveats
 from featurestore.cohort.flow import MANY_EARLY_RETURNS, admission_flow
 from featurestore.cohort.tasks import Task, find_task, scorer_task, stored_task, task_names
-from featurestore.errors import UnknownNameError
+from featurestore.errors import FeatureStoreError, UnknownNameError
 from featurestore.store.scorer_metrics import ScorerMetrics, format_interval
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -35,6 +35,7 @@ SEVERITY_OF = {
     "dropped-encoder": "error",
     "changed-task": "error",
     "outcome-known-at-prediction": "error",
+    "broken-task": "error",
     "stays-over-at-prediction": "warning",
     "outcomes-known-at-different-times": "warning",
     "dropped-task": "warning",
@@ -45,6 +46,7 @@ SEVERITY_OF = {
     "pretrained-on-source": "warning",
     "early-returns-before-prediction": "warning",
     "no-planned-stays": "warning",
+    "labels-without-known-at": "note",
     "notes-without-time": "note",
     "radiology-exam-time": "note",
 }
@@ -221,7 +223,6 @@ def _store_findings(store: Store) -> Iterator[Finding]:
 
 def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Finding]:
     scorer_id, cutoff = scorer["scorer_id"], scorer["cutoff"]
-    task = scorer_task(store, scorer_id)
     if n := store.one(read_sql("cohort/patients_in_several_splits"), scorer_id=scorer_id)[0]:
         yield _finding(
             "patients-in-several-splits",
@@ -237,6 +238,11 @@ def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Findin
             f"the embeddings of {n:,} of its admissions are not the means of the notes known at "
             "the prediction time - run featurestore embed, then train it again",
         )
+    try:
+        task = scorer_task(store, scorer_id)
+    except FeatureStoreError as error:
+        yield _finding("broken-task", None, str(error))
+        return
     n_immature, n_changed = store.one(
         read_sql("cohort/outdated_labels"),
         scorer_id=scorer_id,
@@ -262,7 +268,7 @@ def _admission_findings(store: Store, scorer: dict[str, Any]) -> Iterator[Findin
 
 
 def _task_findings(store: Store, scorer: dict[str, Any], task: Task) -> Iterator[Finding]:
-    n_known, n_over, days_positive, days_negative = store.one(
+    n_known, n_unchecked, n_over, days_positive, days_negative = store.one(
         read_sql("cohort/tasks/known_at_prediction"),
         scorer_id=scorer["scorer_id"],
         labels=task.labels,
@@ -272,6 +278,13 @@ def _task_findings(store: Store, scorer: dict[str, Any], task: Task) -> Iterator
             "outcome-known-at-prediction",
             n_known,
             f"{n_known:,} of its outcomes were known before their prediction - predict earlier",
+        )
+    if n_unchecked:
+        yield _finding(
+            "labels-without-known-at",
+            n_unchecked,
+            f"{n_unchecked:,} of its labels have no known_at, so nothing says whether they were "
+            "known at their prediction - add when each label was known to the task",
         )
     if n_over and task.gives_prediction_time:
         yield _finding(

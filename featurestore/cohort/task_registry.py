@@ -11,7 +11,7 @@ import duckdb
 from featurestore.cohort.label_files import insert_labels
 from featurestore.cohort.tasks import Task, check_labels, outcome_of, stored_task, task_names
 from featurestore.errors import FeatureStoreError, QueryError
-from featurestore.query.execution import describe
+from featurestore.query.execution import describe, read_select
 from featurestore.query.sandbox import check
 from featurestore.store.schema import make_objects
 from featurestore.store.sql_files import read_sql
@@ -57,12 +57,12 @@ def add_task(store: Store, name: str, file: str | Path) -> dict[str, Any]:
         raise FeatureStoreError(f"{file} is not an existing .sql, .csv or .parquet file")
     with store.lock("task"):
         if name in task_names(store):
+            how = "" if name in SHIPPED else '"featurestore task drop" removes it, or '
             raise FeatureStoreError(
-                f'{store.path} has a task {name} already - "featurestore task drop" removes it, '
-                "or give this one another name"
+                f"{store.path} has a task {name} already - {how}give this one another name"
             )
         if file.suffix == ".sql":
-            select = file.read_text(encoding="utf-8").strip().rstrip(";").rstrip()
+            select = read_select(file)
             _check_select(store, name, select)
         with store.transaction("task", started_at) as transaction:
             con, counts = transaction.con, {}
@@ -77,7 +77,7 @@ def add_task(store: Store, name: str, file: str | Path) -> dict[str, Any]:
                     f"SELECT {columns}\nFROM task_labels_from_files\nWHERE task = {literal(name)}"
                 )
             task = _default_task(name, select, "prediction_time" in _columns(con, select))
-            counts = {**check_labels(con, task), **counts}
+            counts = {**check_labels(con, task, is_new=True), **counts}
             con.execute(
                 "INSERT INTO tasks VALUES ($1, $2, $3, $4)",
                 [name, select, task.gives_prediction_time, started_at],
@@ -91,12 +91,18 @@ def add_task(store: Store, name: str, file: str | Path) -> dict[str, Any]:
 def drop_task(store: Store, name: str) -> list[str]:
     """Remove a task from the store; return the scorers that were trained on it.
 
-    They keep its SELECT. Raises UnknownNameError if the store has no such task of its own.
+    They keep its SELECT. Raises UnknownNameError if the store has no such task of its own, and
+    FeatureStoreError if another task uses its prediction times.
     """
     with store.lock("task"):
         if name in SHIPPED:
             raise FeatureStoreError(f"{name} is a task of the program and cannot be dropped")
         stored_task(store, name)
+        for user, select in store.sql("SELECT name, sql FROM tasks ORDER BY name").fetchall():
+            if re.search(rf"\btask:{name}\b", select):
+                raise FeatureStoreError(
+                    f"the task {user} uses the prediction times of {name} - drop {user} first"
+                )
         scorers = store.sql(
             "SELECT scorer_id FROM scorers WHERE label_rule = $n ORDER BY scorer_id", n=name
         ).fetchall()
@@ -115,7 +121,7 @@ def refresh_predictions(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("CREATE OR REPLACE TEMP TABLE new_predictions AS FROM task_predictions LIMIT 0")
     for name, select in _self_timed(con):
         task = _default_task(name, select, True)
-        check_labels(con, task, positives=False)
+        check_labels(con, task)
         query = read_sql("cohort/tasks/task_predictions")
         con.execute(query, {"task": name, "labels": task.labels})
     con.execute(
@@ -132,7 +138,7 @@ def predictions_are_stale(con: duckdb.DuckDBPyConnection) -> bool:
     """Return whether a task now gives other prediction times than the store holds."""
     for name, select in _self_timed(con):
         task = _default_task(name, select, True)
-        check_labels(con, task, positives=False)
+        check_labels(con, task)
         query = read_sql("cohort/tasks/changed_predictions")
         if con.execute(query, {"task": name, "labels": task.labels}).fetchall()[0][0]:
             return True
@@ -149,7 +155,8 @@ def _default_task(name: str, select: str, gives_prediction_time: bool) -> Task:
 
 
 def _columns(con: duckdb.DuckDBPyConnection, select: str) -> list[str]:
-    return con.sql(f"FROM query({literal(fill_in(select, **PARAMETERS))})").columns
+    columns = con.sql(f"FROM query({literal(fill_in(select, **PARAMETERS))})").columns
+    return [column.lower() for column in columns]
 
 
 def _check_select(store: Store, name: str, select: str) -> None:

@@ -102,18 +102,31 @@ def find_task(
     horizon = values["horizon_days"] if "horizon_days" in names else None
     task = Task(name, fill_in(select, **values), outcome, horizon, gives_time)
     if name not in SHIPPED:  # data change, and what its SELECT gives with them
-        check_labels(store.connect(), task, positives=False)
+        check_labels(store.connect(), task)
     return task
 
 
 def scorer_task(store: Store, scorer_id: str) -> Task:
-    """Return the task that a scorer was fitted on, as it was then."""
+    """Return the task that a scorer was fitted on, as it was then.
+
+    Raises FeatureStoreError where its SELECT does not give valid labels any more.
+    """
     name, select, outcome, horizon, cutoff = store.one(
         "SELECT label_rule, task_sql, metrics ->> '$.outcome', horizon_days, cutoff FROM scorers "
         "WHERE scorer_id = $s",
         s=scorer_id,
     )
-    return Task(name, select, outcome, horizon, cutoff == f"task:{name}")
+    task = Task(name, select, outcome, horizon, cutoff == f"task:{name}")
+    if name not in SHIPPED:
+        try:
+            _count_labels(store.connect(), task)
+        except FeatureStoreError as error:
+            what = str(error).partition(" - ")[0]
+            raise FeatureStoreError(
+                f"the labels of {scorer_id} are no longer valid: {what} - correct the data, or "
+                "train it again on another task"
+            ) from None
+    return task
 
 
 def list_tasks(store: Store) -> list[dict[str, Any]]:
@@ -142,38 +155,72 @@ def list_tasks(store: Store) -> list[dict[str, Any]]:
 
 
 def check_labels(
-    con: duckdb.DuckDBPyConnection, task: Task, positives: bool = True
+    con: duckdb.DuckDBPyConnection, task: Task, is_new: bool = False
 ) -> dict[str, int]:
-    """Return the counts of the labels of a task; raise FeatureStoreError if some are not valid."""
+    """Return the counts of the labels of a task; raise FeatureStoreError if some are not valid.
+
+    A new task must also have positives, a prediction if it decides when it predicts, and in a live
+    hospital a label that can become mature.
+    """
+    counts = _count_labels(con, task, is_new)
+    if counts["early_hadm_id"] is not None:
+        raise FeatureStoreError(
+            f"the task {task.name} knows the label of admission {counts['early_hadm_id']} before "
+            "its prediction time - known_at must not be earlier than prediction_time"
+        )
+    n_labels = counts["positive"] + counts["negative"]
+    if is_new:
+        if not counts["positive"]:
+            raise NotEnoughDataError(
+                f"none of the {counts['labels']:,} labels of the task {task.name} is TRUE - a task "
+                "needs positives"
+            )
+        if task.gives_prediction_time and not counts["predictions"]:
+            raise NotEnoughDataError(
+                f"the task {task.name} predicts no admission, as every prediction_time is NULL - "
+                "give it, or leave the column out"
+            )
+        if counts["never_mature"] == n_labels:
+            raise NotEnoughDataError(
+                f"no label of the task {task.name} has a known_at, so in a live hospital none is "
+                "ever mature - give the time when the label is known"
+            )
+    return {
+        "labels": n_labels,
+        "positive": counts["positive"],
+        "negative": counts["negative"],
+        "unlabelled": counts["labels"] - n_labels,
+    }
+
+
+def _count_labels(
+    con: duckdb.DuckDBPyConnection, task: Task, is_new: bool = False
+) -> dict[str, Any]:
+    """Return the row of sql/cohort/tasks/task_counts.sql.
+
+    Raises FeatureStoreError where the SELECT fails, an admission comes twice, or a time is
+    infinite.
+    """
     try:
-        row = con.execute(read_sql("cohort/tasks/task_counts"), {"labels": task.labels}).fetchall()
+        result = con.execute(read_sql("cohort/tasks/task_counts"), {"labels": task.labels})
     except duckdb.Error as error:
         raise FeatureStoreError(
-            f"the SELECT of the task {task.name} fails: {describe(error, task.select)} - "
-            '"featurestore task drop" removes it'
+            f"the SELECT of the task {task.name} fails: {describe(error, task.select)}"
+            + ("" if is_new else ' - "featurestore task drop" removes it')
         ) from None
-    labels, positive, negative, repeated, early, _ = row[0]
-    if repeated is not None:
+    names = [name for name, *_ in result.description]
+    counts = dict(zip(names, result.fetchall()[0], strict=True))
+    if counts["repeated_hadm_id"] is not None:
         raise FeatureStoreError(
-            f"the task {task.name} gives admission {repeated} more than once - correct it: one row "
-            "per admission is needed"
+            f"the task {task.name} gives admission {counts['repeated_hadm_id']} more than once - "
+            "correct it: one row per admission is needed"
         )
-    if early is not None:
+    if counts["infinite_hadm_id"] is not None:
         raise FeatureStoreError(
-            f"the task {task.name} knows the label of admission {early} before its prediction "
-            "time - known_at must not be earlier than prediction_time"
+            f"the task {task.name} gives admission {counts['infinite_hadm_id']} an infinite time - "
+            "give NULL where there is no time"
         )
-    if positives and not positive:
-        raise NotEnoughDataError(
-            f"none of the {labels:,} labels of the task {task.name} is TRUE - a task needs "
-            "positives"
-        )
-    return {
-        "labels": positive + negative,
-        "positive": positive,
-        "negative": negative,
-        "unlabelled": labels - positive - negative,
-    }
+    return counts
 
 
 def check_known_after_prediction(store: Store, task: Task, cutoff: str) -> None:

@@ -4,11 +4,12 @@ import contextlib
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import duckdb
 
-from featurestore.errors import QueryError
+from featurestore.errors import FeatureStoreError, QueryError
 from featurestore.query.output import write_parquet, write_rows
 from featurestore.query.sandbox import check, schema_hint
 from featurestore.store.database import is_damage
@@ -18,6 +19,8 @@ MAX_ROWS = 10_000
 _EXPLAIN = re.compile(r"\s*EXPLAIN\b\s*(ANALYZE\b|\(\s*(ANALYZE|FORMAT)\b[\w\s,]*\))?", re.I)
 # Raised before any value is read: the messages contain only parts of the query and names.
 _QUERY_ERRORS = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
+# Of the macros; the names are those of the query.
+_UNKNOWN_NAME = re.compile(r"unknown (encoder|task|cutoff|scorer) (\S+) - .*")
 _VALUE_ERRORS = {
     "Conversion": "a value{} cannot be converted - TRY_CAST gives NULL instead",
     "Out of Range": "a number{} is out of range - CAST to DOUBLE or HUGEINT first",
@@ -98,6 +101,14 @@ def _cancel_after(con: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[No
         timer.join()
 
 
+def read_select(file: Path) -> str:
+    """Return the SELECT of an .sql file; raise FeatureStoreError if the file is not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8-sig").strip().rstrip("; \t\r\n")
+    except UnicodeDecodeError:
+        raise FeatureStoreError(f"{file} is not UTF-8 - save it as UTF-8") from None
+
+
 def describe(error: duckdb.Error, query: str) -> str:
     """Return the message of an error of a query, without any value."""
     is_of_query = isinstance(error, _QUERY_ERRORS)
@@ -114,6 +125,8 @@ def _without_values(error: Exception, query: str) -> str:
     """Return a message without values; it names the column if the query does."""
     if is_damage(error):
         return "the store is damaged - restore it from a backup"
+    if (name := _UNKNOWN_NAME.search(str(error))) and f"'{name[2]}'" in query:
+        return name[0]
     kind = str(error).partition(" Error: ")[0]
     column = re.search(r"when casting from source column (\w+)\s*(\n\nLINE|$)", str(error))
     is_in_query = column and re.search(rf"\b{column.group(1)}\b", query)

@@ -1,11 +1,13 @@
 -- known_at_prediction($scorer_id, $labels): were outcomes known when they were predicted?
 --
 -- Grain:   one row.
--- Columns: n_known (labels known before the prediction), n_over (labelled stays that were over),
+-- Columns: n_known (labels known before the prediction), n_unchecked (labels of which the task does
+--          not say when they were known), n_over (labelled stays that were over),
 --          days_positive and days_negative (medians from the prediction to the time when the label
 --          is known, in a live hospital).
 SELECT
     count(*) FILTER (WHERE least(l.known_at, l.event_at) < m.prediction_time) AS n_known,
+    count(*) FILTER (WHERE l.known_at IS NULL) AS n_unchecked,
     count(*) FILTER (WHERE least(a.dischtime, a.deathtime) < m.prediction_time) AS n_over,
     median(epoch(l.known_at - m.prediction_time) / 86400) FILTER (WHERE s.live AND l.label)
         AS days_positive,

@@ -204,3 +204,35 @@ def test_labels_of_a_task_in_the_shell(store):
     counts = json.loads(result.stdout)
     assert (counts["task"], counts["outcome"]) == ("long_stay", "stayed over 7 days")
     assert counts["positive"] + counts["negative"] == 300
+
+
+def test_labels_that_become_invalid_are_one_line_and_a_finding(store, tmp_path):
+    """A SELECT that reads numbers in a column, which later holds a text."""
+    file = tmp_path / "own.sql"
+    file.write_text(
+        "SELECT hadm_id, died_in_hospital AS label, insurance::INTEGER::VARCHAR AS reason, "
+        "NULL AS known_at FROM admissions"
+    )
+    add_task(store, "own", file)
+    train(store, "risk", task="own", baseline=False, aggregate="mean")
+    score(store, "risk")
+    assert {finding.code: finding.count for finding in audit(store, "risk") if finding.scorer_id}[
+        "labels-without-known-at"
+    ] == store.one("SELECT count(label) FROM scorer_admissions")[0]
+    with store.transaction("test") as transaction:  # as a sync does
+        transaction.con.execute("UPDATE admissions SET insurance = 'zebrafish' WHERE hadm_id = 7")
+    message = (
+        "the labels of risk-v1 are no longer valid: the SELECT of the task own fails: a value of "
+        "insurance cannot be converted - correct the data, or train it again on another task"
+    )
+    for job in (
+        lambda: outcomes(store, "risk"),
+        lambda: report(store, "risk", tmp_path / "report.html"),
+    ):
+        with pytest.raises(FeatureStoreError) as error:
+            job()
+        assert str(error.value) == message
+    messages = {finding.code: finding.message for finding in audit(store)}
+    assert messages["broken-task"] == message
+    assert score(store, "risk")["scored"] > 0
+    assert verify(store) == []

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from featurestore import create_store, embed_pending, sync
+from featurestore import create_store, embed_pending, sync, verify
 from featurestore.cli import main
 from featurestore.cohort.meds_labels import write_meds
 from featurestore.cohort.task_registry import add_task, drop_task
@@ -54,7 +54,7 @@ def store(tmp_path):
 
 def add(store, text, name="own", suffix="sql"):
     file = store.path.parent / f"{name}.{suffix}"
-    file.write_text(text)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     return add_task(store, name, file)
 
 
@@ -244,6 +244,26 @@ TWICE = GOOD.replace("FROM admissions", "FROM admissions, range(2)")
             "sql",
             r"unknown parameter \$age",
         ),
+        (
+            GOOD.replace(
+                "AS known_at", "+ INTERVAL '0 days' AS x, 'infinity'::TIMESTAMP AS known_at"
+            ),
+            "sql",
+            "the task own gives admission 1 an infinite time",
+        ),
+        (
+            GOOD.replace("AS known_at", "AS known_at, NULL AS prediction_time"),
+            "sql",
+            "predicts no admission, as every prediction_time is NULL",
+        ),
+        (
+            GOOD.replace("FROM", "FROM prediction_times(cutoff := 'task:own') JOIN").replace(
+                "admissions", "admissions USING (hadm_id)"
+            ),
+            "sql",
+            "fails: unknown cutoff task:own - tasks with a prediction time of their own: none$",
+        ),
+        (f"{GOOD} -- caf\xe9".encode("latin-1"), "sql", r"own.sql is not UTF-8"),
         ("hadm_id,outcome\n1,1\n", "csv", "has no column label"),
         ("hadm_id,label\n1,1\n2,maybe\n", "csv", "label in row 2 of .* is not a boolean"),
         ("hadm_id,label\n1,1\nx,0\n", "csv", "hadm_id in row 2 of .* is not a number"),
@@ -298,10 +318,40 @@ def test_a_task_that_is_no_longer_valid_is_said_and_can_be_dropped(store):
     embed_pending(store, WordCounter())
 
 
+def test_a_select_in_capitals_with_a_byte_order_mark_is_a_task(store):
+    text = "SELECT HADM_ID, TRUE AS LABEL, NULL AS REASON, DISCHTIME AS KNOWN_AT FROM ADMISSIONS;;"
+    assert add(store, text.encode("utf-8-sig"))["positive"] == 4
+    timed = text.replace("AS KNOWN_AT", "AS KNOWN_AT, ADMITTIME AS PREDICTION_TIME")
+    assert add(store, timed, "timed")["cutoff"] == "task:timed"
+
+
+def test_labels_of_a_live_hospital_must_become_known(store):
+    never = GOOD.replace("greatest(dischtime, admittime + INTERVAL 3 DAYS) AS", "NULL AS")
+    add(store, never, "extract")  # whose labels are all mature
+    with store.transaction("test") as transaction:
+        transaction.con.execute("UPDATE settings SET live = TRUE, observed_until = now()")
+    with pytest.raises(FeatureStoreError, match="so in a live hospital none is ever mature"):
+        add(store, never)
+
+
+def test_a_task_whose_prediction_times_another_uses_is_dropped_after_that(store):
+    timed = "AS known_at, admittime + INTERVAL 9 HOURS AS prediction_time"
+    add(store, GOOD.replace("AS known_at", timed), "first")
+    users = "AS known_at FROM prediction_times(cutoff := 'task:first') JOIN"
+    text = GOOD.replace("AS known_at\nFROM", users)
+    add(store, text.replace("admissions", "admissions USING (hadm_id)"), "second")
+    with pytest.raises(FeatureStoreError, match="second uses the prediction times of first - drop"):
+        drop_task(store, "first")
+    drop_task(store, "second")
+    embed_pending(store, WordCounter())
+    drop_task(store, "first")
+    assert verify(store) == []  # though the means at its prediction times wait for the next job
+
+
 def test_names_of_tasks(store):
     with pytest.raises(FeatureStoreError, match="not a valid name of a task"):
         add(store, GOOD, name="Own")
-    with pytest.raises(FeatureStoreError, match="has a task long_stay already"):
+    with pytest.raises(FeatureStoreError, match="long_stay already - give this one another"):
         add(store, GOOD, name="long_stay")
     add(store, GOOD)
     with pytest.raises(FeatureStoreError, match="has a task own already"):
