@@ -355,6 +355,18 @@ def test_the_gpu_benchmark_counts_the_kernel_of_each_attention_node():
     assert count_kernels(output) == kernels
 
 
+def test_the_gpu_benchmark_compares_vectors_mean_centred_too(capsys):
+    from tests.benchmarks.gpu import print_parity
+
+    expected, vectors = np.array([[10.0, 1], [10, -1]]), np.array([[10.0, 1], [11, -1]])
+    print_parity("small", vectors, expected)
+    # Of the second: 111 / sqrt(101 * 122), and without the mean (10, 0), 1 / sqrt(2).
+    assert capsys.readouterr().out == (
+        "| cosine to PyTorch fp32, small: 2 windows | 0.999959 | target: 0.9999; mean-centred "
+        "0.70711; largest difference 1.0e+00 |\n"
+    )
+
+
 @pytest.mark.slow
 def test_an_fp16_export_without_fused_attention_is_refused(checkpoint, tmp_path, monkeypatch):
     def without_attention(layer, states, lengths):
