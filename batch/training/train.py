@@ -65,7 +65,7 @@ def train(
     with store.lock("train"):
         encoder = find_encoder(store, encoder)
         question = find_task(store, task, horizon_days, rule)
-        cutoff = question.cutoff(cutoff)
+        cutoff = question.cutoff(store, cutoff)
         with _means_at(store, cutoff):
             check_known_after_prediction(store, question, cutoff)
             data = training_data(

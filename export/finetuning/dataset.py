@@ -70,7 +70,7 @@ def read_datasets(
     """Read all labelled windows: of a store, or of two CSV files (training, validation)."""
     if isinstance(data, Store):
         task = task or find_task(data)
-        cutoff = task.cutoff(cutoff)
+        cutoff = task.cutoff(data, cutoff)
         check_known_after_prediction(data, task, cutoff)
         return Datasets(
             store_windows(data, window_tokenizer, "train", task, cutoff),

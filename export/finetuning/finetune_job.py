@@ -74,8 +74,8 @@ def finetune(
     checkpoint = Path(checkpoint)
     _check_new(checkpoint)
     question = find_task(data, task, horizon_days, rule) if isinstance(data, Store) else None
-    if question:
-        cutoff = question.cutoff(cutoff)
+    if question and isinstance(data, Store):
+        cutoff = question.cutoff(data, cutoff)
     transformers.set_seed(seed)
     model, tokenizer = load_checkpoint(
         base,

@@ -50,7 +50,7 @@ def labels_command(
     question = find_task(opened, task, horizon_days, rule)
     if meds:
         count = write_meds(opened, meds, question, cutoff)
-        when = question.cutoff(cutoff)
+        when = question.cutoff(opened, cutoff)
         click.echo(f"{count:,} labels of admissions predicted at {when} in {meds}")
     elif compare:
         differences = compare_rules(opened, horizon_days or 30)

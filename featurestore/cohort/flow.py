@@ -37,7 +37,7 @@ def admission_flow(
     FeatureStoreError where the store has no admissions.
     """
     task = task or find_task(store)
-    cutoff, horizon_days = task.cutoff(cutoff), task.horizon_days
+    cutoff, horizon_days = task.cutoff(store, cutoff), task.horizon_days
     rows = store.rows(read_sql("cohort/flow"), labels=task.labels, cutoff=cutoff, encoder=encoder)
     if not rows:
         raise FeatureStoreError(

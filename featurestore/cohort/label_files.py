@@ -2,12 +2,15 @@
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, NotEnoughDataError
 from featurestore.store.sql_files import read_sql
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _MEDS = ("subject_id", "prediction_time", "boolean_value")
 _COLUMNS = ("hadm_id", "subject_id", "label", "reason", "known_at", "prediction_time")
@@ -18,9 +21,10 @@ def insert_labels(con: duckdb.DuckDBPyConnection, task: str, file: Path) -> dict
 
     A file has the columns hadm_id and label, and maybe reason, known_at and prediction_time; or
     those of MEDS, subject_id, prediction_time and boolean_value, whose labels belong to the stay
-    that the prediction time falls into, or that ended at most 48 hours before. Counts:
-    predictions, not_in_store (labels without such a stay, which are not kept). Raises
-    FeatureStoreError where a column is missing or a value has another type; it names the row.
+    that the prediction time falls into, or that ended at most 48 hours before. Ids may also be
+    those of a source with texts as ids. Counts: predictions, not_in_store (labels without such a
+    stay, which are not kept). Raises FeatureStoreError where a column is missing or a value has
+    another type; it names the row.
     """
     rows, is_meds = _read(file)
     con.register("file_rows", rows)
@@ -35,7 +39,8 @@ def insert_labels(con: duckdb.DuckDBPyConnection, task: str, file: Path) -> dict
         if is_meds and column == "label":
             column = "boolean_value"
         kinds = {"label": "a boolean", "boolean_value": "a boolean"}
-        kind = kinds.get(column, "a number" if column.endswith("id") else "a time")
+        time = "a time without a zone, such as 2150-01-31 18:30"
+        kind = kinds.get(column, "a number" if column.endswith("id") else time)
         raise FeatureStoreError(
             f"{column} in row {row_no:,} of {file} is not {kind} - correct the file"
         )
@@ -59,13 +64,14 @@ def _read(file: Path) -> tuple[Any, bool]:
     import pyarrow.parquet as pq
 
     try:
-        if file.suffix == ".parquet":
-            table = pq.read_table(file)
-        else:
-            with file.open(newline="", encoding="utf-8-sig") as stream:
-                table = pa.Table.from_pylist(list(csv.DictReader(stream, restkey="")))
+        table = pq.read_table(file) if file.suffix == ".parquet" else _read_csv(file)
+        names = [name.strip().lower() for name in table.column_names]
+        table = table.rename_columns(names)
     except (pa.ArrowException, UnicodeDecodeError, csv.Error):  # whose message may quote a value
         raise FeatureStoreError(f"{file} cannot be read as {file.suffix[1:]}") from None
+    for name in (*_COLUMNS, *_MEDS):
+        if names.count(name) > 1:
+            raise FeatureStoreError(f"{file} has two columns {name} - rename one")
     is_meds = set(_MEDS) <= set(table.column_names)
     if is_meds:
         table = table.select(_MEDS).rename_columns(["subject_id", "prediction_time", "label"])
@@ -75,14 +81,40 @@ def _read(file: Path) -> tuple[Any, bool]:
                 f"{file} has no column {column} - it must have hadm_id and label, or those of "
                 f"MEDS: {', '.join(_MEDS)}"
             )
-    columns = {
-        name: pc.cast(table[name], pa.string())
-        if name in table.column_names
-        else pa.nulls(len(table), pa.string())
-        for name in _COLUMNS
-    }
-    columns |= {
+    if not len(table):
+        raise NotEnoughDataError(f"{file} has no rows")
+    columns: dict[str, Any] = {
         "row_no": pa.array(range(1, len(table) + 1)),
         "is_meds": pa.array([is_meds] * len(table), pa.bool_()),
     }
+    for name in _COLUMNS:
+        if name not in table.column_names:
+            columns[name] = pa.nulls(len(table), pa.string())
+            continue
+        try:
+            columns[name] = pc.cast(table[name], pa.string())
+        except pa.ArrowException:
+            raise FeatureStoreError(
+                f"the column {name} of {file} is {table[name].type}, which is not a number, text, "
+                "boolean or time - convert it"
+            ) from None
     return pa.table(columns), is_meds
+
+
+def _read_csv(file: Path) -> "pa.Table":
+    """Return the columns of a .csv file as texts; raise FeatureStoreError if a row is too long."""
+    import pyarrow as pa
+
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.reader(stream)
+        header = next(reader, [])
+        rows = [row for row in reader if row]
+    for number, row in enumerate(rows, 1):
+        if len(row) > len(header):
+            raise FeatureStoreError(
+                f"row {number:,} of {file} has more values than there are columns - quote values "
+                "with a comma"
+            )
+        row += [""] * (len(header) - len(row))
+    columns = zip(*rows, strict=True) if rows else [()] * len(header)
+    return pa.table([pa.array(column, pa.string()) for column in columns], names=header)

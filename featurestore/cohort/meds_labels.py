@@ -29,7 +29,7 @@ def write_meds(
             f"{file} cannot be written - name a .parquet file in an existing folder"
         )
     labels = store.sql(
-        read_sql("cohort/meds_labels"), labels=task.labels, cutoff=task.cutoff(cutoff)
+        read_sql("cohort/meds_labels"), labels=task.labels, cutoff=task.cutoff(store, cutoff)
     ).to_arrow_table()
     with private_file(file) as stream:
         pq.write_table(labels, stream)

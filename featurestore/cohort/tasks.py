@@ -55,7 +55,7 @@ class Task:
         """The cutoff of a task that gives its own prediction times."""
         return f"task:{self.name}" if self.gives_prediction_time else None
 
-    def cutoff(self, requested: str | None = None) -> str:
+    def cutoff(self, store: Store, requested: str | None = None) -> str:
         """Return the canonical name of a cutoff, 72h by default, or that of the task's own times.
 
         Raises FeatureStoreError if there is no such cutoff, or a task that gives its own prediction
@@ -68,7 +68,15 @@ class Task:
                     f"predicted at {requested} - leave the cutoff out"
                 )
             return own
-        return canonical_cutoff(requested or DEFAULT_CUTOFF)
+        cutoff = canonical_cutoff(requested or DEFAULT_CUTOFF)
+        if cutoff.startswith("task:"):  # the prediction times of another task
+            timed = store.sql("SELECT name FROM tasks WHERE gives_prediction_time").fetchall()
+            if cutoff not in (known := sorted(f"task:{name}" for (name,) in timed)):
+                raise UnknownNameError(
+                    f"{store.path} has no task with prediction times of its own for the cutoff "
+                    f"{cutoff} - it has {', '.join(known) or 'none'}"
+                )
+        return cutoff
 
 
 def find_task(

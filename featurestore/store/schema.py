@@ -73,7 +73,7 @@ VECTORS = {
     "scorers": "coef",
     "nightly_embedding_stats": "embedding",
 }
-_CUTOFF = re.compile(r"discharge|(?:discharge\+)?\d{1,4}h|task:[a-z][a-z0-9_]*")
+_CUTOFF = re.compile(r"discharge|(?:discharge\+)?[0-9]{1,4}h|task:[a-z][a-z0-9_]*")
 
 
 def make_objects(con: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:

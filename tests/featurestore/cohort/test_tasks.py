@@ -9,14 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from featurestore import create_store, embed_pending, sync, verify
+from featurestore import create_store, embed_pending, sync, train, verify
 from featurestore.cli import main
+from featurestore.cohort.flow import admission_flow
 from featurestore.cohort.meds_labels import write_meds
 from featurestore.cohort.task_registry import add_task, drop_task
 from featurestore.cohort.tasks import find_task, list_tasks
 from featurestore.errors import FeatureStoreError, UnknownNameError
 from tests.conftest import WordCounter
-from tests.hospital import admission, note, write_hospital
+from tests.hospital import admission, note, own_schema, write_hospital
 from tests.timeline import day
 
 CANARY = "zebrafish"
@@ -75,7 +76,11 @@ def test_a_task_is_a_select_that_follows_the_admissions(store):
     }
     assert labels(store, "own") == {1: True, 2: True, 3: False, 4: True}
     task = find_task(store, "own")
-    assert (task.outcome, task.horizon_days, task.cutoff()) == ("stayed over 3 days", None, "72h")
+    assert (task.outcome, task.horizon_days, task.cutoff(store)) == (
+        "stayed over 3 days",
+        None,
+        "72h",
+    )
     with store.transaction("test") as transaction:  # as a sync does
         transaction.con.execute("UPDATE admissions SET dischtime = admittime WHERE hadm_id = 1")
     assert labels(store, "own") == {1: False, 2: True, 3: False, 4: True}
@@ -124,7 +129,7 @@ def test_a_task_that_decides_when_it_predicts_is_kept_by_every_night(store):
     ).fetchall()
     assert rows == [(1, day(0, 21)), (3, day(1, 21))]
     with pytest.raises(FeatureStoreError, match="gives its own prediction times"):
-        find_task(store, "own").cutoff("24h")
+        find_task(store, "own").cutoff(store, "24h")
     drop_task(store, "own")
     embed_pending(store, WordCounter())
     assert store.one("SELECT count(*) FROM admission_embeddings WHERE cutoff = 'task:own'") == (0,)
@@ -145,6 +150,69 @@ def test_a_file_of_labels_is_a_task(store):
     }
     rows = store.sql("SELECT hadm_id, label, reason FROM task_labels('own') ORDER BY 1").fetchall()
     assert rows == [(1, True, None), (3, False, None), (4, None, "not asked")]
+
+
+def test_a_file_of_labels_as_pandas_writes_it(store):
+    """Numbers beside empty cells are floats, and names may be those of MIMIC."""
+    text = "HADM_ID, Label,KNOWN_AT\n1.0,1.0,2150-01-20\n 3 ,0.0,\n4.0,,\n"
+    assert add(store, text, suffix="csv")["unlabelled"] == 1
+    assert labels(store, "own") == {1: True, 3: False, 4: None}
+
+
+def test_a_column_of_a_file_that_is_no_value_is_one_line(store, tmp_path):
+    pq.write_table(pa.table({"hadm_id": [1], "label": [[True]]}), tmp_path / "own.parquet")
+    with pytest.raises(
+        FeatureStoreError, match=r"column label of .* is list<element: bool>, which"
+    ):
+        add_task(store, "own", tmp_path / "own.parquet")
+    zoned = pa.array([day(1)], pa.timestamp("us", "Europe/Berlin"))
+    rows = {"hadm_id": [1], "label": [True], "prediction_time": zoned}
+    pq.write_table(pa.table(rows), tmp_path / "own.parquet")
+    with pytest.raises(
+        FeatureStoreError, match=r"prediction_time in row 1 .* is not a time without"
+    ):
+        add_task(store, "own", tmp_path / "own.parquet")
+
+
+def test_labels_of_a_source_whose_ids_are_texts(tmp_path):
+    schema = own_schema(tmp_path / "schema", "hadm_id,", "hadm_id AS source_hadm_id,")
+    for file in schema.iterdir():
+        file.write_text(file.read_text().replace("subject_id,", "subject_id AS source_subject_id,"))
+    hospital = write_hospital(
+        tmp_path / "hospital",
+        [admission("E-7/2020", "P:ü"), admission("8", "9")],
+        [note(1, "8", "home", subject_id="9")],
+    )
+    store = create_store(tmp_path / "w.duckdb", hospital, schema)
+    sync(store)
+    text = "hadm_id,label\nE-7/2020,true\n 8,false\nE-9/2020,true\n"
+    assert add(store, text, "ids", "csv")["not_in_store"] == 1
+    numbers = dict(store.sql("SELECT source_hadm_id, hadm_id FROM admissions").fetchall())
+    assert labels(store, "ids") == {numbers["E-7/2020"]: True, numbers["8"]: False}
+    text = f"hadm_id,label\n{numbers['8']},true\n"  # the number that stands for the text
+    add(store, text, "numbers", "csv")
+    assert labels(store, "numbers") == {numbers["8"]: True}
+    text = f"subject_id,prediction_time,boolean_value\nP:ü,{day(1)},true\nx,{day(1)},true\n"
+    assert add(store, text, "meds", "csv")["not_in_store"] == 1
+    assert labels(store, "meds") == {numbers["E-7/2020"]: True}
+    with pytest.raises(FeatureStoreError, match=r"hadm_id in row 2 of .* is not a number"):
+        add(store, "hadm_id,label\n8,1\n,0\n", "none", "csv")
+
+
+def test_the_prediction_times_of_a_task_that_is_not_there_are_an_error(store):
+    embed_pending(store, WordCounter())
+    for cutoff in ("task:own", "task:long_stay"):
+        for job in (
+            lambda cutoff=cutoff: admission_flow(store, cutoff=cutoff),
+            lambda cutoff=cutoff: write_meds(
+                store, store.path.with_suffix(".parquet"), cutoff=cutoff
+            ),
+            lambda cutoff=cutoff: train(store, "risk", WordCounter().id, cutoff, baseline=False),
+        ):
+            with pytest.raises(UnknownNameError, match=f"for the cutoff {cutoff} - it has none"):
+                job()
+    with pytest.raises(FeatureStoreError, match="unknown cutoff"):
+        admission_flow(store, cutoff="\u0663h")  # a digit of another script
 
 
 def meds_file(file, rows):
@@ -280,6 +348,22 @@ TWICE = GOOD.replace("FROM admissions", "FROM admissions, range(2)")
         ),
         ("hadm_id,label\n1,0\n", "csv", "none of the 1 labels"),
         ("no parquet", "parquet", "cannot be read as parquet"),
+        ("hadm_id,label\n1.5,1\n", "csv", "hadm_id in row 1 of .* is not a number"),
+        ("hadm_id,label\n", "csv", "has no rows"),
+        ("hadm_id,label,label\n1,1,0\n", "csv", "has two columns label - rename one"),
+        (
+            "hadm_id,label,reason\n1,,too ill, says the ward\n",
+            "csv",
+            "row 1 of .* has more values than there are columns",
+        ),
+        *(
+            (
+                f"hadm_id,label,prediction_time\n1,1,{time}\n",
+                "csv",
+                "prediction_time in row 1 of .* is not a time without a zone, such as 2150-01-31",
+            )
+            for time in ("2150-01-02T10:00:00Z", "2150-01-02 10:00:00+02:00", "1/2/2150", "epoch")
+        ),
     ],
 )
 def test_a_task_that_is_not_valid_changes_nothing(store, text, suffix, message):
