@@ -12,15 +12,17 @@ if TYPE_CHECKING:  # It loads DuckDB, which no --help needs.
 def sync_table(counts: dict[str, Any]) -> str:
     """Format the changes of each table and the numbers of ready and excluded notes."""
     lines = []
-    for table, table_counts in counts.items():
-        kinds = ("new", "changed", "withdrawn", "forgotten")
+    for table, table_counts in sorted(counts.items(), key=lambda item: item[0] == "notes"):
+        kinds = ("new", "changed", "withdrawn", "forgotten", "omitted")
         changes = ", ".join(
-            f"{table_counts[kind]:,} {kind}" for kind in kinds if kind in table_counts
+            f"{table_counts[kind]:,} {kind}"
+            for kind in kinds
+            if table_counts.get(kind) is not None and (kind != "omitted" or table_counts[kind])
         )
-        lines.append(f"{table:<11}{table_counts['total']:>9,}   {changes}")
+        lines.append(f"{table:<21}{table_counts['total']:>9,}   {changes}")
     excluded = counts["notes"]["excluded"]
-    lines.append(f"  ready    {counts['notes']['total'] - sum(excluded.values()):>9,}")
-    lines += [f"  excluded {count:>9,}   {reason}" for reason, count in excluded.items()]
+    lines.append(f"  ready              {counts['notes']['total'] - sum(excluded.values()):>9,}")
+    lines += [f"  excluded           {count:>9,}   {reason}" for reason, count in excluded.items()]
     return "\n".join(lines)
 
 
@@ -64,7 +66,8 @@ def flow_table(counts: dict[str, Any]) -> str:
     if counts["planned_returns"]:
         lines.append(line("      planned return", counts["planned_returns"], n_labelled))
     if counts["died_within_horizon"]:
-        lines.append(line("      died after discharge", counts["died_within_horizon"], n_labelled))
+        died = "after discharge" if outcome == DEFAULT_OUTCOME else f"within {horizon_days} days"
+        lines.append(line(f"      died {died}", counts["died_within_horizon"], n_labelled))
     stays, judged = predicted["stays"], predicted["judged"]
     lines += [
         line(f"predicted at {predicted['cutoff']}", stays, admissions),

@@ -146,7 +146,12 @@ def predictions_are_stale(con: duckdb.DuckDBPyConnection) -> bool:
 
 
 def _self_timed(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
-    return con.execute("SELECT name, sql FROM tasks WHERE gives_prediction_time").fetchall()
+    """Return the name and the SELECT of each task that gives its own prediction times."""
+    query = "SELECT name, sql FROM self_timed_tasks LEFT JOIN tasks USING (name) ORDER BY name"
+    return [
+        (name, select or read_sql(f"tasks/{name}").strip())
+        for name, select in con.execute(query).fetchall()
+    ]
 
 
 def _default_task(name: str, select: str, gives_prediction_time: bool) -> Task:

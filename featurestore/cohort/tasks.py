@@ -14,7 +14,14 @@ from featurestore.query.execution import describe
 from featurestore.store.schema import canonical_cutoff, check_label_options
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
-from featurestore.store.task_select import PARAMETERS, SHIPPED, fill_in, literal, parameters_of
+from featurestore.store.task_select import (
+    PARAMETERS,
+    SELF_TIMED,
+    SHIPPED,
+    fill_in,
+    literal,
+    parameters_of,
+)
 
 DEFAULT_TASK = "readmission"
 DEFAULT_CUTOFF = "72h"
@@ -89,10 +96,15 @@ def find_task(
 
     `horizon_days` and `rule` (min_age, planned_types, same_day, deaths; see
     sql/macros/labels/readmission_labels.sql) replace defaults where they are not None. Raises
-    UnknownNameError, and FeatureStoreError where the task has no such parameter, or its labels are
-    not valid.
+    UnknownNameError, NotEnoughDataError where the source has not the tables of the task, and
+    FeatureStoreError where the task has no such parameter, or its labels are not valid.
     """
     name = name or DEFAULT_TASK
+    if name == "icu_readmission" and not store.sql("FROM icu_stays LIMIT 1").fetchall():
+        raise NotEnoughDataError(
+            f"{store.path} has no stays in intensive care, which the task {name} needs - sync from "
+            "a source with ICU stays, or add icu_stays.sql to the schema (docs/sources.md)"
+        )
     select, gives_time = stored_task(store, name)
     given = {key: value for key, value in (rule or {}).items() if value not in (None, ())}
     if horizon_days is not None:
@@ -256,7 +268,7 @@ def task_names(store: Store) -> list[str]:
 def stored_task(store: Store, name: str) -> tuple[str, bool]:
     """Return the SELECT of a task and whether it gives prediction times, by name."""
     if name in SHIPPED:
-        return read_sql(f"tasks/{name}").strip(), False
+        return read_sql(f"tasks/{name}").strip(), name in SELF_TIMED
     row = store.sql(
         "SELECT sql, gives_prediction_time FROM tasks WHERE name = $n", n=name
     ).fetchone()

@@ -20,7 +20,10 @@ from featurestore.store.sql_files import read_sql
 logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 
 # The database schemas in which mimic-code's builds create the tables.
-_DATABASE_SCHEMAS = {"mimic3": ("mimiciii",), "mimic4": ("mimiciv_hosp", "mimiciv_note")}
+_DATABASE_SCHEMAS = {
+    "mimic3": ("mimiciii",),
+    "mimic4": ("mimiciv_hosp", "mimiciv_note", "mimiciv_icu", "mimiciv_ed"),
+}
 # No spilling: note text must not reach the disk.
 _DUCKDB_CONFIG = {**DUCKDB, "temp_directory": ""}
 _SQLITE_HEADER = b"SQLite format 3\0"

@@ -44,10 +44,10 @@ def _postgresql_type(driver: Any, oid: Any) -> str:
     return "enum" if row[1] == "e" else str(row[0])
 
 
-def read_admissions(connection: sa.Connection, admissions: CanonicalTable) -> pa.Table:
+def read_rows(connection: sa.Connection, table: CanonicalTable) -> pa.Table:
     """Return all rows: from PostgreSQL as text, from DuckDB in its own types."""
-    columns = ", ".join(admissions.columns)
-    return _read_table(connection, f"SELECT {columns} FROM ({admissions.select}\n) AS admissions")
+    columns = ", ".join(table.columns)
+    return _read_table(connection, f"SELECT {columns} FROM ({table.select}\n) AS {table.name}")
 
 
 def read_index(connection: sa.Connection, notes: CanonicalTable, since: date | None) -> pa.Table:

@@ -1,6 +1,6 @@
 """Read any database that SQLAlchemy has a dialect for: stream the rows, hash the texts here.
 
-Statements are SQLAlchemy's own around the two SELECTs of a schema, so that each dialect writes its
+Statements are SQLAlchemy's own around the SELECTs of a schema, so that each dialect writes its
 way of limiting rows and of naming a subquery.
 """
 
@@ -155,13 +155,13 @@ def check_kinds(connection: sa.Connection, schema: str, table: CanonicalTable) -
             check_column_kind(schema, table.name, column, type_name, _kind_of(value))
 
 
-def read_admissions(connection: sa.Connection, admissions: CanonicalTable) -> pa.Table:
+def read_rows(connection: sa.Connection, table: CanonicalTable) -> pa.Table:
     """Return all rows, as text."""
     batches = (
-        [*map(_as_text, zip(*rows, strict=True), admissions.columns)]
-        for rows in _rows(connection, all_rows(admissions), _ADMISSION_ROWS)
+        [*map(_as_text, zip(*rows, strict=True), table.columns)]
+        for rows in _rows(connection, all_rows(table), _ADMISSION_ROWS)
     )
-    return _table(batches, admissions.columns)
+    return _table(batches, table.columns)
 
 
 def read_index(connection: sa.Connection, notes: CanonicalTable, since: date | None) -> pa.Table:

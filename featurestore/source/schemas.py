@@ -1,4 +1,4 @@
-"""Schemas: two SELECTs that map a hospital's tables to the canonical columns."""
+"""Schemas: the SELECTs that map a hospital's tables to the canonical columns."""
 
 import re
 from collections.abc import Sequence
@@ -19,8 +19,16 @@ COLUMNS = {
         *("note_id", "subject_id", "hadm_id", "category", "chartdate", "charttime", "storetime"),
         *("is_error", "text"),
     ),
+    "icu_stays": ("icu_stay_id", "hadm_id", "subject_id", "intime", "outtime", "care_unit"),
+    "diagnoses": ("hadm_id", "subject_id", "vocabulary", "code"),
+    "ed_visits": ("subject_id", "hadm_id", "intime", "outtime"),
+    "hospital_score_items": (
+        *("hadm_id", "subject_id", "hemoglobin", "sodium", "oncology_service", "had_procedure"),
+    ),
 }
-OPTIONAL_COLUMNS = {"admissions": ("observed_until",), "notes": ()}
+# A schema need not have these, nor a hospital the tables that a built-in schema reads for them.
+OPTIONAL_TABLES = ("icu_stays", "diagnoses", "ed_visits", "hospital_score_items")
+_OPTIONAL_COLUMNS = {"admissions": ("observed_until",)}
 # Text ids in place of numbers: sync makes stable numbers of them.
 TEXT_IDS = {"hadm_id": "source_hadm_id", "subject_id": "source_subject_id"}
 
@@ -32,6 +40,9 @@ _KINDS = {
     "dob": ("number", "time", "text"),  # a year, or YYYYMMDD
     **dict.fromkeys(("chartdate", "charttime", "storetime"), _TIME),
     **dict.fromkeys(("died_in_hospital", "planned", "is_error"), _FLAG),
+    **dict.fromkeys(("oncology_service", "had_procedure"), _FLAG),
+    **dict.fromkeys(("intime", "outtime"), _TIME),
+    **dict.fromkeys(("hemoglobin", "sodium"), _NUMBER),
     "text": ("text",),
 }
 
@@ -59,7 +70,7 @@ class Schema:
 class CanonicalTable:
     """A SELECT of a schema with the canonical columns that it returns."""
 
-    name: str  # admissions or notes
+    name: str  # a key of COLUMNS
     select: str
     columns: Sequence[str]
 
@@ -78,8 +89,9 @@ def schema_name(schema: str | Path) -> str:
 def load_schema(schema: str | Path, dialect: str) -> Schema:
     """Read a built-in schema, or the folder with `admissions.sql` and `notes.sql` at a path.
 
-    A file `admissions.DIALECT.sql` or `notes.DIALECT.sql`, with SQLAlchemy's name of the dialect,
-    takes the place of the general one. Raises SourceError where a file is missing or is not text.
+    A file of each table of OPTIONAL_TABLES may be there too. A file such as
+    `admissions.DIALECT.sql`, with SQLAlchemy's name of the dialect, takes the place of the general
+    one. Raises SourceError where a file is missing or is not text.
     """
     name = schema_name(schema)
     folder_name, old, new = _RENAMED.get(name, (name, "", ""))
@@ -88,6 +100,8 @@ def load_schema(schema: str | Path, dialect: str) -> Schema:
     for table in COLUMNS:
         files = (folder / f"{table}.{dialect}.sql", folder / f"{table}.sql")
         file = next((file for file in files if file.is_file()), None)
+        if file is None and table in OPTIONAL_TABLES:
+            continue
         if file is None:
             raise SourceError(
                 f"schema {name} does not exist - use {', '.join(built_in_schemas())}, or a folder "
@@ -134,7 +148,7 @@ def selected_columns(schema: str, table: str, available: Sequence[str]) -> list[
             f"{table}.sql of schema {schema} does not return {', '.join(missing).upper()} - add "
             "the column, as NULL where the hospital does not record it"
         )
-    columns += [name for name in OPTIONAL_COLUMNS[table] if name in available]
+    columns += [name for name in _OPTIONAL_COLUMNS.get(table, ()) if name in available]
     if repeated := [name for name in columns if available.count(name) > 1]:
         raise SourceError(
             f"{table}.sql of schema {schema} returns {', '.join(repeated).upper()} more than once "

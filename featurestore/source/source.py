@@ -1,4 +1,4 @@
-"""A hospital's data, read through SQLAlchemy and a schema's two SELECTs.
+"""A hospital's data, read through SQLAlchemy and a schema's SELECTs.
 
 Note text is held in memory only, and no error quotes a value of the database.
 """
@@ -24,6 +24,7 @@ from featurestore.source.database_errors import (
 )
 from featurestore.source.engines import folder_engine, open_engine
 from featurestore.source.schemas import (
+    OPTIONAL_TABLES,
     CanonicalTable,
     built_in_schemas,
     load_schema,
@@ -31,6 +32,10 @@ from featurestore.source.schemas import (
     selected_columns,
 )
 from featurestore.store.store import Store
+
+
+class _AbsentError(Exception):
+    """The hospital has none of the tables that an optional SELECT reads."""
 
 
 class Source:
@@ -49,6 +54,7 @@ class Source:
         self.location, self._engine = open_engine(self._given, schema_name(schema))
         self.schema = load_schema(schema, self._engine.dialect.name)
         self.not_utf8: str | None = None  # the first invalid line, once files are repaired
+        self.absent: dict[str, str] = {}  # optional tables that the hospital has not, and why
         self._tables: dict[str, CanonicalTable] = {}
 
     def check(self) -> None:
@@ -58,19 +64,30 @@ class Source:
         are looked at.
         """
         for name in self.schema.selects:
-            with self._connect() as connection:
+            with self._connect() as connection, contextlib.suppress(_AbsentError):
                 table = self._table(connection, name)
                 self._reader(connection).check_kinds(connection, self.schema.name, table)
 
     def admissions(self) -> pa.Table:
         """Return all admissions with their canonical columns, in the source's types or as text."""
+        return self._not_empty("admissions", self._rows("admissions"))
 
+    def optional_rows(self) -> dict[str, pa.Table]:
+        """Return the rows of the optional tables that the hospital has, as `admissions` does."""
+        tables = {}
+        for name in self.schema.selects:
+            if name in OPTIONAL_TABLES:
+                with contextlib.suppress(_AbsentError):
+                    tables[name] = self._rows(name)
+        return tables
+
+    def _rows(self, name: str) -> pa.Table:
         def read() -> pa.Table:
             with self._connect() as connection:
-                table = self._table(connection, "admissions")
-                return self._reader(connection).read_admissions(connection, table)
+                table = self._table(connection, name)
+                return self._reader(connection).read_rows(connection, table)
 
-        return self._not_empty("admissions", self._repairing(read))
+        return self._repairing(read)
 
     def note_index(self, since: date | None = None) -> pa.Table:
         """Return all notes without their text: its MD5, length and problem, if any.
@@ -110,7 +127,10 @@ class Source:
                 yield from read()
 
     def _table(self, connection: sa.Connection, name: str) -> CanonicalTable:
-        """Return a SELECT with the columns that it returns, which one query finds out."""
+        """Return a SELECT with the columns that it returns, which one query finds out.
+
+        Raises _AbsentError where a built-in schema finds no such table in the hospital.
+        """
         if name not in self._tables:
             select = self._with_table_names(connection, self.schema.selects[name])
             try:
@@ -118,6 +138,9 @@ class Source:
                     available = [*result.keys()]
             except sa.exc.DBAPIError as error:
                 if is_about_sql(error, connection.dialect.name):
+                    if name in OPTIONAL_TABLES and self.schema.name in built_in_schemas():
+                        self.absent[name] = own_line(error)
+                        raise _AbsentError from None
                     raise self._misfit(name, error) from None
                 raise
             if connection.dialect.name != "postgresql":  # whose unquoted names are lower-case
@@ -150,6 +173,7 @@ class Source:
         """
         if self.schema.name not in built_in_schemas():
             advice = f"correct {Path(self.schema.name) / table}.sql"
+            advice += ", or remove it" if table in OPTIONAL_TABLES else ""
         elif alike := self._schema_alike():
             advice = f"the tables look like those of schema {alike}: use --schema {alike}"
         elif Path(self.location).is_dir():
@@ -172,7 +196,9 @@ class Source:
         for name in built_in_schemas():
             other = Source(self._given, name)
             with contextlib.suppress(sa.exc.SQLAlchemyError), other._engine.connect() as connection:
-                for select in other.schema.selects.values():
+                for table, select in other.schema.selects.items():
+                    if table in OPTIONAL_TABLES:
+                        continue
                     select = other._with_table_names(connection, select)
                     connection.execute(generic_reader.no_rows(select)).close()
                 return name

@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from featurestore.errors import SourceError
+from featurestore.source.schemas import COLUMNS, OPTIONAL_TABLES
 from featurestore.source.source import Source, open_source
 from featurestore.store.database import attach, open_duckdb
 from featurestore.store.forget import forgotten_test
@@ -17,7 +18,8 @@ from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
 
-_TABLES = ("admissions", "notes")
+_REQUIRED_TABLES = ("admissions", "notes")
+_TABLES = (*_REQUIRED_TABLES, *OPTIONAL_TABLES)
 _MACROS = (
     *("source/implausible_date", "source/unreadable_date", "source/birth_date", "source/flag"),
     "macros/available_at",
@@ -41,7 +43,7 @@ class SourceDiff:
 
 
 def sync(store: Store, force: bool = False, since: date | None = None) -> dict[str, Any]:
-    """Update admissions and the index of notes from the source; return the counts.
+    """Update the tables of the source and the index of notes; return the counts of each table.
 
     Rows that are new, changed or withdrawn in the source are added, replaced or deleted in one
     commit; where nothing changed, nothing is written. The outcomes of a live store are observed up
@@ -89,13 +91,21 @@ def diff_source(
     started_at = datetime.now()
     source = source or open_source(store)
     with open_duckdb() as con:
-        forgotten = _load(con, store, source.admissions(), source.note_index(since), since)
+        rows = {"admissions": source.admissions(), "notes": source.note_index(since)}
+        optional = source.optional_rows()
+        forgotten = _load(con, store, rows | optional, since)
         end_of_source = _end_of_source(con)
         rows = {table: _changed_rows(con, table) for table in _TABLES}
         deleted = {table: _deleted_keys(con, table) for table in _TABLES}
         if since:  # the notes before that day were not read
             deleted["notes"] = deleted["notes"].slice(0, 0)
-        counts = {table: _count(con, table, rows[table], deleted[table]) for table in _TABLES}
+        counts = {
+            table: _count(con, table, rows[table], deleted[table])
+            for table in _TABLES
+            if table in _REQUIRED_TABLES or table in optional or len(deleted[table])
+        }
+        for table, read in optional.items():
+            counts[table]["omitted"] = len(read) - counts[table]["total"]
         counts["notes"]["excluded"] = dict(
             con.execute(
                 "SELECT reason, count(*) FROM incoming_notes WHERE status = 'excluded' "
@@ -122,7 +132,8 @@ def diff_source(
 def apply_diff(transaction: Transaction, diff: SourceDiff) -> None:
     """Apply the differences to the next version of the store."""
     for table, rows in diff.rows.items():
-        _apply(transaction, table, rows, diff.deleted[table])
+        if len(rows) or len(diff.deleted[table]):
+            _apply(transaction, table, rows, diff.deleted[table])
     _delete_vectors(transaction, diff.deleted["admissions"])
     if diff.is_end_new:
         transaction.con.execute("UPDATE settings SET observed_until = $1", [diff.observed_until])
@@ -131,19 +142,19 @@ def apply_diff(transaction: Transaction, diff: SourceDiff) -> None:
 def _load(
     con: duckdb.DuckDBPyConnection,
     store: Store,
-    admissions: pa.Table,
-    notes: pa.Table,
+    tables: dict[str, pa.Table],
     since: date | None,
 ) -> dict[str, int]:
-    """Create incoming_admissions and incoming_notes, and attach the store to compare them with.
+    """Create the table incoming_NAME of each table, and attach the store to compare them with.
 
     Returns how many rows of each table are excluded because they belong to forgotten patients;
     nothing where the store has forgotten nobody.
     """
     for name in ("stable_id", "with_number_ids"):
         con.execute(read_sql(f"sync/{name}"))
-    for table, rows in zip(_TABLES, (admissions, notes), strict=True):
-        con.register(f"read_{table}", rows)
+    for table in _TABLES:
+        nothing = pa.table({name: pa.array([], pa.string()) for name in COLUMNS[table]})
+        con.register(f"read_{table}", tables.get(table, nothing))
         con.execute(f"CREATE VIEW all_{table} AS FROM with_number_ids('read_{table}')")
     forgotten = _forgotten_patients(con, store)
     con.register(
@@ -157,11 +168,12 @@ def _load(
     _check(con)
     con.execute(read_sql("sync/incoming_admissions"))
     con.execute(read_sql("sync/incoming_notes"), {"partial": since is not None})
+    for table in OPTIONAL_TABLES:
+        con.execute(read_sql(f"sync/optional/incoming_{table}"))
     if forgotten is None:
         return {}
     return {
-        "admissions": len(admissions) - _n_rows(con, "source_admissions"),
-        "notes": len(notes) - _n_rows(con, "source_notes"),
+        table: len(tables[table]) - _n_rows(con, f"source_{table}") for table in _REQUIRED_TABLES
     }
 
 
@@ -219,17 +231,22 @@ def _changed_rows(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
 
 
 def _deleted_keys(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
-    key = KEYS[table]
+    key = _key(table)
     return con.execute(
         f"SELECT {key} FROM store.{table} ANTI JOIN incoming_{table} USING ({key})"
     ).to_arrow_table()
+
+
+def _key(table: str) -> str:
+    """Return the columns of a table's key, separated by commas."""
+    return KEYS[table].strip("()")
 
 
 def _count(
     con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, deleted: pa.Table
 ) -> dict[str, Any]:
     con.register("changed_rows", rows)
-    new = _n_rows(con, f"changed_rows ANTI JOIN store.{table} USING ({KEYS[table]})")
+    new = _n_rows(con, f"changed_rows ANTI JOIN store.{table} USING ({_key(table)})")
     return {
         "total": _n_rows(con, f"incoming_{table}"),
         "new": new,
@@ -250,12 +267,12 @@ def _delete_vectors(transaction: Transaction, withdrawn: pa.Table) -> None:
 
 
 def _apply(transaction: Transaction, table: str, rows: pa.Table, deleted: pa.Table) -> None:
-    con, key = transaction.con, KEYS[table]
+    con, key = transaction.con, _key(table)
     con.register("changed_rows", rows)
     con.register("deleted_keys", deleted)
     con.execute(
-        f"DELETE FROM {table} WHERE {key} IN "
-        f"(SELECT {key} FROM changed_rows UNION ALL SELECT {key} FROM deleted_keys)"
+        f"DELETE FROM {table} WHERE ({key}) IN "
+        f"(SELECT ({key}) FROM changed_rows UNION ALL SELECT ({key}) FROM deleted_keys)"
     )
     con.execute(f"INSERT INTO {table} SELECT * FROM changed_rows ORDER BY {key}")
     con.unregister("changed_rows")

@@ -29,6 +29,10 @@ _FEWEST_NOTES = 11
 _PATIENT_ROWS = {
     "admissions": "hadm_id IN (FROM patient_stays)",
     "notes": "note_id IN (FROM patient_notes)",
+    **dict.fromkeys(
+        ("icu_stays", "diagnoses", "ed_visits", "hospital_score_items"),
+        "subject_id IN (FROM patients)",
+    ),
     "embeddings": "note_id IN (FROM patient_notes) OR hadm_id IN (FROM patient_stays)",
     "admission_embeddings": "hadm_id IN (FROM patient_means)",
     "archived_admission_embeddings": "hadm_id IN (FROM patient_means)",

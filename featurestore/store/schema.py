@@ -9,6 +9,10 @@ from featurestore.errors import FeatureStoreError
 from featurestore.store.sql_files import read_sql
 from featurestore.store.task_select import task_select_macro
 
+_SOURCE_TABLES = (
+    *("admissions", "notes", "icu_stays", "diagnoses", "ed_visits"),
+    "hospital_score_items",
+)
 _SCORING_TABLES = ("scorers", "scorer_admissions", "scores", "accepted_findings")
 _TASK_TABLES = ("tasks", "task_labels_from_files", "task_predictions")
 _LABEL_MACROS = (
@@ -21,17 +25,26 @@ _COVARIATE_TABLES = (
     "archived_admission_covariates",
 )
 TABLES = (
-    *("settings", "admissions", "notes", "encoders", "embeddings", "admission_embeddings"),
+    "settings",
+    *_SOURCE_TABLES,
+    *("encoders", "embeddings", "admission_embeddings"),
     *("archived_admission_embeddings", "scorers", "scorer_admissions", "scores", "runs"),
     *("nightly_embedding_stats", "accepted_findings", "forgotten"),
     *_TASK_TABLES,
     *_COVARIATE_TABLES,
 )
-VIEWS = ("episodes", "latest_scores", "kept_cutoffs", "repeated_notes")
+VIEWS = ("episodes", "self_timed_tasks", "latest_scores", "kept_cutoffs", "repeated_notes")
 # Each after those that it uses.
 VIEWS_AND_MACROS = (
     *("available_at", "patient_split", "patient_episodes", "episodes", "readmission_labels"),
-    *("clinicalbert_labels", "canonical_cutoff", "kept_cutoffs", "kept_cutoff", "task_select"),
+    *(
+        "clinicalbert_labels",
+        "canonical_cutoff",
+        "self_timed_tasks",
+        "kept_cutoffs",
+        "kept_cutoff",
+        "task_select",
+    ),
     *("task_labels", "prediction_times", "known_notes", "repeated_notes", "admission_windows"),
     *("training_set", "scorer_parts", "score_admissions", "latest_scores"),
     *("similar_admissions", "explain_admission"),
@@ -41,6 +54,7 @@ FOLDERS = {
     **dict.fromkeys(_LABEL_MACROS, "macros/labels"),
     **dict.fromkeys(VIEWS, "views"),
     **dict.fromkeys(TABLES, "tables"),
+    **dict.fromkeys(_SOURCE_TABLES, "tables/source"),
     **dict.fromkeys(_SCORING_TABLES, "tables/scoring"),
     **dict.fromkeys(_TASK_TABLES, "tables/tasks"),
     **dict.fromkeys(_COVARIATE_TABLES, "tables/covariates"),
@@ -48,6 +62,10 @@ FOLDERS = {
 KEYS = {
     "admissions": "hadm_id",
     "notes": "note_id",
+    "icu_stays": "icu_stay_id",
+    "diagnoses": "(hadm_id, vocabulary, code)",
+    "ed_visits": "(subject_id, intime)",
+    "hospital_score_items": "hadm_id",
     "encoders": "encoder_id",
     "embeddings": "(encoder_id, note_id, window_no)",
     "admission_embeddings": "(encoder_id, hadm_id, cutoff)",

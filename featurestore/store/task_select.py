@@ -9,8 +9,9 @@ from featurestore.store.sql_files import read_sql
 
 SHIPPED = (
     *("readmission", "clinicalbert", "death_or_readmission"),
-    *("in_hospital_mortality", "long_stay"),
+    *("in_hospital_mortality", "long_stay", "icu_readmission"),
 )
+SELF_TIMED = ("icu_readmission",)  # of them, those that give their own prediction times
 # The parameters that a SELECT may name, with their defaults; macros/labels/readmission_labels.sql
 # explains them.
 PARAMETERS: dict[str, Any] = {

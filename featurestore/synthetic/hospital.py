@@ -7,6 +7,8 @@ from featurestore.synthetic.mimic3 import (
     COLUMNS,
     CsvTable,
     admission_row,
+    diagnosis_rows,
+    icu_rows,
     note_row,
     patient_row,
     private_tables,
@@ -25,14 +27,15 @@ def write_hospital(
 ) -> dict[str, int]:
     """Write a synthetic hospital as CSV files; return the counts of patients, admissions, notes.
 
-    PATIENTS.csv, ADMISSIONS.csv and NOTEEVENTS.csv have MIMIC-III's columns. PLANTED_RISK.csv
-    holds the best possible predictions for each HADM_ID. RISK: of an unplanned return 1 to 30 days
-    after discharge, given a discharge alive; 0 for newborns and for the eighth stay of a patient,
-    after which no return is drawn. DEATH_RISK: of death in this stay, at admission and at any
-    later time. LONG_STAY_RISK: of a stay of over 7 days, given that it lasts 48 hours; a death
-    before day 7 is no long stay. For organ donors all are 0. `signal` scales the effects of the
-    patients' traits. At 0 each risk is the same for all other stays. `notes_per_stay` is the mean.
-    Below 3, some admission, nursing and discharge notes are missing.
+    PATIENTS.csv, ADMISSIONS.csv, ICUSTAYS.csv, DIAGNOSES_ICD.csv and NOTEEVENTS.csv have
+    MIMIC-III's columns. PLANTED_RISK.csv holds the best possible predictions for each HADM_ID.
+    RISK: of an unplanned return 1 to 30 days after discharge, given a discharge alive; 0 for
+    newborns and for the eighth stay of a patient, after which no return is drawn. DEATH_RISK: of
+    death in this stay, at admission and at any later time. LONG_STAY_RISK: of a stay of over 7
+    days, given that it lasts 48 hours; a death before day 7 is no long stay. For organ donors all
+    are 0. `signal` scales the effects of the patients' traits. At 0 each risk is the same for all
+    other stays. `notes_per_stay` is the mean. Below 3, some admission, nursing and discharge notes
+    are missing.
 
     The same arguments give the same bytes, and a patient does not depend on the number of
     patients. Files are private (0600) and appear when all are complete; a killed run leaves none
@@ -72,6 +75,10 @@ def _write_patient(
     tables["PATIENTS.csv"].add(patient_row(patient, stays, seed))
     for stay in stays:
         tables["ADMISSIONS.csv"].add(admission_row(patient, stay, seed))
+        for row in icu_rows(patient, stay, seed):
+            tables["ICUSTAYS.csv"].add(row)
+        for row in diagnosis_rows(patient, stay):
+            tables["DIAGNOSES_ICD.csv"].add(row)
         risks = planted_risks(stay, signal)
         tables["PLANTED_RISK.csv"].add([stay.hadm_id, *(f"{risk:.6f}" for risk in risks)])
         for note in stay_notes(patient, stay, seed, notes_per_stay):

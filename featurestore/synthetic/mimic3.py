@@ -12,6 +12,7 @@ from featurestore.store.files import create_private
 from featurestore.synthetic.notes import Note
 from featurestore.synthetic.patients import UNPLANNED, Patient, Stay, add_hours
 from featurestore.synthetic.rng import Rng
+from featurestore.synthetic.vocabulary import ICD9_CODES
 
 Row = list[Any]
 
@@ -20,6 +21,9 @@ COLUMNS = {
     "ADMISSIONS.csv": "ROW_ID SUBJECT_ID HADM_ID ADMITTIME DISCHTIME DEATHTIME ADMISSION_TYPE "
     "ADMISSION_LOCATION DISCHARGE_LOCATION INSURANCE LANGUAGE RELIGION MARITAL_STATUS ETHNICITY "
     "EDREGTIME EDOUTTIME DIAGNOSIS HOSPITAL_EXPIRE_FLAG HAS_CHARTEVENTS_DATA",
+    "ICUSTAYS.csv": "ROW_ID SUBJECT_ID HADM_ID ICUSTAY_ID DBSOURCE FIRST_CAREUNIT LAST_CAREUNIT "
+    "FIRST_WARDID LAST_WARDID INTIME OUTTIME LOS",
+    "DIAGNOSES_ICD.csv": "ROW_ID SUBJECT_ID HADM_ID SEQ_NUM ICD9_CODE",
     "NOTEEVENTS.csv": "ROW_ID SUBJECT_ID HADM_ID CHARTDATE CHARTTIME STORETIME CATEGORY "
     "DESCRIPTION CGID ISERROR TEXT",
     "PLANTED_RISK.csv": "HADM_ID RISK DEATH_RISK LONG_STAY_RISK",
@@ -115,6 +119,38 @@ def admission_row(patient: Patient, stay: Stay, seed: int) -> Row:
         int(stay.died),
         1,
     ]
+
+
+def icu_rows(patient: Patient, stay: Stay, seed: int) -> list[Row]:
+    """Return the rows of ICUSTAYS.csv of a stay, without ROW_ID.
+
+    Patients in shock go to intensive care more often, those with a lung disease return there more
+    often, and half of those who die do so there.
+    """
+    rng = Rng(seed, stay.hadm_id, "intensive care")
+    rows: list[Row] = []
+    if not rng.chance(0.75 if stay.traits.get("shock") else 0.25):
+        return rows
+    returns = 0.25 if stay.traits.get("lung disease") else 0.08
+    begin = add_hours(stay.admitted, rng.uniform(0, 6))
+    while begin < stay.discharged:
+        end = min(add_hours(begin, rng.lognormal(40, 0.6)), stay.discharged)
+        next_begin = add_hours(end, rng.uniform(6, 96)) if rng.chance(returns) else stay.discharged
+        if stay.died and next_begin >= stay.discharged and rng.chance(0.5):
+            end = stay.discharged
+        unit, number = rng.choice(("MICU", "SICU", "CCU")), 10 * stay.hadm_id + len(rows)
+        days = round((end - begin).total_seconds() / 86_400, 4)
+        identity = [patient.subject_id, stay.hadm_id, number, "metavision"]
+        rows.append([*identity, unit, unit, 1, 1, begin, end, days])
+        begin = next_begin
+    return rows
+
+
+def diagnosis_rows(patient: Patient, stay: Stay) -> list[Row]:
+    """Return the rows of DIAGNOSES_ICD.csv of a stay, without ROW_ID."""
+    names = [stay.diagnosis, *(name for name, present in stay.traits.items() if present)]
+    codes = [ICD9_CODES[name] for name in names if name in ICD9_CODES]
+    return [[patient.subject_id, stay.hadm_id, rank, code] for rank, code in enumerate(codes, 1)]
 
 
 def note_row(patient: Patient, note: Note) -> Row:

@@ -1,4 +1,4 @@
-"""Write a synthetic hospital in the files of MIMIC-IV and MIMIC-IV-Note."""
+"""Write a synthetic hospital in the files of MIMIC-IV, MIMIC-IV-ED and MIMIC-IV-Note."""
 
 import csv
 import gzip
@@ -20,6 +20,11 @@ COLUMNS = {
     "hosp/admissions.csv.gz": "subject_id hadm_id admittime dischtime deathtime admission_type "
     "admit_provider_id admission_location discharge_location insurance language marital_status "
     "race edregtime edouttime hospital_expire_flag",
+    "hosp/diagnoses_icd.csv.gz": "subject_id hadm_id seq_num icd_code icd_version",
+    "icu/icustays.csv.gz": "subject_id hadm_id stay_id first_careunit last_careunit intime outtime "
+    "los",
+    "ed/edstays.csv.gz": "subject_id hadm_id stay_id intime outtime gender race arrival_transport "
+    "disposition",
     "note/discharge.csv.gz": "note_id subject_id hadm_id note_type note_seq charttime storetime "
     "text",
     "note/radiology.csv.gz": "note_id subject_id hadm_id note_type note_seq charttime storetime "
@@ -35,6 +40,7 @@ DESTINATIONS = {
     "LONG TERM CARE HOSPITAL": "CHRONIC/LONG TERM ACUTE CARE",
 }
 NOTE_TYPES = {"Discharge summary": "DS", "Radiology": "RR"}
+FOLDERS = sorted({name.partition("/")[0] for name in COLUMNS})
 Row = dict[str, Any]
 
 
@@ -51,23 +57,23 @@ def write_mimic4_hospital(
     MIMIC-IV has no newborns. Its notes are discharge summaries and radiology reports; notes that
     are flagged as errors and reports without a time are omitted.
 
-    Raises ValueError as `write_hospital` does, and FileExistsError if the folder contains hosp or
-    note.
+    Raises ValueError as `write_hospital` does, and FileExistsError if the folder contains one of
+    FOLDERS.
     """
     folder = Path(folder)
-    for name in ("hosp", "note"):
+    for name in FOLDERS:
         if (folder / name).exists():
             raise FileExistsError(f"{folder / name} already exists - name an empty folder")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".mimic4.", dir=folder) as draft_name:
         draft = Path(draft_name)
         write_hospital(draft / "mimic3", patients, seed, signal, notes_per_stay, progress)
-        for name in ("hosp", "note"):
+        for name in FOLDERS:
             (draft / name).mkdir(mode=0o700)
         with ExitStack() as files:
             tables = {name: _open_table(draft, name, files) for name in COLUMNS}
             counts = _convert(draft / "mimic3", tables)
-        for name in ("hosp", "note"):
+        for name in FOLDERS:
             (draft / name).rename(folder / name)
     return counts
 
@@ -79,6 +85,8 @@ def _convert(mimic3: Path, tables: dict[str, "csv.DictWriter[str]"]) -> dict[str
         if stay["ADMISSION_TYPE"] in ADMISSION_TYPES:
             first_year.setdefault(stay["SUBJECT_ID"], int(stay["ADMITTIME"][:4]))
             tables["hosp/admissions.csv.gz"].writerow(_admission(stay))
+            if stay["EDREGTIME"]:
+                tables["ed/edstays.csv.gz"].writerow(_ed_visit(stay))
             counts["admissions"] += 1
     for patient in _read(mimic3 / "PATIENTS.csv"):
         if patient["SUBJECT_ID"] in first_year:
@@ -86,6 +94,10 @@ def _convert(mimic3: Path, tables: dict[str, "csv.DictWriter[str]"]) -> dict[str
                 _patient(patient, first_year[patient["SUBJECT_ID"]])
             )
             counts["patients"] += 1
+    for name in ("ICUSTAYS", "DIAGNOSES_ICD"):
+        for row in _read(mimic3 / f"{name}.csv"):
+            if row["SUBJECT_ID"] in first_year:
+                _add_optional(tables, row)
     note_numbers: Counter[tuple[str, str]] = Counter()
     for note in _read(mimic3 / "NOTEEVENTS.csv"):
         note_type = NOTE_TYPES.get(note["CATEGORY"].strip())
@@ -112,6 +124,30 @@ def _admission(stay: Row) -> Row:
         "discharge_location": DESTINATIONS.get(destination, destination),
         "race": stay["ETHNICITY"],
     }
+
+
+def _ed_visit(stay: Row) -> Row:
+    return {
+        "subject_id": stay["SUBJECT_ID"],
+        "hadm_id": stay["HADM_ID"],
+        "stay_id": stay["HADM_ID"],
+        "intime": stay["EDREGTIME"],
+        "outtime": stay["EDOUTTIME"],
+        "disposition": "ADMITTED",
+    }
+
+
+def _add_optional(tables: dict[str, "csv.DictWriter[str]"], row: Row) -> None:
+    """Add a stay in intensive care or a diagnosis."""
+    values = {name.lower(): value for name, value in row.items()}
+    if "ICUSTAY_ID" in row:
+        names = "subject_id hadm_id first_careunit last_careunit intime outtime los".split()
+        stay = {name: values[name] for name in names}
+        tables["icu/icustays.csv.gz"].writerow({**stay, "stay_id": values["icustay_id"]})
+    else:
+        diagnosis = {name: values[name] for name in ("subject_id", "hadm_id", "seq_num")}
+        diagnosis |= {"icd_code": values["icd9_code"], "icd_version": 9}
+        tables["hosp/diagnoses_icd.csv.gz"].writerow(diagnosis)
 
 
 def _patient(patient: Row, anchor_year: int) -> Row:

@@ -96,6 +96,36 @@ SURGERY = {
 
 BIRTH = {"NEWBORN": "routine newborn care"}
 
+# ICD-9-CM codes, without their dots, of the diagnoses and of some traits.
+ICD9_CODES = {
+    "PNEUMONIA": "486",
+    "SEPSIS": "0389",
+    "UPPER GI BLEED": "5789",
+    "SYNCOPE": "7802",
+    "HIP FRACTURE": "82021",
+    "CELLULITIS": "6826",
+    "UROSEPSIS": "5990",
+    "COPD EXACERBATION": "49121",
+    "PANCREATITIS": "5770",
+    "CHEST PAIN": "78650",
+    "SMALL BOWEL OBSTRUCTION": "5609",
+    "STROKE": "43491",
+    "PULMONARY EMBOLISM": "41519",
+    "ATRIAL FIBRILLATION": "42731",
+    "AORTIC STENOSIS": "4241",
+    "KNEE OSTEOARTHRITIS": "71536",
+    "COLON CANCER": "1539",
+    "CAROTID STENOSIS": "43310",
+    "NEWBORN": "V3000",
+    "ORGAN DONOR ACCOUNT": "V5989",
+    "heart failure": "4280",
+    "kidney disease": "5859",
+    "active drinking": "30391",
+    "shock": "78552",
+    "lung disease": "4928",
+    "deep infection": "4210",
+}
+
 ORGAN_DONATION = ("ORGAN DONOR ACCOUNT", "organ donation")
 
 # Sentences that do not depend on the traits, by topic.

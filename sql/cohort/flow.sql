@@ -28,11 +28,24 @@ outcomes AS (
     FROM labels
 ),
 
+predicted AS (
+    SELECT hadm_id
+    FROM prediction_times(cutoff := $cutoff)
+    UNION
+    -- The store knows the prediction times that a task gives only when it has embedded the notes.
+    SELECT l.hadm_id
+    FROM labels AS l
+    CROSS JOIN settings AS s
+    WHERE
+        $cutoff LIKE 'task:%'
+        AND l.prediction_time <= coalesce(s.observed_until, l.prediction_time)
+),
+
 predictions AS (
     SELECT
         p.hadm_id,
         m.hadm_id IS NOT NULL AS is_scored
-    FROM prediction_times(cutoff := $cutoff) AS p
+    FROM predicted AS p
     LEFT JOIN admission_embeddings AS m
         ON p.hadm_id = m.hadm_id AND m.encoder_id = $encoder AND m.cutoff = $cutoff
 )

@@ -11,16 +11,13 @@ WITH cutoffs AS (
         CASE
             WHEN
                 cutoff LIKE 'task:%'
-                AND cutoff NOT IN (
-                    SELECT 'task:' || t.name FROM tasks AS t WHERE t.gives_prediction_time
-                )
+                AND cutoff NOT IN (SELECT 'task:' || t.name FROM self_timed_tasks AS t)
                 THEN error(
                     'unknown cutoff ' || cutoff || ' - tasks with a prediction time of their own: '
                     || coalesce(
                         (
                             SELECT string_agg(t.name, ', ' ORDER BY t.name)
-                            FROM tasks AS t
-                            WHERE t.gives_prediction_time
+                            FROM self_timed_tasks AS t
                         ),
                         'none'
                     )

@@ -10,7 +10,9 @@ WHERE gives_prediction_time
 UNION
 SELECT cutoff
 FROM scorers
-WHERE cutoff NOT LIKE 'task:%';
+WHERE
+    cutoff NOT LIKE 'task:%'
+    OR cutoff IN (SELECT 'task:' || t.name FROM self_timed_tasks AS t);
 
 COMMENT ON VIEW kept_cutoffs IS
 'At which cutoffs does every night keep the means of the admissions?

@@ -22,6 +22,8 @@ Rows = list[dict[str, str]]
 # The start of the SHA-256 of each file that Python 3.11 writes for 20 patients.
 DIGESTS = {
     "ADMISSIONS.csv": "afaca808f1f9",
+    "DIAGNOSES_ICD.csv": "c4a3eac391ac",
+    "ICUSTAYS.csv": "d243cb5ce813",
     "NOTEEVENTS.csv": "224c1834b753",
     "PATIENTS.csv": "2e655357c63d",
     "PLANTED_RISK.csv": "f5500af79115",
@@ -135,10 +137,32 @@ def test_the_columns_are_those_of_mimic_iii(tmp_path: Path) -> None:
         "ADMISSION_TYPE,ADMISSION_LOCATION,DISCHARGE_LOCATION,INSURANCE,LANGUAGE,RELIGION,"
         "MARITAL_STATUS,ETHNICITY,EDREGTIME,EDOUTTIME,DIAGNOSIS,HOSPITAL_EXPIRE_FLAG,"
         "HAS_CHARTEVENTS_DATA",
+        "ICUSTAYS.csv": "ROW_ID,SUBJECT_ID,HADM_ID,ICUSTAY_ID,DBSOURCE,FIRST_CAREUNIT,"
+        "LAST_CAREUNIT,FIRST_WARDID,LAST_WARDID,INTIME,OUTTIME,LOS",
+        "DIAGNOSES_ICD.csv": "ROW_ID,SUBJECT_ID,HADM_ID,SEQ_NUM,ICD9_CODE",
         "NOTEEVENTS.csv": "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CHARTTIME,STORETIME,CATEGORY,"
         "DESCRIPTION,CGID,ISERROR,TEXT",
         "PLANTED_RISK.csv": "HADM_ID,RISK,DEATH_RISK,LONG_STAY_RISK",
     }
+
+
+def test_stays_in_intensive_care_lie_within_their_stay_and_return_more_often_with_lung_disease(
+    tmp_path: Path,
+) -> None:
+    hospital = make_hospital(tmp_path, 2_000)
+    stays = {stay["HADM_ID"]: stay for stay in hospital.stays}
+    diagnoses: dict[str, set[str]] = {}
+    for row in read(tmp_path / "DIAGNOSES_ICD.csv"):
+        diagnoses.setdefault(row["HADM_ID"], set()).add(row["ICD9_CODE"])
+    returns: dict[bool, list[bool]] = {True: [], False: []}
+    for row in read(tmp_path / "ICUSTAYS.csv"):
+        stay = stays[row["HADM_ID"]]
+        # A wrong discharge time may precede the admission.
+        if stay["DISCHTIME"] > stay["ADMITTIME"]:
+            assert stay["ADMITTIME"] <= row["INTIME"] < row["OUTTIME"] <= stay["DISCHTIME"]
+        has_lung_disease = "4928" in diagnoses[row["HADM_ID"]]
+        returns[has_lung_disease].append(not row["ICUSTAY_ID"].endswith("0"))
+    assert mean(returns[True]) > 2 * mean(returns[False]) > 0
 
 
 def test_the_counts_are_those_of_the_files_and_progress_is_reported(tmp_path: Path) -> None:

@@ -1,0 +1,11 @@
+-- The canonical columns of stays in intensive care, from MIMIC-III.
+--
+-- Grain:   one row per stay in intensive care (icustay_id).
+SELECT
+    i.icustay_id AS icu_stay_id,
+    i.hadm_id,
+    i.subject_id,
+    i.intime,
+    i.outtime,
+    i.first_careunit AS care_unit
+FROM icustays i
