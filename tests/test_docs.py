@@ -20,7 +20,7 @@ from featurestore import Store, create_store, sync, write_hospital
 from featurestore.cli import main
 from featurestore.store.sql_files import SQL
 from tests.featurestore.source.fhir.export import document, encounter, patient, write_export
-from tests.featurestore.source.omop import from_mimic3, write_folder
+from tests.featurestore.source.omop.cdm import from_mimic3, write_folder
 from tests.hospital import write_sqlite
 
 ROOT = Path(__file__).resolve().parent.parent

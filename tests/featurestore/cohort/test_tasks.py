@@ -472,4 +472,4 @@ def test_the_commands_add_list_and_drop(store):
         "same_day",
     ]
     assert run("drop", store.path, "own") == "own dropped\n"
-    assert [task["name"] for task in list_tasks(store)][-1] == "long_stay"
+    assert [task["name"] for task in list_tasks(store)][-1] == "icu_readmission"

@@ -18,7 +18,7 @@ from tests.conftest import WordCounter
 from tests.hospital import own_schema
 
 CHARACTERS = " 38 ° für µ 漢 🙂"
-TABLES = ("PATIENTS", "ADMISSIONS", "NOTEEVENTS")
+TABLES = ("PATIENTS", "ADMISSIONS", "ICUSTAYS", "DIAGNOSES_ICD", "NOTEEVENTS")
 
 
 def column_type(name):
@@ -106,7 +106,10 @@ def postgres(folder, server):
     return server.get_uri().replace("postgresql://", "postgresql+psycopg://")
 
 
-RELATIONS = ("admissions", "notes", "readmission_labels()", "training_set('counter-00000000')")
+RELATIONS = (
+    *("admissions", "notes", "readmission_labels()", "training_set('counter-00000000')"),
+    *("icu_stays", "diagnoses", "(FROM ed_visits WHERE hadm_id IS NOT NULL)"),
+)
 
 
 def all_rows(store, relations=(*RELATIONS, "clinicalbert_labels()")):

@@ -20,6 +20,7 @@ from sqlglot import exp
 from featurestore import write_hospital
 from featurestore.source import generic_reader as reader
 from featurestore.source.schemas import (
+    OPTIONAL_TABLES,
     CanonicalTable,
     built_in_schemas,
     load_schema,
@@ -27,7 +28,7 @@ from featurestore.source.schemas import (
 )
 from featurestore.source.urls import DRIVERS
 from featurestore.synthetic.mimic4 import write_mimic4_hospital
-from tests.featurestore.source import omop
+from tests.featurestore.source.omop import cdm
 from tests.featurestore.source.sql_server.tds_server import to_duckdb
 from tests.featurestore.source.test_databases import load_duckdb
 
@@ -93,7 +94,7 @@ def hospital(request, tmp_path_factory):
             if request.param == "mimic3":
                 load_duckdb(con, folder)
             else:
-                omop.load_duckdb(con, omop.from_mimic3(folder))
+                cdm.load_duckdb(con, cdm.from_mimic3(folder))
         if request.param == "omop53":
             for name in ("concept_id", "source_value"):
                 con.execute(
@@ -138,6 +139,7 @@ def statements(tables, con):
         "250 texts": reader.texts_by_id(notes, [note_id for (note_id,) in ids[:250]]),
         "all texts": reader.all_texts(notes),
         "number of notes": reader.n_notes(notes),
+        **{name: reader.all_rows(tables[name]) for name in OPTIONAL_TABLES if name in tables},
     }
 
 

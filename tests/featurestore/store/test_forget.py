@@ -29,6 +29,7 @@ from featurestore import (
 )
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
+from featurestore.source.schemas import OPTIONAL_TABLES
 from featurestore.store import failpoints
 from featurestore.store.forget import forget
 from featurestore.store.schema import TABLES, VIEWS_AND_MACROS
@@ -38,6 +39,12 @@ from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
 
 PATIENTS = 40
+OTHER_COLUMNS = {
+    "icu_stays": "(SELECT '1' AS icu_stay_id, now() AS intime)",
+    "diagnoses": "(SELECT 'ICD9CM' AS vocabulary, '4280' AS code)",
+    "ed_visits": "(SELECT now() AS intime)",
+    "hospital_score_items": "(SELECT 11 AS hemoglobin)",
+}
 DIM = 5  # not the 768 of the schema
 
 
@@ -222,6 +229,7 @@ def patient_rows(store):
         ),
         stays,
     )
+    where |= dict.fromkeys(OPTIONAL_TABLES, theirs)
     where |= {"admissions": theirs, "notes": f"{theirs} OR {stays}"}
     where["nightly_embedding_stats"] = "n_notes < 11"
     return {
@@ -261,6 +269,13 @@ def test_a_plain_delete_leaves_bytes_in_the_file(ward):
 
 
 def test_the_receipt_counts_the_deleted_rows_and_names_no_patient(ward):
+    with ward.store.transaction("test") as transaction:
+        for table in OPTIONAL_TABLES:  # the test's hospital has none of them
+            transaction.con.execute(
+                f"INSERT INTO {table} BY NAME SELECT * FROM (SELECT $1 AS hadm_id, $2 AS "
+                "subject_id), " + OTHER_COLUMNS[table],
+                [stay(FORGOTTEN), patient(FORGOTTEN)],
+            )
     rows = patient_rows(ward.store)
     assert min(rows.values()) > 0
     receipt = forget(ward.store, [patient(FORGOTTEN)], ward.folder / "receipt.json")

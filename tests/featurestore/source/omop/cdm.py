@@ -36,6 +36,23 @@ TABLES = {
         "visit_source_concept_id": "INTEGER",
         "discharged_to_concept_id": "INTEGER",
         "discharged_to_source_value": "VARCHAR(50)",
+        "preceding_visit_occurrence_id": "BIGINT",
+    },
+    "visit_detail": {
+        "visit_detail_id": "BIGINT",
+        "person_id": "BIGINT",
+        "visit_detail_concept_id": "INTEGER",
+        "visit_detail_start_date": "DATE",
+        "visit_detail_start_datetime": "TIMESTAMP",
+        "visit_detail_end_date": "DATE",
+        "visit_detail_end_datetime": "TIMESTAMP",
+        "visit_detail_source_value": "VARCHAR(50)",
+        "visit_occurrence_id": "BIGINT",
+    },
+    "condition_occurrence": {
+        "person_id": "BIGINT",
+        "condition_source_concept_id": "INTEGER",
+        "visit_occurrence_id": "BIGINT",
     },
     "death": {"person_id": "BIGINT", "death_date": "DATE", "death_datetime": "TIMESTAMP"},
     "payer_plan_period": {
@@ -59,6 +76,7 @@ TABLES = {
         "concept_id": "INTEGER",
         "concept_name": "VARCHAR(255)",
         "vocabulary_id": "VARCHAR(50)",
+        "concept_code": "VARCHAR(50)",
     },
     "cdm_source": {"source_release_date": "DATE"},
 }
@@ -105,8 +123,13 @@ def note(note_id, visit_id, written=None, text="lives alone", *, person_id=1, **
     return row | others
 
 
-def concept(concept_id, name, vocabulary="None"):
-    return {"concept_id": concept_id, "concept_name": name, "vocabulary_id": vocabulary}
+def concept(concept_id, name, vocabulary="None", code=None):
+    return {
+        "concept_id": concept_id,
+        "concept_name": name,
+        "vocabulary_id": vocabulary,
+        "concept_code": code,
+    }
 
 
 def hospital(visits, notes=(), *, persons=None, **tables):
@@ -233,6 +256,9 @@ def from_mimic3(folder):
     died = first_deaths(admissions)
     in_table_only = {row["HADM_ID"] for row in [*died.values()][::2]}
     stays = [_visit(row, row["HADM_ID"] in in_table_only) for row in admissions]
+    diagnoses = read_csv(folder / "DIAGNOSES_ICD.csv")
+    codes = sorted({row["ICD9_CODE"] for row in diagnoses})
+    of_code = {code: 44_000_000 + number for number, code in enumerate(codes)}
     clinic_day = datetime(2100, 1, 1, 9)
     others = [
         visit(
@@ -240,8 +266,9 @@ def from_mimic3(folder):
         )
         for number, (stay, kind) in enumerate(zip(stays, cycle((9202, 9203)), strict=False), 1)
     ]
+    emergencies = [_emergency(row) for row in admissions if row["EDREGTIME"]]
     return hospital(
-        stays + others,
+        stays + others + emergencies,
         [_note(row) for row in read_csv(folder / "NOTEEVENTS.csv")],
         persons=[_person(row, of_patient[row["SUBJECT_ID"]]) for row in patients],
         death=[
@@ -265,6 +292,20 @@ def from_mimic3(folder):
         concept=[
             concept(ELECTIVE, "Elective"),
             concept(NURSING_NOTE, "Nursing"),
+            # OMOP's codes have a dot.
+            *(
+                concept(number, "", "ICD9CM", f"{code[:3]}.{code[3:]}")
+                for code, number in of_code.items()
+            ),
+        ],
+        visit_detail=[_detail(row) for row in read_csv(folder / "ICUSTAYS.csv")],
+        condition_occurrence=[
+            {
+                "person_id": int(row["SUBJECT_ID"]),
+                "visit_occurrence_id": int(row["HADM_ID"]),
+                "condition_source_concept_id": of_code[row["ICD9_CODE"]],
+            }
+            for row in diagnoses
         ],
     )
 
@@ -309,7 +350,30 @@ def _visit(row, death_in_table_only):
         visit_source_concept_id=ELECTIVE if row["ADMISSION_TYPE"] == "ELECTIVE" else 0,
         to=DESTINATIONS.get(destination, 0),
         discharged_to_source_value=destination,
+        preceding_visit_occurrence_id=-int(row["HADM_ID"]) if row["EDREGTIME"] else None,
     )
+
+
+def _emergency(row):
+    """The visit to the emergency room before a stay."""
+    begin, end = _time(row["EDREGTIME"]), _time(row["EDOUTTIME"])
+    return visit(-int(row["HADM_ID"]), begin, end, 9203, person_id=int(row["SUBJECT_ID"]))
+
+
+def _detail(row):
+    """A stay in intensive care."""
+    begin, end = _time(row["INTIME"]), _time(row["OUTTIME"])
+    return {
+        "visit_detail_id": int(row["ICUSTAY_ID"]),
+        "person_id": int(row["SUBJECT_ID"]),
+        "visit_detail_concept_id": 32037,
+        "visit_detail_start_date": begin.date(),
+        "visit_detail_start_datetime": begin,
+        "visit_detail_end_date": end.date(),
+        "visit_detail_end_datetime": end,
+        "visit_detail_source_value": row["FIRST_CAREUNIT"],
+        "visit_occurrence_id": int(row["HADM_ID"]),
+    }
 
 
 def _note(row):

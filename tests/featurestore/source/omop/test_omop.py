@@ -19,7 +19,7 @@ from featurestore.cli import main
 from featurestore.errors import SourceError
 from featurestore.source.source import Source
 from tests.conftest import WordCounter
-from tests.featurestore.source.omop import (
+from tests.featurestore.source.omop.cdm import (
     ELECTIVE,
     concept,
     first_deaths,
