@@ -1,24 +1,58 @@
-"""Confidence intervals by a bootstrap of patients.
+"""Metrics with confidence intervals, where patients have several stays.
 
-Patients are drawn with all their stays, because stays of one patient are not independent (Efron
-1979; 95% percentile intervals).
+Stays of one patient are not independent. Standard errors are those of a bootstrap that draws
+patients with all their stays (Efron 1979), or of sums by patient; `intervals` makes intervals of
+them.
 """
 
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from batch.training.calibration import Floats
-from batch.training.metrics import METRICS, Metric, Ranked, top_fraction
+from batch.training.calibration import Floats, log_odds, probability, recalibrate
+from batch.training.intervals import (
+    COMPLEMENT,
+    LOGIT,
+    Scale,
+    clustered_error,
+    student_interval,
+    wilson_interval,
+)
+from batch.training.metrics import (
+    METRICS,
+    PRECISION,
+    Metric,
+    Ranked,
+    Resampled,
+    accuracy,
+    auprc,
+    auprc_balanced,
+    auroc,
+    brier,
+    calibration_intercept,
+    calibration_slope,
+    recall_at_precision_balanced,
+)
 from featurestore.errors import FeatureStoreError
 from featurestore.store.scorer_metrics import AlertMetrics, AlertOutcomes, Interval
 
 BOOTSTRAPS = 1_000
 MIN_OUTCOMES = 10  # positives, and as many negatives, below which nothing is estimated
+MIN_ALERTS = 20  # below which no PPV is estimated
 ALERTS_PER_100 = (1, 5, 10, 20, 30)
 _WEIGHTS_IN_MEMORY = 4_000_000
+
+# The scale on which the interval of a metric covers, and on which it has as many degrees of freedom
+# as patients, less one. On its own scale they are counted by the patients with the rarer outcome.
+_SCALES: dict[Metric, Scale] = {
+    auroc: LOGIT,
+    auprc: COMPLEMENT,
+    auprc_balanced: LOGIT,
+    accuracy: LOGIT,
+    brier: LOGIT,
+}
 
 
 def evaluate_predictions(
@@ -28,8 +62,9 @@ def evaluate_predictions(
 
     y (stays,) is the outcome, p (stays,) its predicted probability and groups (stays,) the patient.
     Each metric (auroc, auprc, brier, calibration_slope, ...) is [estimate, low, high] with a 95%
-    interval from a patient-level bootstrap, as `train` records it; None with fewer than 10 stays of
-    an outcome. Raises FeatureStoreError if the arrays do not match, or p is no probability.
+    interval that takes account of several stays of a patient, as `train` records it; [estimate]
+    where no interval covers; None with fewer than 10 stays of an outcome. Raises FeatureStoreError
+    if the arrays do not match, or p is no probability.
     """
     outcome, probability, patient = np.asarray(y), np.asarray(p, np.float64), np.asarray(groups)
     if not outcome.shape == probability.shape == patient.shape or outcome.ndim != 1:
@@ -74,58 +109,184 @@ class PatientBootstrap:
         subset._patient = self._patient[members]
         return subset
 
-    def samples(self, metric: Metric, p: Floats) -> Floats:
-        """Return a metric of each sample, the estimate first; NaN where it is undefined."""
+    def samples(self, metrics: Mapping[str, Metric], p: Floats) -> dict[str, Floats]:
+        """Return each metric of each sample, the estimate first; NaN where it is undefined."""
         if not len(p):
-            return np.full(len(self._draws), np.nan)
+            return {name: np.full(len(self._draws), np.nan) for name in metrics}
         ranked = Ranked(self.y, p)
+        patient = self._patient[ranked.order]
+        values: dict[str, list[Floats]] = {name: [] for name in metrics}
         step = max(1, _WEIGHTS_IN_MEMORY // len(p))
         with np.errstate(divide="ignore", invalid="ignore"):
-            values = [
-                metric(ranked, self._draws[first : first + step, self._patient].astype(np.float64))
-                for first in range(0, len(self._draws), step)
-            ]
-        return np.concatenate(values)
+            for first in range(0, len(self._draws), step):
+                weight = self._draws[first : first + step, patient].astype(np.float64)
+                sample = Resampled(ranked, weight)
+                for name, metric in metrics.items():
+                    values[name].append(metric(sample))
+        return {name: np.concatenate(parts) for name, parts in values.items()}
 
     def estimate(self, metric: Metric, p: Floats) -> Interval:
         """Return a metric with its interval; None with fewer than 10 stays of an outcome."""
-        return percentile_interval(self.samples(metric, p)) if enough_outcomes(self.y) else None
+        return self.estimates({"": metric}, p)[""]
 
-    def difference(self, metric: Metric, p: Floats, other: Floats) -> Interval:
-        """Return the paired difference of a metric of p and of other, as `estimate` does."""
+    def estimates(self, metrics: Mapping[str, Metric], p: Floats) -> dict[str, Interval]:
+        """Return each metric with its interval, as `estimate` does."""
         if not enough_outcomes(self.y):
-            return None
-        return percentile_interval(self.samples(metric, p) - self.samples(metric, other))
+            return dict.fromkeys(metrics)
+        sampled = {name: metric for name, metric in metrics.items() if metric not in _RECALIBRATED}
+        samples = self.samples(sampled, p)
+        return {
+            name: self._interval(metric, samples[name])
+            if name in samples
+            else self._recalibration(p, slope=metric is calibration_slope)
+            for name, metric in metrics.items()
+        }
 
     def metrics(self, p: Floats) -> dict[str, Interval]:
         """Return every metric of METRICS with its interval."""
-        return {name: self.estimate(metric, p) for name, metric in METRICS.items()}
+        return self.estimates(METRICS, p)
+
+    def difference(self, metric: Metric, p: Floats, other: Floats) -> Interval:
+        """Return the paired difference of a metric of p and of other, as `estimate` does."""
+        return self.compare({"": metric}, p, other)[""][2]
+
+    def compare(
+        self, metrics: Mapping[str, Metric], p: Floats, other: Floats
+    ) -> dict[str, tuple[Interval, Interval, Interval]]:
+        """Return each metric of p and of other, and their paired difference, with intervals."""
+        if not enough_outcomes(self.y):
+            return dict.fromkeys(metrics, (None, None, None))
+        ours, theirs = self.samples(metrics, p), self.samples(metrics, other)
+        return {
+            name: (
+                self._interval(metric, ours[name]),
+                self._interval(metric, theirs[name]),
+                self._own_scale(ours[name] - theirs[name]),
+            )
+            for name, metric in metrics.items()
+        }
+
+    def _interval(self, metric: Metric, samples: Floats) -> Interval:
+        if metric is recall_at_precision_balanced:  # no interval of it covers
+            return [float(samples[0])] if np.isfinite(samples[0]) else None
+        if metric not in _SCALES:
+            return self._own_scale(samples)
+        estimate = float(samples[0])
+        if estimate in (0, 1):  # all samples are equal, as they are for a proportion of 0 or 1
+            return wilson_interval(estimate, None, self._rarer_patients())
+        freedom = len(np.unique(self._patient)) - 1
+        return student_interval(estimate, _error(samples), freedom, _SCALES[metric])
+
+    def _own_scale(self, samples: Floats) -> Interval:
+        return student_interval(float(samples[0]), _error(samples), self._rarer_patients() - 1)
+
+    def _rarer_patients(self) -> int:
+        """Return how many patients have the rarer outcome."""
+        return min(len(np.unique(self._patient[self.y == outcome])) for outcome in (True, False))
+
+    def _recalibration(self, p: Floats, slope: bool) -> Interval:
+        """Return the calibration slope, or the intercept, with its interval.
+
+        The standard error is the sandwich estimator over patients (White 1982; Liang & Zeger 1986,
+        doi 10.1093/biomet/73.1.13). That of a bootstrap is too large, as samples whose outcomes are
+        nearly separated have slopes without bound.
+        """
+        z = log_odds(p)
+        intercept, b = recalibrate(z, self.y, np.ones((1, len(z))), slope)[0]
+        if not np.isfinite([intercept, b]).all():
+            return None
+        risk = probability(intercept + b * z)
+        curvature = risk * (1 - risk)
+        z = z - (curvature @ z) / curvature.sum() if slope else np.ones(len(z))
+        influence = (self.y - risk) * z / (curvature @ z**2) * len(z)
+        error = clustered_error(influence, self._patient)
+        freedom = len(np.unique(self._patient)) - 1
+        return student_interval(float(b if slope else intercept), error, freedom)
 
     def alerts(self, p: Floats, reason: npt.NDArray[np.str_]) -> list[AlertMetrics]:
         """Return PPV, recall and outcomes of alerts on the 1, 5, 10, 20 or 30% of highest risk.
 
         `reason` (stays,) is why a stay has no label, '' where it has one; without a label it counts
-        as negative. PPV and recall are None below 10 alerts, or 10 labelled stays of an
+        as negative. PPV and recall are None below 20 alerts, or 10 labelled stays of an
         outcome. Of stays with equal probabilities at the threshold, PPV and recall count a part,
         and the outcomes are those of the first stays.
         """
         by_risk = np.argsort(-p, kind="stable")
         enough = enough_outcomes(self.y[reason == ""])
+        rows: list[AlertMetrics] = []
+        for per_100 in ALERTS_PER_100:
+            alerted = by_risk[: max(1, round(per_100 / 100 * len(p)))]
+            shown = enough and len(alerted) >= MIN_ALERTS
+            ppv, recall = self._top_fraction(p, per_100 / 100) if shown else (None, None)
+            outcomes = alert_outcomes(self.y[alerted], reason[alerted])
+            rows.append({"per_100": per_100, "ppv": ppv, "recall": recall, **outcomes})
+        return rows
 
-        def estimate(per_100: int, which: int, n_alerts: int) -> Interval:
-            metric = partial(_alert_metric, per_100=per_100, which=which)
-            return self.estimate(metric, p) if enough and n_alerts >= MIN_OUTCOMES else None
+    def _top_fraction(self, p: Floats, fraction: float) -> tuple[Interval, Interval]:
+        """Return PPV and recall with intervals where a fraction of the stays is alerted.
 
-        return [
-            {
-                "per_100": per_100,
-                "ppv": estimate(per_100, 0, len(alerted)),
-                "recall": estimate(per_100, 1, len(alerted)),
-                **alert_outcomes(self.y[alerted], reason[alerted]),
-            }
-            for per_100 in ALERTS_PER_100
-            for alerted in [by_risk[: max(1, round(per_100 / 100 * len(p)))]]
-        ]
+        The threshold is estimated too: a positive more moves it, and with it a stay out of the
+        alerts, which is positive with the PPV at the threshold, here that of the nearest tenth.
+        """
+        n, alerted = len(p), top_fraction(p, fraction)
+        ppv, recall = alerted @ self.y / alerted.sum(), alerted @ self.y / self.y.sum()
+        by_risk = np.argsort(-p, kind="stable")
+        near, margin = round(fraction * n), max(10, n // 20)
+        at_threshold = self.y[by_risk[max(0, near - margin) : near + margin]].mean()
+        moved = at_threshold * (alerted - fraction)
+        errors = (
+            clustered_error((alerted * self.y - moved) / fraction, self._patient),
+            clustered_error(
+                (alerted * self.y - recall * self.y - moved) / self.y.mean(), self._patient
+            ),
+        )
+        return (
+            wilson_interval(float(ppv), errors[0], float(alerted.sum())),
+            wilson_interval(float(recall), errors[1], float(self.y.sum())),
+        )
+
+    def at_threshold(self, p: Floats, threshold: float) -> tuple[Interval, Interval]:
+        """Return PPV and recall with intervals where stays are alerted from a probability on.
+
+        The threshold must not have been chosen on these outcomes. PPV is None below 20 alerts, both
+        are with fewer than 10 stays of an outcome.
+        """
+        if not enough_outcomes(self.y):
+            return None, None
+        alerted = p >= threshold
+        hits = alerted & self.y
+        recall = hits.sum() / self.y.sum()
+        error = clustered_error((hits - recall * self.y) / self.y.mean(), self._patient)
+        with_recall = wilson_interval(float(recall), error, float(self.y.sum()))
+        if alerted.sum() < MIN_ALERTS:
+            return None, with_recall
+        ppv = hits.sum() / alerted.sum()
+        error = clustered_error((hits - ppv * alerted) / alerted.mean(), self._patient)
+        return wilson_interval(float(ppv), error, float(alerted.sum())), with_recall
+
+
+_RECALIBRATED = (calibration_slope, calibration_intercept)
+
+
+def top_fraction(p: Floats, fraction: float) -> Floats:
+    """Return how much of each stay (stays,) is alerted where a fraction of the stays is.
+
+    A group of equal probabilities at the threshold is alerted in part.
+    """
+    _, group, size = np.unique(-p, return_inverse=True, return_counts=True)
+    before = np.cumsum(size) - size
+    return np.clip((fraction * len(p) - before) / size, 0, 1)[group]
+
+
+def threshold_at_precision(y: npt.NDArray[np.bool_], p: Floats) -> float | None:
+    """Return the probability from which on 80% of alerted stays are positive, with most alerts.
+
+    None where fewer than 20 stays would be alerted: by chance, the riskiest few are all positive.
+    """
+    ranked = Ranked(y, p)
+    sample = Resampled(ranked, np.ones((1, len(y))))
+    reached = (sample.precision()[0] >= PRECISION) & (ranked.end >= MIN_ALERTS)
+    return float(ranked.p[ranked.start[reached][-1]]) if reached.any() else None
 
 
 def alert_outcomes(y: npt.NDArray[np.bool_], reason: npt.NDArray[np.str_]) -> AlertOutcomes:
@@ -139,15 +300,10 @@ def alert_outcomes(y: npt.NDArray[np.bool_], reason: npt.NDArray[np.str_]) -> Al
     }
 
 
-def percentile_interval(samples: Floats) -> Interval:
-    """Return the estimate, which comes first, and the middle 95% of the samples after it."""
+def _error(samples: Floats) -> float:
+    """Return the standard deviation of the samples after the first; NaN if many are undefined."""
     defined = samples[1:][np.isfinite(samples[1:])]
     # Undefined in more than a fifth of the samples: the rest would be a biased selection.
-    if not np.isfinite(samples[0]) or len(defined) < 0.8 * (len(samples) - 1):
-        return None
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return [float(samples[0]), float(low), float(high)]
-
-
-def _alert_metric(ranked: Ranked, weight: Floats, per_100: int, which: int) -> Floats:
-    return top_fraction(ranked, weight, per_100 / 100)[which]
+    if len(defined) < max(2, 0.8 * (len(samples) - 1)):
+        return float("nan")
+    return float(defined.std(ddof=1))

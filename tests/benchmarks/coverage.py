@@ -1,0 +1,152 @@
+"""Coverage of the 95% intervals that the package shows, in simulated hospitals.
+
+    python -m tests.benchmarks.coverage [--hospitals 1000]
+
+A tenth of the stays are positive. Patients have one to four stays, with a risk that their
+predictors share and a frailty that the model does not know, so that outcomes are correlated. The
+model is a little overconfident; it is compared with one that sees the same risk less well. The
+number of patients varies by half to double (log-uniform), and hospitals with about 11, 35 or 140
+positive stays are kept, so that the number of positives is fixed and nothing else is. True values
+are those of 600,000 patients. The table has the percentage of intervals that hold the true value,
+where nine of ten hospitals or more have one. Its Monte Carlo error is 0.7 points with 1,000
+hospitals.
+"""
+
+import argparse
+from functools import partial
+
+import numpy as np
+
+from batch.training.bootstrap import MIN_ALERTS, PatientBootstrap
+from batch.training.calibration import probability
+from batch.training.metrics import (
+    accuracy,
+    auprc,
+    auprc_balanced,
+    auroc,
+    brier,
+    calibration_intercept,
+    calibration_slope,
+    log_loss,
+    net_benefit,
+)
+
+PREVALENCE, BOOTSTRAPS, THRESHOLD = 0.1, 200, 0.1
+SETTINGS = {0.65: 0.57, 0.75: 1.07, 0.87: 1.95}  # AUROC -> log odds per standard deviation
+EVENTS = {11: 1, 35: 3, 140: 10}  # positives, and how many more or less
+SINGLE = {
+    "auprc_balanced": auprc_balanced,
+    "accuracy": accuracy,
+    "calibration_slope": calibration_slope,
+    "calibration_intercept": calibration_intercept,
+}
+COMPARED = {
+    "auroc": auroc,
+    "auprc": auprc,
+    "brier": brier,
+    "log_loss": log_loss,
+    "net_benefit": partial(net_benefit, threshold=THRESHOLD),
+}
+
+
+def stays(rng, patients, slope, intercept):
+    """Return outcomes, patients and the probabilities of two models, all (stays,)."""
+    patient = np.repeat(np.arange(patients), rng.integers(1, 5, patients))
+
+    def normal():
+        by_patient = rng.standard_normal(patients)[patient]
+        return np.sqrt(0.5) * by_patient + np.sqrt(0.5) * rng.standard_normal(len(patient))
+
+    risk, other = normal(), normal()
+    frailty = 0.7 * rng.standard_normal(patients)[patient]
+    y = rng.random(len(patient)) < probability(intercept + slope * risk + frailty)
+    other = 0.6 * slope * (0.6 * risk + 0.8 * other)
+    return y, patient, *(probability(intercept + 0.1 + z) for z in (slope * risk, other))
+
+
+def intercept_of(slope):
+    """Return the intercept with which a tenth of the stays are positive."""
+    rng = np.random.default_rng(5)
+    z = slope * rng.standard_normal(400_000) + 0.7 * rng.standard_normal(400_000)
+    low, high = -8.0, 3.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if probability(middle + z).mean() > PREVALENCE else (middle, high)
+    return middle
+
+
+def hospital(rng, events, slope, intercept):
+    """Return the stays of a hospital with about that many positives."""
+    while True:
+        factor = np.exp(rng.uniform(-np.log(3), np.log(3)))
+        patients = round(factor * events / PREVALENCE / 2.5)
+        drawn = stays(rng, patients, slope, intercept)
+        if abs(drawn[0].sum() - events) <= EVENTS[events]:
+            return drawn
+
+
+def intervals(y, patient, p, other, cuts, seed=0, bootstraps=BOOTSTRAPS):
+    """Return every interval that is shown: name -> interval."""
+    bootstrap = PatientBootstrap(y, patient, bootstraps, seed)
+    shown = bootstrap.estimates(SINGLE, p)
+    shown["auroc of a rule"] = bootstrap.estimate(auroc, (other > cuts["rule"]).astype(float))
+    for name, (ours, _, difference) in bootstrap.compare(COMPARED, p, other).items():
+        shown |= {name: ours, f"difference of {name}": difference}
+    if min((p >= THRESHOLD).sum(), (other >= THRESHOLD).sum()) < MIN_ALERTS:
+        shown["net_benefit"] = shown["difference of net_benefit"] = None
+    for alert in bootstrap.alerts(p, np.full(len(y), "")):
+        shown |= {f"{name} of {alert['per_100']}%": alert[name] for name in ("ppv", "recall")}
+    for name in ("often", "rarely"):
+        ppv, recall = bootstrap.at_threshold(p, cuts[name])
+        shown |= {f"ppv at a threshold, {name}": ppv, f"recall at a threshold, {name}": recall}
+    return shown
+
+
+def true_values(slope):
+    """Return what every interval should hold: that of very many patients, whose error is small."""
+    y, patient, p, other = stays(np.random.default_rng(99), 400_000, slope, intercept_of(slope))
+    cuts = {
+        "rule": np.quantile(other, 0.85),
+        "often": np.quantile(p, 0.75),
+        "rarely": np.quantile(p, 0.95),
+    }
+    true = intervals(y, patient, p, other, cuts, bootstraps=2)
+    return cuts, {name: interval[0] for name, interval in true.items()}
+
+
+def simulate(events, slope, cuts, true, hospitals, seed=0):
+    """Return whether each interval that is shown holds the true value: name -> (shown,)."""
+    rng, intercept = np.random.default_rng(seed), intercept_of(slope)
+    inside = {name: [] for name in true}
+    for number in range(hospitals):
+        shown = intervals(*hospital(rng, events, slope, intercept), cuts, seed=number)
+        for name, interval in shown.items():
+            if interval:
+                inside[name].append(interval[1] <= true[name] <= interval[2])
+    return inside
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hospitals", type=int, default=1_000)
+    hospitals = parser.parse_args().hospitals
+    known = {area: true_values(slope) for area, slope in SETTINGS.items()}
+    cells = {
+        (events, area): simulate(events, slope, *known[area], hospitals)
+        for events in EVENTS
+        for area, slope in SETTINGS.items()
+    }
+    print("| % | " + " | ".join(f"{events}, {area}" for events, area in cells) + " |")
+    print("| --- |" + " --- |" * len(cells))
+    for name in next(iter(cells.values())):
+        # Shown in some hospitals only: those with more stays, so with fewer positives than usual.
+        row = (
+            f"{100 * np.mean(cell[name]):.1f}" if len(cell[name]) > 0.9 * hospitals else ""
+            for cell in cells.values()
+        )
+        print(f"| {name.replace('_', ' ')} | " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
