@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from batch.embedding.encoder_registry import promote as promote
     from batch.nightly_job import nightly as nightly
     from batch.report.page import report as report
+    from batch.scoring.compare import compare as compare
     from batch.scoring.explain import explain as explain
     from batch.scoring.outcomes import outcomes as outcomes
     from batch.scoring.replay import replay as replay
@@ -65,6 +66,7 @@ _MODULES = {
     "batch.embedding.encoder_registry": ("drop_encoder", "promote"),
     "batch.nightly_job": ("nightly",),
     "batch.report.page": ("report",),
+    "batch.scoring.compare": ("compare",),
     "batch.scoring.explain": ("explain",),
     "batch.scoring.outcomes": ("outcomes",),
     "batch.scoring.replay": ("replay",),

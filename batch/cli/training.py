@@ -85,6 +85,13 @@ def training_summary(scorer: TrainedScorer) -> str:
     for name, counts in (("admissions", scorer["admissions"]), ("positives", scorer["positives"])):
         lines.append(f"{name:<18}" + "".join(f"{counts[split]:>8,}" for split in splits))
     lines += metrics_table(scorer["test"]).splitlines()
+    at_precision = scorer["at_80_precision"]
+    if at_precision["threshold"] is not None:
+        lines.append(
+            f"from {at_precision['threshold']:.3f} on, with 80% precision out of fold: "
+            f"{at_precision['alerts']:,} test stays, precision "
+            f"{interval(at_precision['precision'])}, recall {interval(at_precision['recall'])}"
+        )
     if scorer["covariates"]:
         gains = (scorer["differences"][f"{part}_alone"] for part in ("notes", "covariates"))
         lines.append("AUROC gained by covariates: {}; by notes: {}".format(*map(interval, gains)))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from batch.scoring.scorer_registry import find_scorer, why_no_signal
-from batch.training.bootstrap import MIN_OUTCOMES, PatientBootstrap, alert_outcomes
+from batch.training.bootstrap import MIN_ALERTS, PatientBootstrap, alert_outcomes
 from batch.training.metrics import auroc, calibration_intercept, calibration_slope
 from featurestore.cohort.tasks import find_task, scorer_task
 from featurestore.errors import NotEnoughDataError
@@ -25,13 +25,13 @@ def outcomes(
     (default: what the riskiest 10% of predicted test stays reach). `task` names another outcome
     than the scorer was trained on.
 
-    Returns counts and metrics (estimate, low, high: patient-level bootstrap) over all admissions,
+    Returns counts and metrics (estimate, low, high: 95%) over all admissions,
     and `periods`, the same by month of the prediction. A research extract is one period, because
     its dates are shifted by patient. Of the `scored` admissions some are `waiting`, as their
     horizon is not over (`positive_so_far` of them), some are `judged` by their label (`positive`;
     `expected` is the sum of their probabilities), and some are `not_judged`, as they have none.
     `alert_outcomes` splits the alerts that are not waiting; `ppv` is the fraction of them that
-    are positive, None below 10. `outcome` is what positives did. `no_signal` says why all
+    are positive, None below 20. `outcome` is what positives did. `no_signal` says why all
     probabilities are the prevalence; then nobody is alerted by default. Raises NotEnoughDataError
     if nothing was scored.
     """
@@ -80,7 +80,7 @@ def outcomes(
             "expected": float(p[with_label].sum()),
             "alerts": int((members & alerted).sum()),
             "alert_outcomes": alert_outcomes(y[mature_alerts], reason[mature_alerts]),
-            "ppv": float(y[mature_alerts].mean()) if mature_alerts.sum() >= MIN_OUTCOMES else None,
+            "ppv": float(y[mature_alerts].mean()) if mature_alerts.sum() >= MIN_ALERTS else None,
             "auroc": bootstrap.subset(members[judged]).estimate(auroc, p[with_label])
             if with_label.any()
             else None,

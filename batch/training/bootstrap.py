@@ -14,6 +14,7 @@ import numpy.typing as npt
 from batch.training.calibration import Floats, log_odds, probability, recalibrate
 from batch.training.intervals import (
     COMPLEMENT,
+    IDENTITY,
     LOGIT,
     Scale,
     clustered_error,
@@ -44,8 +45,7 @@ MIN_ALERTS = 20  # below which no PPV is estimated
 ALERTS_PER_100 = (1, 5, 10, 20, 30)
 _WEIGHTS_IN_MEMORY = 4_000_000
 
-# The scale on which the interval of a metric covers, and on which it has as many degrees of freedom
-# as patients, less one. On its own scale they are counted by the patients with the rarer outcome.
+# The scale on which the interval of a metric covers; that of others is their own.
 _SCALES: dict[Metric, Scale] = {
     auroc: LOGIT,
     auprc: COMPLEMENT,
@@ -53,6 +53,9 @@ _SCALES: dict[Metric, Scale] = {
     accuracy: LOGIT,
     brier: LOGIT,
 }
+# Metrics with as many degrees of freedom as patients, less one. Others, whose error is mostly that
+# of the rarer outcome, have as many as patients with that outcome, less one.
+_FREEDOM_OF_ALL_PATIENTS = {auprc, accuracy, brier, calibration_intercept}
 
 
 def evaluate_predictions(
@@ -138,7 +141,7 @@ class PatientBootstrap:
         return {
             name: self._interval(metric, samples[name])
             if name in samples
-            else self._recalibration(p, slope=metric is calibration_slope)
+            else self._recalibration(metric, p)
             for name, metric in metrics.items()
         }
 
@@ -161,7 +164,7 @@ class PatientBootstrap:
             name: (
                 self._interval(metric, ours[name]),
                 self._interval(metric, theirs[name]),
-                self._own_scale(ours[name] - theirs[name]),
+                self._difference(ours[name] - theirs[name]),
             )
             for name, metric in metrics.items()
         }
@@ -169,28 +172,32 @@ class PatientBootstrap:
     def _interval(self, metric: Metric, samples: Floats) -> Interval:
         if metric is recall_at_precision_balanced:  # no interval of it covers
             return [float(samples[0])] if np.isfinite(samples[0]) else None
-        if metric not in _SCALES:
-            return self._own_scale(samples)
-        estimate = float(samples[0])
-        if estimate in (0, 1):  # all samples are equal, as they are for a proportion of 0 or 1
-            return wilson_interval(estimate, None, self._rarer_patients())
-        freedom = len(np.unique(self._patient)) - 1
-        return student_interval(estimate, _error(samples), freedom, _SCALES[metric])
+        estimate, scale = float(samples[0]), _SCALES.get(metric, IDENTITY)
+        if scale is not IDENTITY and estimate in (0, 1):  # as all samples are
+            return wilson_interval(estimate, None, self._patients_with_rarer_outcome())
+        return student_interval(estimate, _error(samples), self._freedom(metric), scale)
 
-    def _own_scale(self, samples: Floats) -> Interval:
-        return student_interval(float(samples[0]), _error(samples), self._rarer_patients() - 1)
+    def _difference(self, samples: Floats) -> Interval:
+        freedom = self._patients_with_rarer_outcome() - 1
+        return student_interval(float(samples[0]), _error(samples), freedom)
 
-    def _rarer_patients(self) -> int:
-        """Return how many patients have the rarer outcome."""
+    def _freedom(self, metric: Metric) -> int:
+        """Return the degrees of freedom of the standard error of a metric."""
+        if metric in _FREEDOM_OF_ALL_PATIENTS:
+            return len(np.unique(self._patient)) - 1
+        return self._patients_with_rarer_outcome() - 1
+
+    def _patients_with_rarer_outcome(self) -> int:
         return min(len(np.unique(self._patient[self.y == outcome])) for outcome in (True, False))
 
-    def _recalibration(self, p: Floats, slope: bool) -> Interval:
+    def _recalibration(self, metric: Metric, p: Floats) -> Interval:
         """Return the calibration slope, or the intercept, with its interval.
 
         The standard error is the sandwich estimator over patients (White 1982; Liang & Zeger 1986,
         doi 10.1093/biomet/73.1.13). That of a bootstrap is too large, as samples whose outcomes are
         nearly separated have slopes without bound.
         """
+        slope = metric is calibration_slope
         z = log_odds(p)
         intercept, b = recalibrate(z, self.y, np.ones((1, len(z))), slope)[0]
         if not np.isfinite([intercept, b]).all():
@@ -200,8 +207,7 @@ class PatientBootstrap:
         z = z - (curvature @ z) / curvature.sum() if slope else np.ones(len(z))
         influence = (self.y - risk) * z / (curvature @ z**2) * len(z)
         error = clustered_error(influence, self._patient)
-        freedom = len(np.unique(self._patient)) - 1
-        return student_interval(float(b if slope else intercept), error, freedom)
+        return student_interval(float(b if slope else intercept), error, self._freedom(metric))
 
     def alerts(self, p: Floats, reason: npt.NDArray[np.str_]) -> list[AlertMetrics]:
         """Return PPV, recall and outcomes of alerts on the 1, 5, 10, 20 or 30% of highest risk.

@@ -7,7 +7,12 @@ from importlib.metadata import version
 import numpy as np
 import numpy.typing as npt
 
-from batch.training.bootstrap import BOOTSTRAPS, MIN_OUTCOMES, PatientBootstrap
+from batch.training.bootstrap import (
+    BOOTSTRAPS,
+    MIN_OUTCOMES,
+    PatientBootstrap,
+    threshold_at_precision,
+)
 from batch.training.calibration import MIN_CHI_SQUARED, Floats, probability
 from batch.training.data import UNLABELLED, Cohort, Mask, TrainingData
 from batch.training.metrics import auroc, calibration_slope
@@ -23,6 +28,7 @@ from featurestore.store.scorer_metrics import (
     ScorerMetrics,
     SplitCounts,
     SubgroupMetrics,
+    ThresholdMetrics,
     format_interval,
     format_range,
 )
@@ -64,6 +70,7 @@ def evaluate(
             for name, risk in baselines.items()
         },
         "alerts": _alerts(data, p) if model.calibration.has_signal else [],
+        "at_80_precision": _at_precision(data, model, bootstrap),
         "covariates": _covariates(data, model),
         "candidates": [_candidate(each, each is model, bootstrap, test) for each in candidates],
         "subgroups": _subgroups(data, p, bootstrap),
@@ -83,6 +90,24 @@ def _alerts(data: TrainingData, p: Floats) -> list[AlertMetrics]:
     predicted = np.isin(data.cohort.split, ("test", UNLABELLED))
     bootstrap = PatientBootstrap(data.cohort.y[predicted], data.cohort.subject_id[predicted])
     return bootstrap.alerts(p[predicted], data.reason[predicted])
+
+
+def _at_precision(
+    data: TrainingData, model: CalibratedFit, bootstrap: PatientBootstrap
+) -> ThresholdMetrics:
+    """Return test precision and recall at the threshold of 80% precision out of fold.
+
+    On test patients, the threshold with that precision would be chosen by their own outcomes.
+    """
+    cohort = data.cohort
+    chosen_on = patients_calibrated_on(cohort, data.encoder_saw_training)
+    threshold = threshold_at_precision(cohort.y[chosen_on], model.out_of_fold)
+    if threshold is None:
+        return {"threshold": None, "alerts": 0, "precision": None, "recall": None}
+    p = model.probability[cohort.split == "test"]
+    precision, recall = bootstrap.at_threshold(p, threshold)
+    alerts = int((p >= threshold).sum())
+    return {"threshold": threshold, "alerts": alerts, "precision": precision, "recall": recall}
 
 
 def _candidate(

@@ -27,7 +27,10 @@ class CalibratedFit:
     intercept: float
     log_odds: Floats  # (admissions,)
     calibration: Calibration
-    losses: Floats  # (stays,) calibrated log loss of each stay that was calibrated on
+    # (stays,) calibrated probability of each stay that was calibrated on, by regressions that were
+    # not fitted on its patient
+    out_of_fold: Floats
+    losses: Floats  # (stays,) log loss of these
     gain: Interval = None  # mean log loss that it saves, compared with the mean of the windows
 
     @property
@@ -145,7 +148,7 @@ def fit_calibrated(
         calibration.intercept = float(log_odds(np.array(prevalence)))
     p = calibration.probability(z_calibrated)
     losses = -np.log(np.where(y, p, 1 - p))
-    return CalibratedFit(vectors, c, coef, intercept, z, calibration, losses)
+    return CalibratedFit(vectors, c, coef, intercept, z, calibration, p, losses)
 
 
 def _cross_validated_loss(vectors: Vectors, z: Floats, y: Mask) -> float:

@@ -8,7 +8,8 @@ from typing import TypedDict
 DEFAULT_OUTCOME = "returned"
 _VERBS = {"returned": "return", "died": "die", "stayed": "stay", "had": "have"}
 
-Interval = list[float] | None  # estimate, low, high (95%); None where the metric is undefined
+# Estimate, low, high (95%); the estimate alone where no interval covers; None where undefined.
+Interval = list[float] | None
 SplitCounts = dict[str, int]  # of train, valid and test
 
 # How the windows of an admission are combined.
@@ -65,6 +66,19 @@ class AlertMetrics(AlertOutcomes):
     recall: Interval  # alerted, of all that are positive
 
 
+class ThresholdMetrics(TypedDict):
+    """Performance on test patients where stays are alerted from a probability on.
+
+    The threshold has a precision of 80% on patients that the scorer was fitted or calibrated on,
+    out of fold; None where it has with no 20 alerts or more.
+    """
+
+    threshold: float | None
+    alerts: int  # of labelled test stays
+    precision: Interval
+    recall: Interval
+
+
 class SubgroupMetrics(TypedDict):
     """Performance in one group of test patients; None with too few positives or negatives."""
 
@@ -110,6 +124,7 @@ class ScorerMetrics(TypedDict):
     test: dict[str, dict[str, Interval]]  # of the scorer and each baseline: metric -> interval
     differences: dict[str, Interval]  # AUROC of the scorer minus that of each baseline
     alerts: list[AlertMetrics]
+    at_80_precision: ThresholdMetrics
     candidates: list[CandidateMetrics]
     covariates: list[CovariateMetrics]  # empty without
     subgroups: list[SubgroupMetrics]
@@ -143,9 +158,11 @@ def positives(outcome: str) -> str:
 
 
 def format_interval(interval: Interval, digits: int = 3, to: str = " to ") -> str:
-    """Return `0.712 (0.662 to 0.762)`, or a dash where there is no estimate."""
+    """Return `0.712 (0.662 to 0.762)`, the estimate alone without an interval, or a dash."""
     if not interval:
         return "-"
+    if len(interval) == 1:
+        return f"{interval[0]:.{digits}f}"
     return f"{interval[0]:.{digits}f} ({format_range(interval, digits, to)})"
 
 

@@ -2,18 +2,18 @@
 
     python -m tests.benchmarks.coverage [--hospitals 1000]
 
-A tenth of the stays are positive. Patients have one to four stays, with a risk that their
+Patients have one to four stays, with a risk that their
 predictors share and a frailty that the model does not know, so that outcomes are correlated. The
 model is a little overconfident; it is compared with one that sees the same risk less well. The
 number of patients varies by half to double (log-uniform), and hospitals with about 11, 35 or 140
 positive stays are kept, so that the number of positives is fixed and nothing else is. True values
 are those of 600,000 patients. The table has the percentage of intervals that hold the true value,
-where nine of ten hospitals or more have one. Its Monte Carlo error is 0.7 points with 1,000
-hospitals.
+least and most of three AUROCs (0.65, 0.75 and 0.87), where nine of ten hospitals or more have one.
+The Monte Carlo error of each is 0.7 points with 1,000 hospitals.
 """
 
 import argparse
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -31,9 +31,10 @@ from batch.training.metrics import (
     net_benefit,
 )
 
-PREVALENCE, BOOTSTRAPS, THRESHOLD = 0.1, 200, 0.1
-SETTINGS = {0.65: 0.57, 0.75: 1.07, 0.87: 1.95}  # AUROC -> log odds per standard deviation
+BOOTSTRAPS, THRESHOLD = 200, 0.1
+SLOPES = 0.57, 1.07, 1.95  # log odds per standard deviation: AUROC 0.65, 0.75, 0.87
 EVENTS = {11: 1, 35: 3, 140: 10}  # positives, and how many more or less
+PREVALENCES = {11: (0.1, 0.25), 35: (0.1, 0.25), 140: (0.05, 0.25)}
 SINGLE = {
     "auprc_balanced": auprc_balanced,
     "accuracy": accuracy,
@@ -64,22 +65,22 @@ def stays(rng, patients, slope, intercept):
     return y, patient, *(probability(intercept + 0.1 + z) for z in (slope * risk, other))
 
 
-def intercept_of(slope):
-    """Return the intercept with which a tenth of the stays are positive."""
+def intercept_of(slope, prevalence):
+    """Return the intercept with which that part of the stays is positive."""
     rng = np.random.default_rng(5)
     z = slope * rng.standard_normal(400_000) + 0.7 * rng.standard_normal(400_000)
     low, high = -8.0, 3.0
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (low, middle) if probability(middle + z).mean() > PREVALENCE else (middle, high)
+        low, high = (low, middle) if probability(middle + z).mean() > prevalence else (middle, high)
     return middle
 
 
-def hospital(rng, events, slope, intercept):
+def hospital(rng, events, prevalence, slope, intercept):
     """Return the stays of a hospital with about that many positives."""
     while True:
         factor = np.exp(rng.uniform(-np.log(3), np.log(3)))
-        patients = round(factor * events / PREVALENCE / 2.5)
+        patients = round(factor * events / prevalence / 2.5)
         drawn = stays(rng, patients, slope, intercept)
         if abs(drawn[0].sum() - events) <= EVENTS[events]:
             return drawn
@@ -102,9 +103,11 @@ def intervals(y, patient, p, other, cuts, seed=0, bootstraps=BOOTSTRAPS):
     return shown
 
 
-def true_values(slope):
-    """Return what every interval should hold: that of very many patients, whose error is small."""
-    y, patient, p, other = stays(np.random.default_rng(99), 400_000, slope, intercept_of(slope))
+@cache
+def true_values(slope, prevalence):
+    """Return thresholds, and what every interval should hold: the estimates of very many stays."""
+    intercept = intercept_of(slope, prevalence)
+    y, patient, p, other = stays(np.random.default_rng(99), 400_000, slope, intercept)
     cuts = {
         "rule": np.quantile(other, 0.85),
         "often": np.quantile(p, 0.75),
@@ -114,16 +117,24 @@ def true_values(slope):
     return cuts, {name: interval[0] for name, interval in true.items()}
 
 
-def simulate(events, slope, cuts, true, hospitals, seed=0):
-    """Return whether each interval that is shown holds the true value: name -> (shown,)."""
-    rng, intercept = np.random.default_rng(seed), intercept_of(slope)
+def simulate(events, prevalence, slope, hospitals, seed=0):
+    """Return the fraction of intervals that hold the true value: name -> fraction.
+
+    NaN where fewer than nine of ten hospitals have one: those have more stays than others, so
+    fewer positives than usual.
+    """
+    cuts, true = true_values(slope, prevalence)
+    rng, intercept = np.random.default_rng(seed), intercept_of(slope, prevalence)
     inside = {name: [] for name in true}
     for number in range(hospitals):
-        shown = intervals(*hospital(rng, events, slope, intercept), cuts, seed=number)
+        shown = intervals(*hospital(rng, events, prevalence, slope, intercept), cuts, seed=number)
         for name, interval in shown.items():
             if interval:
                 inside[name].append(interval[1] <= true[name] <= interval[2])
-    return inside
+    return {
+        name: np.mean(each) if len(each) > 0.9 * hospitals else np.nan
+        for name, each in inside.items()
+    }
 
 
 def main():
@@ -131,21 +142,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hospitals", type=int, default=1_000)
     hospitals = parser.parse_args().hospitals
-    known = {area: true_values(slope) for area, slope in SETTINGS.items()}
     cells = {
-        (events, area): simulate(events, slope, *known[area], hospitals)
+        f"{events} positives, {prevalence:.0%} of stays": [
+            simulate(events, prevalence, slope, hospitals) for slope in SLOPES
+        ]
         for events in EVENTS
-        for area, slope in SETTINGS.items()
+        for prevalence in PREVALENCES[events]
     }
-    print("| % | " + " | ".join(f"{events}, {area}" for events, area in cells) + " |")
+    print(f"| interval | {' | '.join(cells)} |")
     print("| --- |" + " --- |" * len(cells))
-    for name in next(iter(cells.values())):
-        # Shown in some hospitals only: those with more stays, so with fewer positives than usual.
-        row = (
-            f"{100 * np.mean(cell[name]):.1f}" if len(cell[name]) > 0.9 * hospitals else ""
-            for cell in cells.values()
-        )
-        print(f"| {name.replace('_', ' ')} | " + " | ".join(row) + " |", flush=True)
+    for name in cells[next(iter(cells))][0]:
+        row = []
+        for cell in cells.values():
+            covered = [100 * each[name] for each in cell]
+            row.append("" if np.isnan(covered).any() else f"{min(covered):.1f}-{max(covered):.1f}")
+        print(f"| {name.replace('_', ' ')} | {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -259,6 +259,10 @@ def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_
         ],
         "train": [(f"train {store} readmit", 0), (f"train {store} other --encoder nobody", 1)],
         "scorers": [(f"scorers {store}", 0)],
+        "compare": [
+            (f"compare {store} readmit bag_of_words --threshold 0.2 --json", None),
+            (f"compare {store} readmit nobody", 1),
+        ],
         "score": [
             (f"score {store} readmit -o scores.csv", 0),
             (f"score {store} readmit --hadm-id 1 -o scores.parquet --json", 0),

@@ -113,8 +113,8 @@ def numbers(rows, one_outcome=False):
         "brier": interval(0.2123),
         "calibration_slope": interval(1.1123),
         "calibration_intercept": interval(-0.0723),
-        "recall_at_80_precision": interval(0.1323),
-        "recall_at_80_precision_balanced": interval(0.2323),
+        "log_loss": interval(0.5323),
+        "recall_at_80_precision_balanced": None if one_outcome else [0.2323],
     }
     group = {"by": "gender", "admissions": 41, "positive": 21, "observed": 0.51, "expected": 0.49}
     fit = {
@@ -157,6 +157,12 @@ def numbers(rows, one_outcome=False):
             }
             for n in (1, 5, 10, 20)
         ],
+        "at_80_precision": {
+            "threshold": None if one_outcome else 0.6123,
+            "alerts": 0 if one_outcome else 21,
+            "precision": interval(0.8123),
+            "recall": interval(0.1323),
+        },
         "stays_per_day": 37.2,
         "subgroups": [
             group | {"group": "M", "auroc": interval(0.7223)},
@@ -211,9 +217,10 @@ def test_the_page_shows_the_recorded_metrics(reported):
     page = file.read_text()
     recorded = json.loads(store.one("SELECT metrics FROM scorers")[0])
     for interval in (*recorded["test"]["scorer"].values(), recorded["candidates"][0]["test_auroc"]):
-        estimate, low, high = interval
+        estimate, *ends = interval
         assert f"{estimate:.3f}" in page or f"{estimate:.2f}" in page
-        assert f"{low:.3f} to {high:.3f}" in page or f"{low:.2f} to {high:.2f}" in page
+        low, high = ends or (None, None)
+        assert not ends or f"{low:.3f} to {high:.3f}" in page or f"{low:.2f} to {high:.2f}" in page
     for words in (
         "stays of test patients is <b>0.712 (0.662 to 0.762)</b>",
         "with a return 71 times in 100",
@@ -221,6 +228,8 @@ def test_the_page_shows_the_recorded_metrics(reported):
         f"Training: {recorded['admissions']['train']}",
         f"{recorded['positives']['train']} returned",
         "This hospital predicts 37.2 stays per day",
+        "With the threshold of 0.612",
+        "21 test stays are alerted: precision 0.812 (0.762 to 0.862), recall 0.132 (0.082 to",
         "slope 0.77, intercept -0.11",
         "scikit-learn 9.9.9",
         "too few to evaluate",
