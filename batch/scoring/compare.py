@@ -36,10 +36,11 @@ def compare(
     Returns `metrics` (auroc, auprc, brier, log_loss) and `net_benefit` at each of `thresholds`
     (Vickers & Elkin 2006; `alert_all` is that of alerting every stay), each with `scorer`, `other`
     and `difference`, the first less the second, as [estimate, low, high]. A net benefit is None
-    below 20 alerts. `admissions`, `patients` and `positives` are those that were compared,
-    `excluded` counts the other test stays by reason, and `notes` are sentences to read first.
-    Raises UnknownNameError for an unknown scorer, FeatureStoreError for different tasks, and
-    NotEnoughDataError where too few test stays are common.
+    below 20 alerts, and a difference where fewer than 20 stays are alerted by one of them only.
+    `admissions`, `patients` and `positives` are those that were compared, `excluded` counts the
+    other test stays by reason, and `notes` are sentences to read first. Raises UnknownNameError for
+    an unknown scorer, FeatureStoreError for different tasks, and NotEnoughDataError where too few
+    test stays are common.
     """
     for threshold in thresholds:
         if not 0 < threshold < 1:
@@ -70,21 +71,22 @@ def compare(
     def paired(intervals: tuple[Interval, Interval, Interval]) -> dict[str, Interval]:
         return dict(zip(("scorer", "other", "difference"), intervals, strict=True))
 
-    benefits = []
+    benefits: list[dict[str, Any]] = []
     at_thresholds = {str(t): partial(net_benefit, threshold=t) for t in thresholds}
     compared = bootstrap.compare(COMPARED | at_thresholds, p, q)
     for t in thresholds:
         ours, theirs, difference = compared[str(t)]
-        alerts = [int((risk >= t).sum()) for risk in (p, q)]
-        shown = [n >= MIN_ALERTS for n in alerts]
+        alerted = [risk >= t for risk in (p, q)]
+        alerts = [int(each.sum()) for each in alerted]
+        only_by_one = int((alerted[0] != alerted[1]).sum())
         benefits.append(
             {
                 "threshold": t,
                 "alert_all": float(y.mean() - (1 - y.mean()) * t / (1 - t)),
                 "alerts": {"scorer": alerts[0], "other": alerts[1]},
-                "scorer": ours if shown[0] else None,
-                "other": theirs if shown[1] else None,
-                "difference": difference if all(shown) else None,
+                "scorer": ours if alerts[0] >= MIN_ALERTS else None,
+                "other": theirs if alerts[1] >= MIN_ALERTS else None,
+                "difference": difference if min(*alerts, only_by_one) >= MIN_ALERTS else None,
             }
         )
     return {

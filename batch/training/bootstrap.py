@@ -55,7 +55,7 @@ _SCALES: dict[Metric, Scale] = {
 }
 # Metrics with as many degrees of freedom as patients, less one. Others, whose error is mostly that
 # of the rarer outcome, have as many as patients with that outcome, less one.
-_FREEDOM_OF_ALL_PATIENTS = {auprc, accuracy, brier, calibration_intercept}
+_FREEDOM_OF_ALL_PATIENTS = {accuracy, brier, calibration_intercept}
 
 
 def evaluate_predictions(
@@ -174,7 +174,8 @@ class PatientBootstrap:
             return [float(samples[0])] if np.isfinite(samples[0]) else None
         estimate, scale = float(samples[0]), _SCALES.get(metric, IDENTITY)
         if scale is not IDENTITY and estimate in (0, 1):  # as all samples are
-            return wilson_interval(estimate, None, self._patients_with_rarer_outcome())
+            rarer = self._patients_with_rarer_outcome()
+            return wilson_interval(estimate, None, rarer, rarer - 1)
         return student_interval(estimate, _error(samples), self._freedom(metric), scale)
 
     def _difference(self, samples: Floats) -> Interval:
@@ -184,8 +185,11 @@ class PatientBootstrap:
     def _freedom(self, metric: Metric) -> int:
         """Return the degrees of freedom of the standard error of a metric."""
         if metric in _FREEDOM_OF_ALL_PATIENTS:
-            return len(np.unique(self._patient)) - 1
+            return self._patients() - 1
         return self._patients_with_rarer_outcome() - 1
+
+    def _patients(self) -> int:
+        return len(np.unique(self._patient))
 
     def _patients_with_rarer_outcome(self) -> int:
         return min(len(np.unique(self._patient[self.y == outcome])) for outcome in (True, False))
@@ -232,12 +236,13 @@ class PatientBootstrap:
         """Return PPV and recall with intervals where a fraction of the stays is alerted.
 
         The threshold is estimated too: a positive more moves it, and with it a stay out of the
-        alerts, which is positive with the PPV at the threshold, here that of the nearest tenth.
+        alerts, which is positive with the PPV at the threshold, here that of its neighbours.
         """
         n, alerted = len(p), top_fraction(p, fraction)
         ppv, recall = alerted @ self.y / alerted.sum(), alerted @ self.y / self.y.sum()
         by_risk = np.argsort(-p, kind="stable")
-        near, margin = round(fraction * n), max(10, n // 20)
+        near = round(fraction * n)
+        margin = max(10, min(near, n // 10) // 2)
         at_threshold = self.y[by_risk[max(0, near - margin) : near + margin]].mean()
         moved = at_threshold * (alerted - fraction)
         errors = (
@@ -247,8 +252,8 @@ class PatientBootstrap:
             ),
         )
         return (
-            wilson_interval(float(ppv), errors[0], float(alerted.sum())),
-            wilson_interval(float(recall), errors[1], float(self.y.sum())),
+            self._proportion(float(ppv), errors[0], float(alerted.sum())),
+            self._proportion(float(recall), errors[1], float(self.y.sum())),
         )
 
     def at_threshold(self, p: Floats, threshold: float) -> tuple[Interval, Interval]:
@@ -263,12 +268,15 @@ class PatientBootstrap:
         hits = alerted & self.y
         recall = hits.sum() / self.y.sum()
         error = clustered_error((hits - recall * self.y) / self.y.mean(), self._patient)
-        with_recall = wilson_interval(float(recall), error, float(self.y.sum()))
+        with_recall = self._proportion(float(recall), error, float(self.y.sum()))
         if alerted.sum() < MIN_ALERTS:
             return None, with_recall
         ppv = hits.sum() / alerted.sum()
         error = clustered_error((hits - ppv * alerted) / alerted.mean(), self._patient)
-        return wilson_interval(float(ppv), error, float(alerted.sum())), with_recall
+        return self._proportion(float(ppv), error, float(alerted.sum())), with_recall
+
+    def _proportion(self, estimate: float, error: float, n: float) -> Interval:
+        return wilson_interval(estimate, error, n, self._patients() - 1)
 
 
 _RECALIBRATED = (calibration_slope, calibration_intercept)

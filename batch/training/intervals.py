@@ -14,8 +14,6 @@ import numpy.typing as npt
 from batch.training.calibration import Floats, log_odds, probability
 from featurestore.store.scorer_metrics import Interval
 
-_NORMAL = 1.959964  # 97.5% quantile
-
 
 @dataclass(frozen=True)
 class Scale:
@@ -54,20 +52,25 @@ def student_interval(
     return [float(estimate), low, high]
 
 
-def wilson_interval(estimate: float, error: float | None, n: float) -> Interval:
+def wilson_interval(
+    estimate: float, error: float | None, n: float, freedom: float = np.inf
+) -> Interval:
     """Return Wilson's interval of a proportion, with the effective number of stays.
 
     The effective number is that of independent stays with the same standard error (Korn &
-    Graubard 1998). `n` is used where the proportion is 0 or 1, or there is no error.
-    Wilson 1927, doi 10.1080/01621459.1927.10502953.
+    Graubard 1998); `n` is used where the proportion is 0 or 1, or there is no error. `freedom` is
+    the degrees of freedom of Student's quantile. Wilson 1927, doi 10.1080/01621459.1927.10502953.
     """
-    if not np.isfinite(estimate) or n <= 0:
+    if not np.isfinite(estimate) or n <= 0 or freedom < 1:
         return None
+    from scipy.stats import t
+
     if error and 0 < estimate < 1:
         n = estimate * (1 - estimate) / error**2
-    z2 = _NORMAL**2
+    z = t.ppf(0.975, freedom)
+    z2 = z**2
     centre = (estimate + z2 / (2 * n)) / (1 + z2 / n)
-    margin = _NORMAL / (1 + z2 / n) * np.sqrt(estimate * (1 - estimate) / n + z2 / (4 * n**2))
+    margin = z / (1 + z2 / n) * np.sqrt(estimate * (1 - estimate) / n + z2 / (4 * n**2))
     low, high = max(0.0, float(centre - margin)), min(1.0, float(centre + margin))
     return [float(estimate), min(low, float(estimate)), max(high, float(estimate))]
 

@@ -90,11 +90,15 @@ def intervals(y, patient, p, other, cuts, seed=0, bootstraps=BOOTSTRAPS):
     """Return every interval that is shown: name -> interval."""
     bootstrap = PatientBootstrap(y, patient, bootstraps, seed)
     shown = bootstrap.estimates(SINGLE, p)
-    shown["auroc of a rule"] = bootstrap.estimate(auroc, (other > cuts["rule"]).astype(float))
+    count = np.searchsorted(cuts["count"], other).astype(float)  # such as of earlier admissions
+    shown["auroc of a count"] = bootstrap.estimate(auroc, count)
     for name, (ours, _, difference) in bootstrap.compare(COMPARED, p, other).items():
         shown |= {name: ours, f"difference of {name}": difference}
-    if min((p >= THRESHOLD).sum(), (other >= THRESHOLD).sum()) < MIN_ALERTS:
-        shown["net_benefit"] = shown["difference of net_benefit"] = None
+    alerted, alerted_by_other = p >= THRESHOLD, other >= THRESHOLD
+    if alerted.sum() < MIN_ALERTS:
+        shown["net_benefit"] = None
+    if min(alerted.sum(), alerted_by_other.sum(), (alerted != alerted_by_other).sum()) < MIN_ALERTS:
+        shown["difference of net_benefit"] = None  # as `compare` does
     for alert in bootstrap.alerts(p, np.full(len(y), "")):
         shown |= {f"{name} of {alert['per_100']}%": alert[name] for name in ("ppv", "recall")}
     for name in ("often", "rarely"):
@@ -109,7 +113,7 @@ def true_values(slope, prevalence):
     intercept = intercept_of(slope, prevalence)
     y, patient, p, other = stays(np.random.default_rng(99), 400_000, slope, intercept)
     cuts = {
-        "rule": np.quantile(other, 0.85),
+        "count": np.quantile(other, [0.7, 0.85, 0.95, 0.98]),
         "often": np.quantile(p, 0.75),
         "rarely": np.quantile(p, 0.95),
     }

@@ -140,6 +140,10 @@ def test_a_net_benefit_needs_twenty_alerts(store):
     assert (benefit["alerts"]["other"], benefit["other"], benefit["difference"]) == (19, None, None)
     assert benefit["alerts"]["scorer"] >= 20
     assert benefit["scorer"]
+    # Where both alert nearly every stay, they differ by few.
+    (benefit,) = compare(store, "better", "worse", [0.02])["net_benefit"]
+    assert benefit["scorer"] and benefit["other"]
+    assert benefit["difference"] is None
 
 
 @pytest.mark.parametrize(

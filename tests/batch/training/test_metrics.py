@@ -183,8 +183,8 @@ def test_95_percent_intervals_cover_the_true_value_in_95_percent_of_hospitals():
 def test_an_auroc_of_one_has_an_interval_below_it():
     y = np.arange(60) < 12
     auroc_of = PatientBootstrap(y, np.arange(60)).metrics(np.where(y, 0.9, 0.1))["auroc"]
-    # Wilson's of 12 of 12.
-    assert auroc_of == pytest.approx([1, 0.7575, 1], abs=1e-4)
+    # Wilson's of 12 of 12, with the 97.5% quantile for 11 degrees of freedom, 2.201.
+    assert auroc_of == pytest.approx([1, 12 / (12 + 2.201**2), 1], abs=1e-4)
 
 
 def test_a_ppv_needs_twenty_alerts_and_ten_labelled_stays_of_each_outcome():
@@ -193,7 +193,8 @@ def test_a_ppv_needs_twenty_alerts_and_ten_labelled_stays_of_each_outcome():
     bootstrap, no_reason = PatientBootstrap(y, np.arange(200)), np.full(200, "")
     alerts = {alert["per_100"]: alert for alert in bootstrap.alerts(p, no_reason)}
     assert (alerts[5]["ppv"], alerts[5]["recall"], alerts[5]["positive"]) == (None, None, 10)
-    assert alerts[10]["ppv"] == pytest.approx([1, 0.8389, 1], abs=1e-4)  # Wilson's of 20 of 20
+    # Wilson's of 20 of 20, with the 97.5% quantile for 199 degrees of freedom, 1.972.
+    assert alerts[10]["ppv"] == pytest.approx([1, 20 / (20 + 1.972**2), 1], abs=1e-4)
     assert bootstrap.at_threshold(p, p[18])[0] is None
     assert bootstrap.at_threshold(p, p[18])[1][0] == 19 / 40
     nine_others = np.where(np.arange(200) < 49, "", "died in hospital")
