@@ -1,4 +1,4 @@
-"""Baselines of a scorer: bag-of-words, prior admissions, and the encoder's own classifier."""
+"""Baselines of a scorer: what is known without the notes, bag-of-words, the classifier head."""
 
 import io
 import zipfile
@@ -10,11 +10,13 @@ import numpy.typing as npt
 from batch.training.aggregates import CLINICALBERT, Vectors
 from batch.training.bootstrap import enough_outcomes
 from batch.training.calibration import Floats, log_loss, platt, probability
-from batch.training.data import Cohort, Mask, TrainingData
+from batch.training.data import POINT_SCORES, Cohort, TrainingData
 from featurestore.errors import ModelError
 
 BASELINES = (
     "prior_admissions",
+    "utilisation",
+    *POINT_SCORES,
     "bag_of_words",
     "classifier_head",
     "notes_alone",
@@ -27,7 +29,14 @@ _PATIENCE = 3  # values of C without an improvement that end the search
 
 def fit_baselines(data: TrainingData) -> dict[str, Floats]:
     """Return the probabilities (admissions,) of each baseline that the data allow."""
-    baselines = {"prior_admissions": prior_admissions(data.frequently_admitted, data.cohort)}
+    utilisation, cohort = data.utilisation, data.cohort
+    baselines = {
+        # The first column is the number of admissions in the 12 months before.
+        "prior_admissions": regression_baseline(utilisation[:, :1], cohort),
+        "utilisation": regression_baseline(utilisation, cohort),
+    }
+    for name, points in data.point_scores.items():
+        baselines[name] = regression_baseline(points, cohort)
     if data.word_counts is not None:
         baselines["bag_of_words"] = bag_of_words(data.word_counts, data.cohort)
     if data.classifier_head and data.windows:
@@ -66,18 +75,18 @@ def bag_of_words(word_counts: Any, cohort: Cohort) -> Floats:
     return _calibrated(best_log_odds, cohort)
 
 
-def prior_admissions(frequently_admitted: Mask, cohort: Cohort) -> Floats:
-    """Return the risk after two or more admissions in the 12 months before: (admissions,).
+def regression_baseline(X: Floats, cohort: Cohort) -> Floats:
+    """Return the probabilities of a regression on a few numbers: (admissions,).
 
-    Each of the two groups has the smoothed fraction (k + 1) / (n + 2) of its training stays that
-    are positive.
+    X is (admissions, features), standardised on the training stays; scikit-learn's C is 1.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     train = cohort.split == "train"
-    risks = [
-        (cohort.y[train & group].sum() + 1) / ((train & group).sum() + 2)
-        for group in (~frequently_admitted, frequently_admitted)
-    ]
-    return np.asarray(np.where(frequently_admitted, risks[1], risks[0]))
+    X = StandardScaler().fit(X[train]).transform(X)
+    model = LogisticRegression(max_iter=1_000).fit(X[train], cohort.y[train])
+    return np.asarray(model.predict_proba(X)[:, 1])
 
 
 def classifier_head(weights: bytes, windows: Vectors, cohort: Cohort) -> Floats:

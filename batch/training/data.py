@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from batch.embedding.covariates import Covariates, design_rows
+from batch.embedding.covariates import Covariates, design_rows, find_covariates
 from batch.training.aggregates import MEAN, Vectors, Windows
 from batch.training.calibration import Floats
 from featurestore.cohort.tasks import Task
@@ -25,6 +25,15 @@ Mask = npt.NDArray[np.bool_]
 _MIN_TRAINING_STAYS = 10
 _MIN_TRAINING_OUTCOMES = 2  # positives, and as many negatives
 _HASHED_WORDS = 2**18  # columns
+
+# Of the sets of covariates of these names: the baseline on what is known without the notes.
+UTILISATION = (
+    *("admissions_before", "days_since_discharge", "days_so_far"),
+    *("age", "male"),
+)
+_LOGARITHMIC = ("admissions_before", "days_since_discharge")
+# Published indices, and the tables that each needs.
+POINT_SCORES = {"lace": ("diagnoses", "ed_visits"), "hospital_score": ("hospital_score_items",)}
 
 UNLABELLED = "unlabelled"  # the split of predicted test stays that have no label
 
@@ -57,7 +66,8 @@ class TrainingData:
     windows: Windows | None  # None where nothing that is fitted needs them
     classifier_head: bytes | None  # classification head of the fine-tuned checkpoint (.npz)
     encoder_saw_training: bool  # the encoder was fine-tuned on the training patients
-    frequently_admitted: Mask  # (admissions,) two or more admissions in the 12 months before
+    utilisation: Floats  # (admissions, features) of the baseline; UTILISATION names the first
+    point_scores: dict[str, Floats]  # published index -> (admissions, 2): points, is unknown
     subgroups: dict[str, npt.NDArray[np.str_]]  # grouping -> group of each admission
     stays_per_day: float | None  # predicted in a live hospital
     observed_until: datetime | None  # of a live hospital
@@ -102,12 +112,12 @@ def training_data(
         "SELECT classifier_head, manifest FROM encoders WHERE encoder_id = $encoder",
         encoder=encoder,
     )
-    frequent = store.sql(read_sql("training/frequent_admissions")).fetchnumpy()["hadm_id"]
     stays, days = store.one(read_sql("training/stays_per_day"), cutoff=cutoff)
     observed_until = store.one("SELECT observed_until FROM settings")[0]
     con = store.connect()
     con.register("training_admissions", _hadm_id_table(hadm_id))
     try:
+        subgroups = _subgroups(con)
         return TrainingData(
             hadm_id=hadm_id,
             cohort=cohort,
@@ -116,8 +126,9 @@ def training_data(
             windows=_windows(con, encoder, cutoff, hadm_id) if windows or head else None,
             classifier_head=head,
             encoder_saw_training=bool(json.loads(manifest).get("checkpoint", {}).get("finetune")),
-            frequently_admitted=np.isin(hadm_id, frequent),
-            subgroups=_subgroups(con),
+            utilisation=_utilisation(store, cutoff, hadm_id, subgroups),
+            point_scores=_point_scores(con, cutoff),
+            subgroups=subgroups,
             stays_per_day=stays / days if stays else None,
             observed_until=observed_until,
             word_counts=word_counts(store, hadm_id, cutoff) if bag_of_words else None,
@@ -250,6 +261,42 @@ def _subgroups(con: duckdb.DuckDBPyConnection) -> dict[str, npt.NDArray[np.str_]
         name: np.array([group or "not known" for group in table[name].to_pylist()], dtype=str)
         for name in table.column_names
     }
+
+
+def _utilisation(
+    store: Store, cutoff: str, hadm_id: npt.NDArray[np.int64], groups: dict[str, npt.NDArray[Any]]
+) -> Floats:
+    """Return what is known of a patient without the notes: (admissions, features).
+
+    Each of UTILISATION, those of _LOGARITHMIC as log(1 + value), and whether it is missing; then a
+    column for each admission type and insurance.
+    """
+    sets = find_covariates(store, ("utilisation", "demographics"))
+    if sets is None:
+        raise ValueError("no sets")
+    design = covariate_design(store, sets, cutoff, hadm_id)
+    columns = []
+    for name in UTILISATION:
+        at = 2 * sets.columns.index(name)
+        value, missing = design[:, at], design[:, at + 1]
+        columns += [np.log1p(value.clip(0)) if name in _LOGARITHMIC else value, missing]
+    for grouping in ("admission type", "insurance"):
+        of_group = groups[grouping]
+        columns += [of_group == group for group in np.unique(of_group)]
+    return np.column_stack(columns).astype(np.float64)
+
+
+def _point_scores(con: duckdb.DuckDBPyConnection, cutoff: str) -> dict[str, Floats]:
+    """Return the published indices at discharge whose inputs the source gives."""
+    scores: dict[str, Floats] = {}
+    if not cutoff.startswith("discharge"):
+        return scores
+    con.execute(read_sql("training/baselines/charlson_codes"))
+    for name, tables in POINT_SCORES.items():
+        if all(con.execute(f"FROM {table} LIMIT 1").fetchall() for table in tables):
+            rows = con.execute(read_sql(f"training/baselines/{name}")).fetchnumpy()
+            scores[name] = np.column_stack([rows["points"], rows["is_unknown"]]).astype(np.float64)
+    return scores
 
 
 def word_counts(store: Store, hadm_id: npt.NDArray[np.int64], cutoff: str) -> Any:

@@ -131,7 +131,7 @@ def icu_rows(patient: Patient, stay: Stay, seed: int) -> list[Row]:
     rows: list[Row] = []
     if not rng.chance(0.75 if stay.traits.get("shock") else 0.25):
         return rows
-    returns = 0.25 if stay.traits.get("lung disease") else 0.08
+    returns = 0.45 if stay.traits.get("lung disease") else 0.06
     begin = add_hours(stay.admitted, rng.uniform(0, 6))
     while begin < stay.discharged:
         end = min(add_hours(begin, rng.lognormal(40, 0.6)), stay.discharged)

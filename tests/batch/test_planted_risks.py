@@ -102,6 +102,27 @@ def test_planted_risks_are_recovered(embedded, tmp_path, task, cutoff, risk):
     assert not [f for f in audit(store) if f.severity == "error"]
 
 
+@pytest.mark.slow
+def test_a_return_to_intensive_care_is_predicted_when_the_patient_leaves_it(embedded, tmp_path):
+    store = copy_of(embedded, tmp_path)
+    result = train(store, "icu", task="icu_readmission", baseline=False)
+    rows = store.sql(
+        "SELECT label, probability, coalesce(lung, FALSE) FROM scorer_admissions LEFT JOIN "
+        "(SELECT hadm_id, bool_or(code = '4928') AS lung FROM diagnoses GROUP BY ALL) "
+        "USING (hadm_id) WHERE split = 'test' AND label IS NOT NULL"
+    ).fetchall()
+    y, ours, has_lung_disease = zip(*rows, strict=True)
+    # Whoever has a lung disease returns more often; the reader also sees what it does not need.
+    ideal = roc_auc_score(y, has_lung_disease)
+    assert ideal > 0.7
+    assert roc_auc_score(y, ours) > ideal - 0.15
+    assert result["no_signal"] is None
+    assert score(store, "icu")["scored"] > len(rows)
+    cutoffs = store.sql("SELECT cutoff FROM kept_cutoffs").fetchall()
+    assert ("task:icu_readmission",) in cutoffs
+    assert not [f for f in audit(store) if f.severity == "error"]
+
+
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")

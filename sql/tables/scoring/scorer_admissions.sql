@@ -9,6 +9,9 @@ CREATE TABLE scorer_admissions (
     reason VARCHAR,
     probability DOUBLE,
     prior_admissions DOUBLE,
+    utilisation DOUBLE,
+    lace DOUBLE,
+    hospital_score DOUBLE,
     bag_of_words DOUBLE,
     classifier_head DOUBLE,
     notes_alone DOUBLE,
@@ -25,7 +28,13 @@ COMMENT ON COLUMN scorer_admissions.label IS
 COMMENT ON COLUMN scorer_admissions.reason IS 'Why there is no label.';
 COMMENT ON COLUMN scorer_admissions.probability IS 'Of the scorer, when it was fitted.';
 COMMENT ON COLUMN scorer_admissions.prior_admissions IS
-'Of the baseline: two or more admissions in the 12 months before.';
+'Of the baseline: a regression on the number of admissions in the 12 months before.';
+COMMENT ON COLUMN scorer_admissions.utilisation IS
+'Of the baseline: a regression on age, sex, admission type, insurance and earlier stays.';
+COMMENT ON COLUMN scorer_admissions.lace IS
+'Of the baseline: a regression on the LACE index; NULL but for predictions after discharge.';
+COMMENT ON COLUMN scorer_admissions.hospital_score IS
+'Of the baseline: a regression on the HOSPITAL score; NULL where its items are not given.';
 COMMENT ON COLUMN scorer_admissions.bag_of_words IS
 'Of the baseline: bag of words; NULL without it.';
 COMMENT ON COLUMN scorer_admissions.classifier_head IS

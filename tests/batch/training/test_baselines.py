@@ -1,4 +1,4 @@
-"""Baselines: the classification head as in PyTorch, prior admissions counted by hand."""
+"""Baselines: the classification head as in PyTorch, a regression as scipy fits it."""
 
 import csv
 import re
@@ -6,17 +6,20 @@ import zlib
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
-from batch.training.baselines import bag_of_words, classifier_log_odds, prior_admissions
+from batch.training.baselines import (
+    bag_of_words,
+    classifier_log_odds,
+    regression_baseline,
+)
 from batch.training.data import Cohort, word_counts
 from export.onnx_export.classifier_head import write_classifier_head
 from featurestore import create_store, embed_pending, sync, train
 from featurestore import write_hospital as write_synthetic_hospital
-from featurestore.store.sql_files import read_sql
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
-from tests.timeline import day
 
 SHAPE = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16}
 
@@ -66,30 +69,21 @@ def test_no_head_is_written_for_a_checkpoint_without_one(tmp_path):
     assert not (tmp_path / "classifier_head.npz").exists()
 
 
-def test_prior_admissions_counts_two_or_more_in_the_twelve_months_before(tmp_path):
-    stays = [
-        admission(1, 1, day(0), day(5)),
-        admission(2, 1, day(100), day(105)),  # one before
-        admission(3, 1, day(200), day(205)),  # two before
-        admission(4, 1, day(364), day(366)),  # three before, the first 364 days ago
-        admission(5, 1, day(500), day(505)),  # of four before two within 12 months
-        admission(6, 1, day(1000), day(1005)),  # none within 12 months
-        admission(7, 2, day(201), day(205)),  # another patient's do not count
-    ]
-    folder = write_hospital(tmp_path / "h", stays, [note(1, 1, "home")])
-    store = create_store(tmp_path / "w.duckdb", folder, "mimic3")
-    sync(store)
-    frequent = store.sql(read_sql("training/frequent_admissions")).fetchall()
-    assert sorted(frequent) == [(3,), (4,), (5,)]
+def test_a_regression_baseline_has_the_least_penalised_loss_on_training_stays():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 2)) * [1, 50] + [0, 300]
+    y = rng.random(60) < 1 / (1 + np.exp(-X[:, 0]))
+    train = np.arange(60) < 40
+    cohort = Cohort(y, np.where(train, "train", "test"), np.arange(60))
+    Z = (X - X[train].mean(0)) / X[train].std(0)
 
+    def loss(beta):  # the logistic loss and half the squares of the coefficients
+        z = Z[train] @ beta[:2] + beta[2]
+        return np.logaddexp(0, np.where(y[train], -z, z)).sum() + beta[:2] @ beta[:2] / 2
 
-def test_prior_admissions_gives_the_smoothed_proportion_of_training_stays_that_returned():
-    y = np.array([False, False, True, True, False, False, False])
-    cohort = Cohort(y, np.array(["train"] * 7), np.ones(7, np.int64))
-    frequent = np.array([False, False, True, True, True, False, False])
-    # Two of the three frequently admitted returned, none of the other four: (k + 1) / (n + 2).
-    high, low = 3 / 5, 1 / 6
-    assert prior_admissions(frequent, cohort).tolist() == [low, low, high, high, high, low, low]
+    best = minimize(loss, np.zeros(3)).x
+    expected = 1 / (1 + np.exp(-(Z @ best[:2] + best[2])))
+    assert regression_baseline(X, cohort) == pytest.approx(expected, abs=1e-3)
 
 
 def test_bag_of_words_learns_from_words_of_training_patients(tmp_path):
@@ -150,7 +144,13 @@ def test_the_auroc_of_a_scorer_is_close_to_that_of_the_true_risk(tmp_path):
     assert result["test"]["scorer"]["auroc"][0] > ideal - 0.05
     assert result["test"]["scorer"]["calibration_slope"][1] < 1
     assert result["test"]["scorer"]["calibration_slope"][2] > 0.7
-    assert list(result["test"]) == ["scorer", "prevalence", "prior_admissions", "bag_of_words"]
+    assert list(result["test"]) == [
+        "scorer",
+        "prevalence",
+        "prior_admissions",
+        "utilisation",
+        "bag_of_words",
+    ]
 
 
 @pytest.mark.slow

@@ -197,7 +197,13 @@ def test_metrics_on_test_patients_equal_those_of_scikit_learn(trained):
     assert ours["auprc"][0] == pytest.approx(average_precision_score(y, expected[test]))
     assert ours["accuracy"][0] == pytest.approx(((expected[test] > 0.5) == y).mean())
     assert ours["auroc"][1] < ours["auroc"][0] < ours["auroc"][2]
-    assert list(result["test"]) == ["scorer", "prevalence", "prior_admissions", "bag_of_words"]
+    assert list(result["test"]) == [
+        "scorer",
+        "prevalence",
+        "prior_admissions",
+        "utilisation",
+        "bag_of_words",
+    ]
     assert result["test"]["bag_of_words"]["auroc"][0] > 0.6
     assert result["test"]["prevalence"]["auroc"] == [0.5, 0.5, 0.5]
 
