@@ -131,11 +131,11 @@ def icu_rows(patient: Patient, stay: Stay, seed: int) -> list[Row]:
     rows: list[Row] = []
     if not rng.chance(0.75 if stay.traits.get("shock") else 0.25):
         return rows
-    returns = 0.45 if stay.traits.get("lung disease") else 0.06
+    returns = 0.6 if stay.traits.get("lung disease") else 0.04
     begin = add_hours(stay.admitted, rng.uniform(0, 6))
     while begin < stay.discharged:
-        end = min(add_hours(begin, rng.lognormal(40, 0.6)), stay.discharged)
-        next_begin = add_hours(end, rng.uniform(6, 96)) if rng.chance(returns) else stay.discharged
+        end = min(add_hours(begin, rng.lognormal(24, 0.6)), stay.discharged)
+        next_begin = add_hours(end, rng.uniform(6, 24)) if rng.chance(returns) else stay.discharged
         if stay.died and next_begin >= stay.discharged and rng.chance(0.5):
             end = stay.discharged
         unit, number = rng.choice(("MICU", "SICU", "CCU")), 10 * stay.hadm_id + len(rows)

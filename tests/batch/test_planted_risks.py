@@ -115,7 +115,7 @@ def test_a_return_to_intensive_care_is_predicted_when_the_patient_leaves_it(embe
     # Whoever has a lung disease returns more often; the reader also sees what it does not need.
     ideal = roc_auc_score(y, has_lung_disease)
     assert ideal > 0.7
-    assert roc_auc_score(y, ours) > ideal - 0.15
+    assert roc_auc_score(y, ours) > ideal - 0.1
     assert result["no_signal"] is None
     assert score(store, "icu")["scored"] > len(rows)
     cutoffs = store.sql("SELECT cutoff FROM kept_cutoffs").fetchall()

@@ -23,7 +23,7 @@ Rows = list[dict[str, str]]
 DIGESTS = {
     "ADMISSIONS.csv": "afaca808f1f9",
     "DIAGNOSES_ICD.csv": "c4a3eac391ac",
-    "ICUSTAYS.csv": "fa16401e6a4a",
+    "ICUSTAYS.csv": "4e5d75e1ce9c",
     "NOTEEVENTS.csv": "224c1834b753",
     "PATIENTS.csv": "2e655357c63d",
     "PLANTED_RISK.csv": "f5500af79115",
