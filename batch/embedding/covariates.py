@@ -20,7 +20,9 @@ from featurestore.store.store import Store
 from featurestore.store.vectors import vectors_to_arrow
 
 _NUMBERS = r"BOOLEAN|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*\)"
+_KEYS = ("hadm_id", "known_at")  # in capitals too
 _TIMES = ("TIMESTAMP", "DATE")
+_LARGEST = 1e100  # whose square is a number
 _COLUMNS = "covariates_id, cutoff, hadm_id, prediction_time, design"
 _STORED = f"SELECT {_COLUMNS} FROM admission_covariates"
 _EXPECTED = f"SELECT {_COLUMNS} FROM expected_covariates"
@@ -33,6 +35,7 @@ class Covariates:
     name: str  # of the shipped sets and files, joined by +
     queries: tuple[str, ...]
     columns: tuple[str, ...]  # the covariates of all SELECTs
+    unlimited: tuple[str, ...] = ()  # those of SELECTs that neither use $cutoff nor give known_at
 
     @property
     def id(self) -> str:
@@ -53,16 +56,17 @@ def find_covariates(store: Store, names: Sequence[str]) -> Covariates | None:
     if len(queries) < len(names):
         raise FeatureStoreError("covariates have the same name - rename a file")
     con = store.connect()
-    columns = [
-        column
-        for name, query in queries.items()
-        for column in _columns(store, con, name, query)
-        if column != "known_at"
-    ]
+    columns, unlimited = [], []
+    for name, query in queries.items():
+        given = _columns(store, con, name, query)
+        of_query = [column for column in given if column != "known_at"]
+        columns += of_query
+        if "known_at" not in given and "cutoff" not in _parameters(query):
+            unlimited += of_query
     for column in columns:
         if columns.count(column) > 1:
             raise FeatureStoreError(f"two sets of covariates have a column {column} - rename one")
-    return Covariates("+".join(queries), tuple(queries.values()), tuple(columns))
+    return Covariates("+".join(queries), tuple(queries.values()), tuple(columns), tuple(unlimited))
 
 
 def shipped_sets() -> list[str]:
@@ -182,7 +186,10 @@ def _columns(store: Store, con: duckdb.DuckDBPyConnection, name: str, query: str
     Raises FeatureStoreError if the SELECT or the type of a column is not valid.
     """
     result = _run(store, con, name, query, "72h", "* FROM rows LIMIT 0")
-    types = {column: str(type_) for column, type_, *_ in result.description}
+    types = {
+        column.lower() if column.lower() in _KEYS else column: str(type_)
+        for column, type_, *_ in result.description
+    }
     if not re.fullmatch("U?(BIG|HUGE)?INT(EGER)?", types.pop("hadm_id", "")):
         raise FeatureStoreError(f"the covariates {name} have no integer column hadm_id - add it")
     if types.get("known_at", _TIMES[0]) not in _TIMES:
@@ -198,16 +205,21 @@ def _columns(store: Store, con: duckdb.DuckDBPyConnection, name: str, query: str
     return list(types)
 
 
+def _parameters(query: str) -> set[str]:
+    """Return the names of the parameters of a SELECT; raise ValueError if it is not one."""
+    (statement,) = duckdb.extract_statements(query)
+    return set(statement.named_parameters)
+
+
 def _run(
     store: Store, con: duckdb.DuckDBPyConnection, name: str, query: str, cutoff: str, select: str
 ) -> duckdb.DuckDBPyConnection:
     """Execute `SELECT {select}` where rows is the SELECT of some covariates, in the sandbox."""
     try:
-        (statement,) = duckdb.extract_statements(query)
-        parameters = set(statement.named_parameters)
+        parameters = _parameters(query)
+        if unknown := parameters - {"cutoff"}:
+            raise QueryError(f"an unknown parameter ${min(unknown)} - use $cutoff")
         check(store, con, query)
-        if parameters - {"cutoff"}:
-            raise QueryError(f"an unknown parameter ${min(parameters - {'cutoff'})} - use $cutoff")
         values = {"cutoff": cutoff} if parameters else None
         return con.execute(f"WITH rows AS (\n{query}\n) SELECT {select}", values)
     except ValueError:
@@ -229,7 +241,8 @@ def _design(
 ) -> npt.NDArray[np.float64]:
     """Return two columns per covariate of a SELECT (predicted admissions, 2 * covariates)."""
     columns = _columns(store, con, name, query)
-    known_at = "known_at" if "known_at" in columns else "NULL"
+    has_known_at = "known_at" in columns
+    known_at = "known_at" if has_known_at else "NULL"
     columns = [column for column in columns if column != "known_at"]
     select = f"CAST(hadm_id AS BIGINT) AS hadm_id, CAST({known_at} AS TIMESTAMP) AS known_at"
     for column in columns:
@@ -255,15 +268,33 @@ def _design(
             f"prediction at {cutoff} (the first: {hadm_id[is_used][late][0]}) - select what was "
             "known at prediction_times(cutoff := $cutoff)"
         )
+    _check_known_at(name, rows, is_used, has_known_at)
     design = np.tile([0.0, 1.0], (len(ids), len(columns)))
     for number, column in enumerate(columns):
         is_missing = rows[column].is_null().to_numpy()[is_used]
         value = rows[column].fill_null(0.0).to_numpy()[is_used]
-        if not np.isfinite(value).all():
+        if not (np.abs(value) <= _LARGEST).all():
             raise FeatureStoreError(
-                f"the covariate {column} of {name} has a value that is infinite or not a number - "
-                "give NULL where it is missing"
+                f"the covariate {column} of {name} has a value that is infinite or not a number, "
+                f"or beyond {_LARGEST:g} - give NULL where it is missing"
             )
         design[row_of, 2 * number] = value
         design[row_of, 2 * number + 1] = is_missing
     return design
+
+
+def _check_known_at(
+    name: str, rows: pa.Table, is_used: npt.NDArray[np.bool_], has_known_at: bool
+) -> None:
+    """Raise FeatureStoreError if a predicted admission has a covariate, but no known_at."""
+    if not has_known_at:
+        return
+    covariates = [c for c in rows.column_names if c not in _KEYS]
+    has_value = np.any([rows[column].is_valid().to_numpy() for column in covariates], axis=0)
+    unchecked = rows["known_at"].is_null().to_numpy() & has_value & is_used
+    if unchecked.any():
+        first = rows["hadm_id"].to_numpy()[unchecked][0]
+        raise FeatureStoreError(
+            f"the covariates {name} of {unchecked.sum():,} admissions have no known_at (the first: "
+            f"{first}) - give it, or NULL covariates; of what is always known, the prediction time"
+        )

@@ -74,6 +74,7 @@ class TrainingData:
     word_counts: Any | None  # sparse (admissions, hashed words); None without bag-of-words
     outcome: str  # what positives did
     covariates: tuple[str, ...] = ()
+    unlimited_covariates: tuple[str, ...] = ()  # neither with $cutoff nor with known_at
     design: Floats | None = None  # (admissions, 2 * covariates); None without covariates
 
     def vectors(self, aggregate: str) -> Vectors:

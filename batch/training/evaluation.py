@@ -14,6 +14,7 @@ from batch.training.bootstrap import (
     threshold_at_precision,
 )
 from batch.training.calibration import MIN_CHI_SQUARED, Floats, probability
+from batch.training.covariates_alone import auroc_alone
 from batch.training.data import UNLABELLED, Cohort, Mask, TrainingData
 from batch.training.metrics import auroc, calibration_slope
 from batch.training.model_selection import CalibratedFit, fit_subset, patients_calibrated_on
@@ -129,7 +130,8 @@ def _covariates(data: TrainingData, model: CalibratedFit) -> list[CovariateMetri
     """Return the covariates with their calibrated coefficients, on the training stays."""
     if data.design is None:
         return []
-    design = data.design[data.cohort.split == "train"]
+    is_train = data.cohort.split == "train"
+    design, y = data.design[is_train], data.cohort.y[is_train]
     means = observed_means(design)
     values = design[:, ::2] + design[:, 1::2] * means
     coef = model.calibration.slope * model.coef[len(model.coef) - design.shape[1] :]
@@ -141,6 +143,8 @@ def _covariates(data: TrainingData, model: CalibratedFit) -> list[CovariateMetri
             "missing": float(design[:, 2 * k + 1].mean()),
             "log_odds": float(coef[2 * k] * values[:, k].std()),
             "log_odds_if_missing": float(coef[2 * k + 1] - coef[2 * k] * means[k]),
+            "auroc": auroc_alone(y, design[:, 2 * k : 2 * k + 2]),
+            "is_limited": name not in data.unlimited_covariates,
         }
         for k, name in enumerate(data.covariates)
     ]
@@ -202,7 +206,16 @@ def _warnings(metrics: ScorerMetrics) -> list[str]:
         ),
         *_warn_of_bag_of_words(metrics["differences"].get("bag_of_words")),
         *_warn_of_calibration(metrics["calibration"]),
+        *_warn_of_useless_covariates(metrics["covariates"]),
     ]
+
+
+def _warn_of_useless_covariates(covariates: list[CovariateMetrics]) -> Iterator[str]:
+    for each in covariates:
+        if each["missing"] == 1:
+            yield f"the covariate {each['name']} is missing in all training stays and adds nothing"
+        elif each["standard_deviation"] == 0 and each["missing"] == 0:
+            yield f"the covariate {each['name']} is the same in all training stays and adds nothing"
 
 
 def _why_no_signal(data: TrainingData, model: CalibratedFit) -> str | None:

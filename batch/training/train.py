@@ -20,6 +20,7 @@ from batch.training.evaluation import evaluate
 from batch.training.model_selection import CalibratedFit, fit_candidates, fit_parts
 from batch.training.regression import observed_means
 from featurestore.cohort.flow import admission_flow
+from featurestore.cohort.leakage import covariate_findings
 from featurestore.cohort.tasks import check_known_after_prediction, find_task
 from featurestore.errors import FeatureStoreError
 from featurestore.store.integrity.checksums import COEF_HASH
@@ -73,10 +74,13 @@ def train(
             )
             if covariate_set:
                 data.covariates = covariate_set.columns
+                data.unlimited_covariates = covariate_set.unlimited
                 data.design = covariate_design(store, covariate_set, cutoff, data.hadm_id)
         candidates = fit_candidates(data, aggregate)
         baselines = fit_baselines(data) | fit_parts(candidates[0], data)
         metrics = evaluate(data, candidates, baselines)
+        findings = covariate_findings(question.name, cutoff, metrics)
+        metrics["warnings"] += [finding.message for finding in findings]
         metrics["warnings"] += admission_flow(store, question, cutoff)["warnings"]
         model = candidates[0]
         with store.transaction("train", started_at) as transaction:

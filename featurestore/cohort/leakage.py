@@ -22,6 +22,7 @@ from featurestore.store.task_select import SHIPPED
 # Above published results (arXiv 1904.05342): an AUROC of 0.67 early in the stay, 0.71 at discharge.
 PLAUSIBLE_AUROC = {"early": 0.75, "discharge": 0.80}  # of readmission
 PLAUSIBLE_AUROC_OF_TASKS = 0.95  # of another outcome
+PLAUSIBLE_AUROC_OF_COVARIATE = 0.90  # one number alone, of another outcome
 SEVERITIES = ("error", "warning", "note")
 # An error is a leak or a stale result, and a warning may be one. All others are notes, which belong
 # in every report of a result.
@@ -39,6 +40,8 @@ SEVERITY_OF = {
     "stays-over-at-prediction": "warning",
     "outcomes-known-at-different-times": "warning",
     "dropped-task": "warning",
+    "separating-covariate": "warning",
+    "unlimited-covariates": "warning",
     "implausible-auroc": "warning",
     "texts-in-several-splits": "warning",
     "pending-notes": "warning",
@@ -95,6 +98,7 @@ def audit(store: Store, scorer: str | None = None, task: str | None = None) -> l
             for finding in (
                 *_admission_findings(store, row),
                 *_auroc_findings(row["label_rule"], row["cutoff"], json.loads(row["metrics"])),
+                *covariate_findings(row["label_rule"], row["cutoff"], json.loads(row["metrics"])),
                 *_encoder_findings(store, row),
             )
         ]
@@ -158,6 +162,29 @@ def pretrained_on_source(manifest: dict[str, Any], schema: str) -> bool:
     names = f"{manifest.get('name')} {checkpoint.get('name')} {base}"
     on_mimic = re.search(_PRETRAINED_ON_MIMIC, names, re.IGNORECASE) is not None
     return on_mimic and Path(schema).name in ("mimic3", "mimic4")
+
+
+def covariate_findings(task: str, cutoff: str, metrics: ScorerMetrics) -> Iterator[Finding]:
+    """Yield the covariates of a scorer that may hold what was not known at the prediction."""
+    limit = min(_plausible_auroc(task, cutoff), PLAUSIBLE_AUROC_OF_COVARIATE)
+    for each in metrics.get("covariates", []):
+        if each["auroc"] is not None and each["auroc"][1] > limit:
+            yield _finding(
+                "separating-covariate",
+                None,
+                f"the covariate {each['name']} alone has an AUROC of "
+                f"{format_interval(each['auroc'])} on training stays, above {limit:.2f} - check "
+                "that it holds nothing that was known only after the prediction",
+            )
+    unlimited = [each["name"] for each in metrics.get("covariates", []) if not each["is_limited"]]
+    if unlimited:
+        yield _finding(
+            "unlimited-covariates",
+            len(unlimited),
+            f"{len(unlimited):,} covariates ({', '.join(unlimited)}) are of a SELECT without "
+            "$cutoff and known_at, so nothing limits them to what was known at the prediction - "
+            "use prediction_times(cutoff := $cutoff), or give known_at",
+        )
 
 
 def _finding(code: str, count: int | None, message: str) -> Finding:

@@ -108,6 +108,8 @@ class CovariateMetrics(TypedDict):
     missing: float  # fraction of the stays
     log_odds: float  # calibrated, per standard deviation
     log_odds_if_missing: float  # compared with the mean
+    auroc: Interval  # of the covariate alone, or of whether it is missing, whichever is higher
+    is_limited: bool  # its SELECT uses the prediction time ($cutoff), or gives known_at
 
 
 class ScorerMetrics(TypedDict):

@@ -15,11 +15,13 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from batch.training.aggregates import Vectors
+from batch.training.covariates_alone import auroc_alone
 from batch.training.data import Cohort
 from batch.training.model_selection import fit_calibrated
 from featurestore import (
     Store,
     add_task,
+    audit,
     create_store,
     embed_pending,
     explain,
@@ -457,6 +459,22 @@ def test_covariates_are_kept_at_the_cutoff_of_their_scorer(store, tmp_path, cuto
             r"the covariates own of \d+ admissions were known only after the prediction at 72h",
             id="known too late",
         ),
+        pytest.param(
+            "SELECT hadm_id, age, CASE WHEN hadm_id > 7 THEN prediction_time END AS known_at "
+            "FROM prediction_times(cutoff := $cutoff) INNER JOIN admissions USING (hadm_id)",
+            r"the covariates own of 7 admissions have no known_at \(the first: 1\)",
+            id="known at no time",
+        ),
+        pytest.param(
+            "SELECT hadm_id, hadm_id * 1e300 AS x FROM admissions",
+            r"the covariate x of own has a value that is infinite .*, or beyond 1e\+100",
+            id="a value whose square is infinite",
+        ),
+        pytest.param(
+            "SELECT hadm_id, age + $1 AS x FROM admissions",
+            r"unknown parameter \$1 - use \$cutoff",
+            id="a parameter without a name",
+        ),
     ],
 )
 def test_covariates_that_are_not_valid_are_an_error_and_nothing_is_stored(
@@ -487,3 +505,78 @@ def test_unknown_and_clashing_covariates_are_errors(template, tmp_path):
         covariates=["demographics"],
         aggregate="clinicalbert",
     )
+
+
+# --- covariates that know too much
+
+
+def covariate_warnings(store, file, select):
+    """Train with a SELECT; return the codes that audit has of it, and the warnings of train."""
+    file.write_text(select)
+    result = train(store, "leak", baseline=False, aggregate="mean", covariates=[file])
+    messages = {f.code: f.message for f in audit(store, "leak") if "covariate" in f.code}
+    assert set(messages.values()) <= set(result["warnings"])
+    return messages, result
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        pytest.param("label AS x", id="the label"),
+        pytest.param("CASE WHEN label THEN 1 END AS x", id="missing by the label"),
+        pytest.param("5 - 2 * label::INTEGER + (hadm_id % 7) / 10 AS x", id="a lower number"),
+    ],
+)
+def test_a_covariate_that_is_the_outcome_is_found(store, tmp_path, leak):
+    select = f"SELECT hadm_id, {leak} FROM readmission_labels()"
+    messages, _ = covariate_warnings(store, tmp_path / "own.sql", select)
+    assert "the covariate x alone has an AUROC of 1.000" in messages["separating-covariate"]
+    assert "1 covariates (x) are of a SELECT without $cutoff" in messages["unlimited-covariates"]
+
+
+def test_honest_covariates_are_no_finding(store, tmp_path):
+    """Neither those of the program, nor a SELECT in capitals that says when it was known."""
+    file = tmp_path / "own.sql"
+    select = (
+        "SELECT HADM_ID AS HADM_ID, AGE AS YEARS, ADMITTIME AS KNOWN_AT, "
+        "NULL AS nothing, 7 AS seven FROM ADMISSIONS"
+    )
+    messages, result = covariate_warnings(store, file, select)
+    assert messages == {}
+    assert [each["name"] for each in result["covariates"]] == ["YEARS", "nothing", "seven"]
+    assert (
+        "the covariate nothing is missing in all training stays and adds nothing"
+        in (result["warnings"])
+    )
+    assert (
+        "the covariate seven is the same in all training stays and adds nothing"
+        in (result["warnings"])
+    )
+    assert not [f for f in audit(store, "mean") if "covariate" in f.code]
+
+
+def test_the_auroc_of_a_covariate_alone_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    y, x = rng.random(500) < 0.3, rng.integers(0, 20, 500).astype(float)
+    x -= 3 * y
+    design = np.column_stack([x, np.zeros(500)])
+    estimate, low, high = auroc_alone(y, design)
+    assert estimate == pytest.approx(1 - roc_auc_score(y, x))
+    # By hand, of 60 and 60 stays and an area of 0.85: Q1 = 0.7391, Q2 = 0.7811, error 0.0356.
+    normal = np.concatenate([np.zeros(51), np.full(9, 2.0)])
+    area, low, high = auroc_alone(
+        np.repeat([True, False], 60),
+        np.column_stack([np.concatenate([np.ones(60), normal]), np.zeros(120)]),
+    )
+    assert area == pytest.approx(0.85)
+    assert (high - low) / 2 / 1.96 == pytest.approx(0.0356, abs=5e-4)
+    assert auroc_alone(np.zeros(3, bool), np.zeros((3, 2))) is None
+
+
+def test_noise_is_no_finding():
+    """Of 400 covariates without a signal, none is above the limit of readmission."""
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        y = rng.random(40) < 0.2
+        if interval := auroc_alone(y, np.column_stack([rng.standard_normal(40), np.zeros(40)])):
+            assert interval[1] < 0.75
