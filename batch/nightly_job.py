@@ -10,14 +10,29 @@ import pyarrow.compute as pc
 
 from batch.embedding.commit import commit_staged, is_out_of_date
 from batch.embedding.covariates import refresh_covariates
-from batch.embedding.drift import check_drift
+from batch.embedding.drift import NightlyStats, check_drift
 from batch.embedding.encoder import Encoder
 from batch.embedding.staging import Progress, stage
+from batch.scoring.monitoring import (
+    accepted_checks,
+    check_scorer,
+    has_reference,
+    monitored_coefs,
+    record_notes,
+)
 from batch.scoring.score import add_scores, scores_due
 from batch.scoring.scorer_registry import check_cutoff_kept, find_scorer, why_no_signal
 from featurestore.errors import ModelError, UnusualNightError
 from featurestore.source.sync import apply_diff, diff_source
 from featurestore.store.store import Store
+from featurestore.store.transaction import Transaction
+
+NOTHING_FOUND: dict[str, Any] = {
+    "unusual": [],
+    "warnings": [],
+    "accepted": [],
+    "monitoring": {"log_odds": None, "scores": None},
+}
 
 
 def nightly(
@@ -42,6 +57,7 @@ def nightly(
     started_at, stopwatch = datetime.now(), _Stopwatch()
     with store.lock("nightly"):
         scorer_id = _check_scorer(store, scorer, encoder)
+        no_signal = why_no_signal(store, scorer_id)
         diff = diff_source(store, force, since)
         stopwatch.lap("sync")
         staged = stage(store, encoder, progress=progress, diff=diff)
@@ -52,21 +68,13 @@ def nightly(
         if diff or staged or is_out_of_date(store) or scores_due(store, scorer_id):
             with store.transaction("nightly", started_at) as transaction:
                 apply_diff(transaction, diff)
-                stats = commit_staged(transaction, encoder, staged)
+                coefs = monitored_coefs(transaction.con, scorer_id)
+                stats = commit_staged(transaction, encoder, staged, coefs)
                 refresh_covariates(store, transaction.con)
-                hours = _hours_since_last_night(transaction.con, started_at)
-                findings = check_drift(
-                    transaction.con, stats, counts["seen"], counts["excluded"], hours
-                )
-                if findings and not force:
-                    raise UnusualNightError(
-                        f"the drift check failed: {'; '.join(findings)}; nothing was changed - "
-                        "check the source, then run nightly --force if this is expected"
-                    )
-                stats.record(transaction.con, transaction.run_id)
                 counts |= staged.counts
                 counts["scored"] = add_scores(transaction, scorer_id, only_due=True)
-                counts["unusual"] = findings
+                hours = _hours_since_last_night(transaction.con, started_at)
+                counts |= _monitor(transaction, scorer_id, stats, counts, hours, no_signal, force)
                 stopwatch.lap("apply")
                 transaction.counts.update(counts, seconds=dict(stopwatch.seconds))
                 transaction.counts.update(staged.memory)
@@ -74,11 +82,45 @@ def nightly(
             stopwatch.lap("commit")
         else:
             (ready,) = store.one("SELECT count(*) FROM notes WHERE status = 'ready'")
-            counts |= staged.counts | {"scored": 0, "unusual": []}
+            counts |= staged.counts | {"scored": 0, **NOTHING_FOUND}
             counts["unchanged"] = ready - counts["waiting"]
         staged.shards.clear()
-    no_signal = why_no_signal(store, scorer_id)
     return {"run_id": run_id, **counts, "no_signal": no_signal, "seconds": stopwatch.seconds}
+
+
+def _monitor(
+    transaction: Transaction,
+    scorer_id: str,
+    stats: NightlyStats,
+    counts: dict[str, Any],
+    hours: float,
+    no_signal: str | None,
+    force: bool,
+) -> dict[str, Any]:
+    """Record and check the notes and scores of a night; return what to add to its counts.
+
+    Raises UnusualNightError for a finding that stops the night, unless forced or accepted before.
+    """
+    con = transaction.con
+    record_notes(con, transaction.run_id, stats.log_odds())
+    vectors_stop = not (no_signal or has_reference(con, scorer_id))
+    findings, numbers = check_scorer(con, scorer_id, no_signal)
+    seen, excluded = counts["seen"], counts["excluded"]
+    findings += check_drift(con, stats, seen, excluded, hours, vectors_stop)
+    accepted = accepted_checks(con, scorer_id)
+    stops = [each for each in findings if each.stops and each.check not in accepted]
+    if stops and not force:
+        raise UnusualNightError(
+            f"the drift check failed: {'; '.join(each.text for each in stops)}; nothing was "
+            "changed - check the source, then run nightly --force if this is expected"
+        )
+    stats.record(con, transaction.run_id)
+    return {
+        "unusual": [each.text for each in stops],
+        "warnings": [each.text for each in findings if each not in stops],
+        "accepted": sorted({each.check for each in stops if each.lasts}),
+        "monitoring": numbers,
+    }
 
 
 def _check_scorer(store: Store, scorer: str, encoder: Encoder) -> str:

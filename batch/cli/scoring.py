@@ -137,6 +137,9 @@ def outcomes_table(result: dict[str, Any]) -> str:
             *lines,
             f"calibration slope {interval(result['calibration_slope'])}, "
             f"intercept {interval(result['calibration_intercept'])}",
+            f"observed / expected {interval(result['observed_expected'], 2)}"
+            f"{_unusual_months(result)}",
+            *_cusum_lines(result["cusum"]),
             f"an alert is a probability of {result['alert_above']:.3f} or more; outcomes: alerts "
             f"that {result['outcome']}/did not/{died}/other",
             f"waiting: the horizon of {result['waiting']:,} is not over, and "
@@ -146,6 +149,31 @@ def outcomes_table(result: dict[str, Any]) -> str:
             "selected on their patients in that time",
         ]
     )
+
+
+def _unusual_months(result: dict[str, Any]) -> str:
+    """Return the periods whose observed outcomes differ from the expected ones beyond chance."""
+    ratios = {each["period"]: each["observed_expected"] for each in result["periods"]}
+    unusual = [
+        f"{period} {interval(ratio, 2)}"
+        for period, ratio in ratios.items()
+        if ratio and len(ratios) > 1 and not ratio[1] <= 1 <= ratio[2]
+    ]
+    return f"; not 1 in {', '.join(unusual[-6:])}" if unusual else ""
+
+
+def _cusum_lines(cusum: dict[str, Any] | None) -> list[str]:
+    """Return where each CUSUM chart stands, a line each."""
+    lines = []
+    for name, odds in (("higher", "twice"), ("lower", "half")):
+        if cusum:
+            chart = cusum[name]
+            signal = f"above since {chart['signal']}" if chart["signal"] else "no signal"
+            lines.append(
+                f"CUSUM for {odds} the odds: {chart['value']:.1f} after {cusum['stays']:,} judged "
+                f"stays, limit {chart['limit']:.1f}: {signal}"
+            )
+    return lines
 
 
 @click.command("similar", context_settings=NEGATIVE_NUMBERS)

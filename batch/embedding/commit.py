@@ -1,8 +1,11 @@
 """Bring staged windows, and whatever follows from a sync, into the next version of the store."""
 
 import json
+from collections.abc import Mapping
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 
 from batch.embedding.admission_means import means_are_stale, refresh_means
 from batch.embedding.covariates import covariates_are_stale
@@ -17,9 +20,18 @@ from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
 from featurestore.store.vectors import arrow_to_vectors
 
+Floats = npt.NDArray[np.float64]
 
-def commit_staged(transaction: Transaction, encoder: Encoder, staged: Staged) -> NightlyStats:
+
+def commit_staged(
+    transaction: Transaction,
+    encoder: Encoder,
+    staged: Staged,
+    coefs: Mapping[str, Floats] | None = None,
+) -> NightlyStats:
     """Store the staged windows, update vectors and means to the note index; return statistics.
+
+    `coefs` are the coefficients of scorers whose log odds of the notes are among the statistics.
 
     Raises FeatureStoreError unless every note of the index is accounted for.
     """
@@ -27,7 +39,7 @@ def commit_staged(transaction: Transaction, encoder: Encoder, staged: Staged) ->
     register_encoder(con, encoder)
     _exclude_notes_without_tokens(con, staged.without_tokens)
     drop_stale_vectors(con)
-    stats = _insert_shards(con, encoder, staged.shards)
+    stats = _insert_shards(con, encoder, staged.shards, coefs)
     staged.counts["windows"] = stats.windows
     check_all_notes_accounted(con, encoder, staged.counts)
     refresh_means(con)
@@ -105,12 +117,15 @@ def _exclude_notes_without_tokens(con: duckdb.DuckDBPyConnection, note_ids: list
 
 
 def _insert_shards(
-    con: duckdb.DuckDBPyConnection, encoder: Encoder, shards: Shards
+    con: duckdb.DuckDBPyConnection,
+    encoder: Encoder,
+    shards: Shards,
+    coefs: Mapping[str, Floats] | None,
 ) -> NightlyStats:
     """Insert the windows of notes that are not embedded yet."""
     con.execute("PRAGMA force_compression = 'uncompressed'")  # floats gain nothing, and cost time
     con.execute(read_sql("embedding/unembedded_notes"), {"encoder_id": encoder.id})
-    stats = NightlyStats(encoder.id, encoder.manifest["dim"])
+    stats = NightlyStats(encoder.id, encoder.manifest["dim"], coefs)
     for shard in shards.tables():
         failpoints.hit("insert")
         con.register("shard", shard)
@@ -122,5 +137,7 @@ def _insert_shards(
             con.register("rows", rows)
             con.execute("INSERT INTO embeddings SELECT * EXCLUDE (category) FROM rows")
             con.unregister("rows")
-            stats.add(rows["category"], rows["window_no"], arrow_to_vectors(rows["embedding"]))
+            X = arrow_to_vectors(rows["embedding"])
+            stats.add(rows["category"], rows["window_no"], X)
+            stats.add_log_odds(rows["note_id"], X)
     return stats

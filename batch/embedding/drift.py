@@ -1,5 +1,6 @@
-"""The drift check: compare the notes and vectors of a night with those of the last 30 nights."""
+"""Compare the number, exclusions and vectors of a night's notes with those of 30 nights before."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,24 @@ import pyarrow.compute as pc
 from featurestore.store.vectors import arrow_to_vectors, vectors_to_arrow
 
 NIGHTS = 30  # of the reference
-_MIN_NIGHTS = 5  # below it, nothing is checked
+MIN_NIGHTS = 5  # below it, nothing is checked
 _MIN_NOTES = 20  # below it, neither the fraction of excluded notes nor the vectors are checked
 
 _VOLUME = 5.0  # maximum ratio of the number of notes to the median, or of the median to it
-_EXCLUDED = 0.10  # maximum difference in the fraction of excluded notes, if it also exceeds
+_SHARE = 0.10  # maximum difference of shares of the notes, if it also exceeds
 _SIGMAS = 4.0  # standard errors
-SHIFT = 0.5  # maximum distance of a category's mean from the reference, in units of its spread
+_SHIFT = 0.5  # maximum distance of a category's mean from the reference, in units of its spread
 _SPREAD = 2.0  # maximum ratio of a category's spread to the reference, or of the reference to it
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How a night differs from quiet ones."""
+
+    check: str  # the same on each night
+    text: str
+    stops: bool  # wrong scores may be sent out; else it is a warning
+    lasts: bool = False  # until the scorer is trained again, so --force accepts it for 30 nights
 
 
 @dataclass
@@ -33,11 +44,21 @@ class VectorStats:
 
 
 class NightlyStats:
-    """Mean and spread of a night's vectors by note category, accumulated in batches."""
+    """Mean and spread of a night's vectors by note category, accumulated in batches.
 
-    def __init__(self, encoder_id: str, dim: int) -> None:
+    `coefs` are the coefficients of scorers; `log_odds` has the notes by each of them.
+    """
+
+    def __init__(
+        self,
+        encoder_id: str,
+        dim: int,
+        coefs: Mapping[str, npt.NDArray[np.float64]] | None = None,
+    ) -> None:
         self.encoder_id = encoder_id
         self.windows = 0
+        self._coefs = coefs or {}
+        self._log_odds: dict[str, list[pa.Table]] = {scorer_id: [] for scorer_id in self._coefs}
         self._totals: dict[str, list[Any]] = {}  # notes, windows, sum and sum of squares
         self._dim = dim
 
@@ -63,6 +84,21 @@ class NightlyStats:
             totals[2] += sums[no]
             totals[3] += float(squares[no])
 
+    def add_log_odds(self, note_id: pa.ChunkedArray, X: npt.NDArray[np.float32]) -> None:
+        """Add the mean log odds of the windows of each note; X is (windows, dim)."""
+        for scorer_id, coef in self._coefs.items():
+            windows = pa.table({"note_id": note_id, "log_odds": X @ coef})
+            notes = windows.group_by("note_id").aggregate([("log_odds", "mean")])
+            self._log_odds[scorer_id].append(notes.rename_columns(["note_id", "log_odds"]))
+
+    def log_odds(self) -> dict[str, pa.Table]:
+        """Return the log odds of each note (note_id, log_odds) by each scorer."""
+        return {
+            scorer_id: pa.concat_tables(tables)
+            for scorer_id, tables in self._log_odds.items()
+            if tables
+        }
+
     def by_category(self) -> dict[str, VectorStats]:
         """Return the statistics of each note category; that of notes without one is ''."""
         stats = {}
@@ -86,50 +122,68 @@ class NightlyStats:
 
 
 def check_drift(
-    con: duckdb.DuckDBPyConnection, stats: NightlyStats, seen: int, excluded: int, hours: float
-) -> list[str]:
-    """Return how a night differs from the last ones, a sentence each; empty if it does not.
+    con: duckdb.DuckDBPyConnection,
+    stats: NightlyStats,
+    seen: int,
+    excluded: int,
+    hours: float,
+    vectors_stop: bool,
+) -> list[Finding]:
+    """Return how a night differs from the last ones; empty if it does not.
 
     `seen` is the number of notes that are new or changed, `excluded` how many of them are excluded,
-    `hours` the time since the last night. Nothing is checked before five nights are recorded.
+    `hours` the time since the last night. `vectors_stop` is whether another mean of the vectors
+    stops a night. Nothing is checked before five nights are recorded.
     """
     nights = con.execute(
         "SELECT CAST(counts ->> '$.seen' AS INTEGER), CAST(counts ->> '$.excluded' AS INTEGER) "
         "FROM runs WHERE command = 'nightly' ORDER BY run_id DESC LIMIT $1",
         [NIGHTS],
     ).fetchall()
-    if len(nights) < _MIN_NIGHTS:
+    if len(nights) < MIN_NIGHTS:
         return []
     seen_before, excluded_before = zip(*nights, strict=True)
     return [
         *_volume_drift(seen, seen_before, hours),
         *_exclusion_drift(seen, excluded, sum(seen_before), sum(excluded_before)),
-        *_vector_drift(con, stats),
+        *_vector_drift(con, stats, vectors_stop),
     ]
 
 
-def _volume_drift(seen: int, seen_before: tuple[int, ...], hours: float) -> list[str]:
+def _volume_drift(seen: int, seen_before: tuple[int, ...], hours: float) -> list[Finding]:
     usual = float(np.median(seen_before))
     if seen > usual * _VOLUME and seen - usual > _MIN_NOTES:
-        return [f"{seen:,} notes are new or changed, usually {usual:,.0f}"]
+        text = f"{seen:,} notes are new or changed, usually {usual:,.0f}"
+        return [Finding("more notes", text, stops=False)]
     # A second run within a day finds few notes, as expected.
     if seen < usual / _VOLUME and usual - seen > _MIN_NOTES and hours > 20:
-        return [f"only {seen:,} notes are new or changed, usually {usual:,.0f}"]
+        text = f"only {seen:,} notes are new or changed, usually {usual:,.0f}"
+        return [Finding("fewer notes", text, stops=True)]
     return []
 
 
-def _exclusion_drift(seen: int, excluded: int, seen_before: int, excluded_before: int) -> list[str]:
+def _exclusion_drift(
+    seen: int, excluded: int, seen_before: int, excluded_before: int
+) -> list[Finding]:
     if min(seen, seen_before) < _MIN_NOTES:
         return []
     fraction, usual = excluded / seen, excluded_before / seen_before
-    pooled = (excluded + excluded_before) / (seen + seen_before)
-    error = np.sqrt(pooled * (1 - pooled) * (1 / seen + 1 / seen_before))
-    if abs(fraction - usual) > max(_EXCLUDED, _SIGMAS * error):
-        return [f"{fraction:.0%} of the new or changed notes are excluded, usually {usual:.0%}"]
-    return []
+    if not shares_differ(fraction, usual, seen, seen_before):
+        return []
+    text = f"{fraction:.0%} of the new or changed notes are excluded, usually {usual:.0%}"
+    return [Finding("excluded notes", text, stops=fraction > usual)]
 
 
-def _vector_drift(con: duckdb.DuckDBPyConnection, stats: NightlyStats) -> list[str]:
+def shares_differ(share: float, usual: float, n: float, n_before: float) -> bool:
+    """Return whether two shares differ by over 10 percentage points and 4 standard errors."""
+    pooled = (share * n + usual * n_before) / (n + n_before)
+    error = np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / n_before))
+    return bool(abs(share - usual) > max(_SHARE, _SIGMAS * error))
+
+
+def _vector_drift(
+    con: duckdb.DuckDBPyConnection, stats: NightlyStats, stops: bool
+) -> list[Finding]:
     """Return the categories whose mean or spread differs from that of the last nights."""
     findings = []
     for category, tonight in stats.by_category().items():
@@ -139,7 +193,7 @@ def _vector_drift(con: duckdb.DuckDBPyConnection, stats: NightlyStats) -> list[s
             [stats.encoder_id, category, NIGHTS],
         ).to_arrow_table()
         notes = int(nights["n_notes"].to_numpy().sum())
-        if len(nights) < _MIN_NIGHTS or min(tonight.notes, notes) < _MIN_NOTES:
+        if len(nights) < MIN_NIGHTS or min(tonight.notes, notes) < _MIN_NOTES:
             continue
         weight = nights["n_windows"].to_numpy() / nights["n_windows"].to_numpy().sum()
         means = arrow_to_vectors(nights["embedding"]).astype(np.float64)  # (nights, dim)
@@ -152,9 +206,11 @@ def _vector_drift(con: duckdb.DuckDBPyConnection, stats: NightlyStats) -> list[s
         # Windows of one note are alike, so the standard error counts notes.
         chance = _SIGMAS * np.sqrt(1 / tonight.notes + 1 / notes)
         name = category or "notes without a category"
-        if shift > max(SHIFT, chance):
-            findings.append(f"the mean vector of {name} moved by {shift:.2f} of the usual spread")
+        if shift > max(_SHIFT, chance):
+            text = f"the mean vector of {name} moved by {shift:.2f} of the usual spread"
+            findings.append(Finding(f"vectors of {name}", text, stops))
         ratio = tonight.spread / max(spread, 1e-12)
         if not 1 / _SPREAD <= ratio <= _SPREAD:
-            findings.append(f"the vectors of {name} have {ratio:.2f} times the usual spread")
+            text = f"the vectors of {name} have {ratio:.2f} times the usual spread"
+            findings.append(Finding(f"spread of {name}", text, stops))
     return findings

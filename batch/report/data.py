@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from batch.report.monitoring import Monitoring, read_monitoring
 from batch.scoring.scorer_registry import check_cutoff_kept, find_scorer
 from featurestore.cohort.caveats import caveats
 from featurestore.cohort.flow import admission_flow
@@ -41,7 +42,7 @@ class ReportData:
     patients: dict[str, dict[str, Any]]  # of each split
     embeddings: npt.NDArray[np.float32]  # (stays in the map, dim)
     positive: npt.NDArray[np.bool_]  # (stays in the map,)
-    nightly_stats: dict[str, list[dict[str, Any]]]  # of each category of notes
+    monitoring: Monitoring
     caveats: list[str]  # of the source and of the label rule
     contamination: bool  # the encoder was pretrained on the notes of this source
 
@@ -74,7 +75,7 @@ def report_data(store: Store, scorer: str) -> ReportData:
         patients={split["split"]: split for split in patients},
         embeddings=embeddings,
         positive=positive,
-        nightly_stats=_nightly_stats(store, row["encoder_id"]),
+        monitoring=read_monitoring(store, row["scorer_id"]),
         caveats=[*caveats(store, row["label_rule"]).values()],
         contamination=pretrained_on_source(encoder, schema),
     )
@@ -122,27 +123,3 @@ def _embeddings(
     if not len(positive):
         return np.zeros((0, 1), np.float32), positive
     return arrow_to_vectors(table["embedding"]), positive
-
-
-def _nightly_stats(store: Store, encoder_id: str) -> dict[str, list[dict[str, Any]]]:
-    """Return each category's nights, with the distance of their mean from that of all nights.
-
-    The unit is the root mean squared distance of the windows of all nights from their mean.
-    Categories with a single night are left out.
-    """
-    table = store.sql(read_sql("report/nightly_stats"), encoder=encoder_id).to_arrow_table()
-    by_category: dict[str, list[dict[str, Any]]] = {}
-    for night in table.drop_columns(["embedding"]).to_pylist():
-        by_category.setdefault(night.pop("category_name"), []).append(night)
-    first = 0
-    for nights in by_category.values():
-        means = arrow_to_vectors(table["embedding"].slice(first, len(nights))).astype(np.float64)
-        weight = np.array([night["n_windows"] for night in nights], np.float64)
-        centre = weight @ means / weight.sum()
-        squared = ((means - centre) ** 2).sum(axis=1)
-        variance = weight @ (np.array([night["spread"] for night in nights]) ** 2 + squared)
-        unit = max(float(np.sqrt(variance / weight.sum())), 1e-12)
-        for night, distance in zip(nights, np.sqrt(squared) / unit, strict=True):
-            night["distance"] = float(distance)
-        first += len(nights)
-    return {name: nights for name, nights in by_category.items() if len(nights) > 1}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.embedding.drift import SHIFT
+from batch.report.colours import ACCENT, COLOURS, INK, MUTED, PAPER, RULE, SECOND
 from batch.report.data import Floats, ReportData
+from batch.report.monitoring import draw_drift, draw_night_scores, draw_outcomes
 from featurestore.store.scorer_metrics import (
     DEFAULT_OUTCOME,
     Interval,
@@ -33,16 +34,9 @@ NAMES = {
     "prevalence": "Prevalence",
 }
 
-_CATEGORIES = 8  # of notes, in the drift figure
 _WIDTH, _HEIGHT = 360, 300  # in points; as many pixels fit the screen of a phone
 _THRESHOLDS = np.linspace(0.01, 0.6, 119)
 
-# Placeholders of colours that the page's style sheet sets, for light, dark and print.
-_COLOURS = {
-    f"#10000{n}": f"var(--{name})"
-    for n, name in enumerate(("ink", "muted", "rule", "accent", "second", "paper"))
-}
-INK, MUTED, RULE, ACCENT, SECOND, PAPER = _COLOURS
 _LINES: dict[str, dict[str, Any]] = {
     "scorer": {"color": ACCENT, "linewidth": 2.2, "zorder": 4},
     "bag_of_words": {"color": SECOND, "linewidth": 1.5},
@@ -101,7 +95,7 @@ def _inline(svg: str) -> dict[str, str]:
     used = set(re.findall(r"#([\w-]+)", body))
     body = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", body)
     body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), body)
-    for colour, variable in _COLOURS.items():
+    for colour, variable in COLOURS.items():
         body = body.replace(colour, variable)
     return {"view": opening[1], "body": re.sub(r" +", " ", body)}
 
@@ -299,31 +293,15 @@ def _map(figure: "Figure", data: ReportData) -> None:
 
 
 def _drift(figure: "Figure", data: ReportData) -> None:
-    def n_notes(category: tuple[str, list[dict[str, Any]]]) -> int:
-        return sum(night["n_notes"] for night in category[1])
+    draw_drift(figure, data.monitoring)
 
-    categories = sorted(data.nightly_stats.items(), key=n_notes, reverse=True)[:_CATEGORIES]
-    figure.set_size_inches(_WIDTH / 72, (58 + 44 * len(categories)) / 72)
-    grid = figure.subplots(
-        len(categories), 2, sharex=True, sharey="col", squeeze=False, width_ratios=[3, 2]
-    )
-    all_nights = [night for _, nights in categories for night in nights]
-    runs = sorted({night["run_id"] for night in all_nights})
-    for (distance, count), (name, nights) in zip(grid, categories, strict=True):
-        x = [runs.index(night["run_id"]) for night in nights]
-        distance.axhline(SHIFT, color=SECOND, linewidth=1, linestyle=(0, (3, 2)))
-        distance.plot(x, [night["distance"] for night in nights], color=ACCENT, linewidth=1.5)
-        count.bar(x, [night["n_notes"] for night in nights], color=SECOND, width=0.8)
-        distance.set_ylabel(_truncate(name, 17), rotation=0, ha="right", va="center", color=INK)
-        count.yaxis.tick_right()
-        count.spines["left"].set_visible(False)
-    largest = max(SHIFT, *(night["distance"] for night in all_nights))
-    grid[0][0].set(ylim=(0, 1.1 * largest), yticks=[SHIFT], xticks=[])
-    grid[0][1].set_yticks([max(night["n_notes"] for night in all_nights)])
-    for axes, title in zip(grid[0], ("distance in SD", "notes"), strict=True):
-        axes.set_title(title, loc="left", size=10, color=MUTED)
-    dates = sorted(str(night["night"]) for night in all_nights)
-    figure.supxlabel(f"nights from {dates[0]} to {dates[-1]}", size=10, color=MUTED)
+
+def _night_scores(figure: "Figure", data: ReportData) -> None:
+    draw_night_scores(figure, data.monitoring)
+
+
+def _outcomes(figure: "Figure", data: ReportData) -> None:
+    draw_outcomes(figure, data.monitoring)
 
 
 def _flow(figure: "Figure", data: ReportData) -> None:
@@ -440,6 +418,8 @@ FIGURES: dict[str, Callable[["Figure", ReportData], None]] = {
     "learning": _learning,
     "map": _map,
     "drift": _drift,
+    "night-scores": _night_scores,
+    "outcomes": _outcomes,
 }
 # Figures that need test stays of both outcomes.
 OUTCOME_FIGURES = ("roc", "pr", "calibration", "decision", "scores", "alerts", "subgroups")

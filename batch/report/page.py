@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TypedDict
 
-from batch.embedding.drift import SHIFT
 from batch.report.data import MAP_SIZE, ReportData, report_data
 from batch.report.figures import FIGURES, NAMES, OUTCOME_FIGURES, SPLITS, draw
+from batch.scoring.monitoring import SHIFTS
 from batch.training.bootstrap import MIN_OUTCOMES, enough_outcomes
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
@@ -65,9 +65,7 @@ def missing_figures(data: ReportData) -> dict[str, str]:
         missing["learning"] = "There is no test AUROC to plot."
     if len(data.positive) < 3:
         missing["map"] = f"The store holds no vectors of {data.scorer['encoder_id']}."
-    if not data.nightly_stats:
-        missing["drift"] = "Drift needs at least two nights with notes of the same category."
-    return missing
+    return missing | data.monitoring.missing
 
 
 def render(data: ReportData, figures: dict[str, dict[str, str]], missing: dict[str, str]) -> str:
@@ -94,6 +92,7 @@ def render(data: ReportData, figures: dict[str, dict[str, str]], missing: dict[s
         figures=figures,
         missing=missing,
         negated=negate(data.outcome),
-        drift_limit=SHIFT,
+        shift_limit=SHIFTS[1],
+        forced_nights=sum(night["is_forced"] for night in data.monitoring.nights),
         map_size=MAP_SIZE,
     )

@@ -3,16 +3,17 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from batch.scoring.scorer_registry import find_scorer, why_no_signal
+from batch.scoring.outcome_charts import cusum_summary, observed_expected
+from batch.scoring.scorer_registry import default_threshold, find_scorer, why_no_signal
 from batch.training.bootstrap import MIN_ALERTS, PatientBootstrap, alert_outcomes
+from batch.training.calibration import Floats
 from batch.training.metrics import auroc, calibration_intercept, calibration_slope
-from featurestore.cohort.tasks import find_task, scorer_task
+from featurestore.cohort.tasks import Task, find_task, scorer_task
 from featurestore.errors import NotEnoughDataError
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
-
-ALERTED = 0.10  # fraction of predicted test stays above the default threshold of an alert
 
 
 def outcomes(
@@ -29,11 +30,13 @@ def outcomes(
     and `periods`, the same by month of the prediction. A research extract is one period, because
     its dates are shifted by patient. Of the `scored` admissions some are `waiting`, as their
     horizon is not over (`positive_so_far` of them), some are `judged` by their label (`positive`;
-    `expected` is the sum of their probabilities), and some are `not_judged`, as they have none.
+    `expected` is the sum of their probabilities, `observed_expected` the ratio with its exact
+    Poisson interval), and some are `not_judged`, as they have none.
     `alert_outcomes` splits the alerts that are not waiting; `ppv` is the fraction of them that
-    are positive, None below 20. `outcome` is what positives did. `no_signal` says why all
-    probabilities are the prevalence; then nobody is alerted by default. Raises NotEnoughDataError
-    if nothing was scored.
+    are positive, None below 20. `outcome` is what positives did. `cusum` says where the
+    risk-adjusted charts of the judged admissions stand (`cusum_summary`; None of an extract).
+    `no_signal` says why all probabilities are the prevalence; then nobody is alerted by default.
+    Raises NotEnoughDataError if nothing was scored.
     """
     scorer_id = find_scorer(store, scorer)
     question = find_task(store, task) if task else scorer_task(store, scorer_id)
@@ -63,7 +66,7 @@ def outcomes(
     elif no_signal:  # all are equal, so nobody is at a higher risk than others
         threshold = 1.0
     else:
-        threshold = _default_threshold(store, scorer_id)
+        threshold = default_threshold(store.connect(), scorer_id)
     bootstrap = PatientBootstrap(y[judged], np.array(rows["subject_id"])[judged])
     # Probabilities that are equal in SQL and in Python may differ in the last bit.
     alerted = (p >= threshold * (1 - 1e-12)) & scored
@@ -78,6 +81,7 @@ def outcomes(
             "not_judged": int((members & mature & ~judged).sum()),
             "positive": int(y[with_label].sum()),
             "expected": float(p[with_label].sum()),
+            "observed_expected": observed_expected(y[with_label], p[with_label]),
             "alerts": int((members & alerted).sum()),
             "alert_outcomes": alert_outcomes(y[mature_alerts], reason[mature_alerts]),
             "ppv": float(y[mature_alerts].mean()) if mature_alerts.sum() >= MIN_ALERTS else None,
@@ -100,6 +104,7 @@ def outcomes(
         **counts(np.ones(len(p), bool)),
         "calibration_slope": calibration(calibration_slope),
         "calibration_intercept": calibration(calibration_intercept),
+        "cusum": cusum_summary(*judged_in_order(store, scorer_id, question)),
         "periods": [
             {"period": name, **counts(period == name)}
             for name in sorted(set(period[scored].tolist()))
@@ -107,16 +112,20 @@ def outcomes(
     }
 
 
-def _default_threshold(store: Store, scorer_id: str) -> float:
-    """Return what the riskiest 10% of predicted test stays reach; of training stays if none are."""
-    for split in ("test", "train"):
-        (threshold,) = store.one(
-            "SELECT quantile_disc(probability, $q) FROM scorer_admissions "
-            "WHERE scorer_id = $scorer AND split = $split",
-            scorer=scorer_id,
-            split=split,
-            q=1 - ALERTED,
-        )
-        if threshold is not None:
-            return float(threshold)
-    return 0.5
+def judged_in_order(
+    store: Store, scorer_id: str, task: Task | None = None
+) -> tuple[npt.NDArray[np.bool_], Floats, npt.NDArray[np.datetime64]]:
+    """Return outcome, first probability and time of prediction of judged admissions, in its order.
+
+    Empty for a research extract, whose dates are shifted by patient, so that they have no order.
+    """
+    labels = (task or scorer_task(store, scorer_id)).labels
+    rows = store.sql(
+        "SELECT label, probability, predicted_at FROM "
+        f"({read_sql('scoring/scores_with_outcomes')}) WHERE label IS NOT NULL AND mature "
+        "AND NOT fitted_on AND predicted_at IS NOT NULL ORDER BY predicted_at, probability",
+        scorer=scorer_id,
+        labels=labels,
+    ).fetchnumpy()
+    y, p = rows["label"].astype(bool), rows["probability"].astype(np.float64)
+    return y, p, rows["predicted_at"].astype("datetime64[s]")

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import duckdb
+
 from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
+
+ALERTED = 0.10  # fraction of predicted test stays above the default threshold of an alert
 
 
 def list_scorers(store: Store) -> list[dict[str, Any]]:
@@ -38,6 +42,19 @@ def why_no_signal(store: Store, scorer_id: str) -> str | None:
         "SELECT metrics ->> '$.no_signal' FROM scorers WHERE scorer_id = $s", s=scorer_id
     )[0]
     return reason
+
+
+def default_threshold(con: duckdb.DuckDBPyConnection, scorer_id: str) -> float:
+    """Return what the riskiest 10% of predicted test stays reach; of training stays if none are."""
+    for split in ("test", "train"):
+        ((threshold,),) = con.execute(
+            "SELECT quantile_disc(probability, $1) FROM scorer_admissions "
+            "WHERE (scorer_id, split) = ($2, $3)",
+            [1 - ALERTED, scorer_id, split],
+        ).fetchall()
+        if threshold is not None:
+            return float(threshold)
+    return 0.5
 
 
 def newest_scorer(store: Store) -> str:

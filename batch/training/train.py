@@ -18,6 +18,7 @@ from batch.training.calibration import Floats
 from batch.training.data import TrainingData, covariate_design, training_data
 from batch.training.evaluation import evaluate
 from batch.training.model_selection import CalibratedFit, fit_candidates, fit_parts
+from batch.training.reference import record_reference
 from batch.training.regression import observed_means
 from featurestore.cohort.flow import admission_flow
 from featurestore.cohort.leakage import covariate_findings
@@ -99,6 +100,7 @@ def train(
             if covariate_set:
                 insert_set(transaction.con, covariate_set)
                 refresh_covariates(store, transaction.con)
+            record_reference(transaction.con, scorer_id)
             transaction.counts.update(scorer=scorer_id, admissions=int(data.has_label.sum()))
     return {"scorer_id": scorer_id, **metrics}
 

@@ -40,6 +40,8 @@ _PATIENT_ROWS = {
     "archived_admission_covariates": "hadm_id IN (FROM patient_stays)",
     "scorer_admissions": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
     "scores": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
+    "nightly_log_odds": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
+    "reference_scores": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
     "task_labels_from_files": "hadm_id IN (FROM patient_stays)",
     "task_predictions": "hadm_id IN (FROM patient_stays)",
     "nightly_embedding_stats": f"n_notes < {_FEWEST_NOTES}",
@@ -183,8 +185,8 @@ def _not_reached(con: duckdb.DuckDBPyConnection, encoders: Sequence[str]) -> lis
         "files written from it: score -o, report -o, labels --meds, query results and logs",
         f"checkpoints and model folders that were fine-tuned on their notes{which}, and what an "
         "encoder learned from them before it came to this store",
-        "the coefficients, calibration and metrics of the scorers that were fitted on them, until "
-        "those are trained again and their old versions are no longer used",
+        "the coefficients, calibration, metrics and reference log odds of the scorers that were "
+        "fitted on them, until those are trained again and their old versions are no longer used",
         "readers that still have the previous version open",
         "their numbers where they were typed: the shell history, the list of processes",
     ]

@@ -24,12 +24,17 @@ _COVARIATE_TABLES = (
     "admission_covariates",
     "archived_admission_covariates",
 )
+_MONITORING_TABLES = (
+    *("reference_log_odds", "reference_scores", "nightly_log_odds"),
+    "nightly_embedding_stats",
+)
 TABLES = (
     "settings",
     *_SOURCE_TABLES,
     *("encoders", "embeddings", "admission_embeddings"),
     *("archived_admission_embeddings", "scorers", "scorer_admissions", "scores", "runs"),
-    *("nightly_embedding_stats", "accepted_findings", "forgotten"),
+    *("accepted_findings", "forgotten"),
+    *_MONITORING_TABLES,
     *_TASK_TABLES,
     *_COVARIATE_TABLES,
 )
@@ -56,6 +61,7 @@ FOLDERS = {
     **dict.fromkeys(TABLES, "tables"),
     **dict.fromkeys(_SOURCE_TABLES, "tables/source"),
     **dict.fromkeys(_SCORING_TABLES, "tables/scoring"),
+    **dict.fromkeys(_MONITORING_TABLES, "tables/monitoring"),
     **dict.fromkeys(_TASK_TABLES, "tables/tasks"),
     **dict.fromkeys(_COVARIATE_TABLES, "tables/covariates"),
 }
@@ -74,6 +80,9 @@ KEYS = {
     "scorer_admissions": "(scorer_id, hadm_id)",
     "runs": "run_id",
     "nightly_embedding_stats": "(run_id, encoder_id, category)",
+    "nightly_log_odds": "(run_id, scorer_id, hadm_id, category)",
+    "reference_log_odds": "(scorer_id, category)",
+    "reference_scores": "(scorer_id, hadm_id)",
     "accepted_findings": "(code, scorer_id, accepted_at)",
     "forgotten": "patient_hash",
     "tasks": "name",

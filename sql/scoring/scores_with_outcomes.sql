@@ -3,9 +3,10 @@
 --
 -- Grain:   one row per admission that the scorer has scored (hadm_id).
 -- Columns: subject_id, probability (of the first score), period (the month of a live hospital's
---          prediction; of a research extract, whose dates are shifted by patient, all), fitted_on
---          (whether the scorer was fitted or selected on it, or would have been if it had a label),
---          label, reason (why there is no label), mature (its horizon is over).
+--          prediction; of a research extract, whose dates are shifted by patient, all),
+--          predicted_at (of a live hospital, else NULL), fitted_on (whether the scorer was fitted
+--          or selected on it, or would have been if it had a label), label, reason (why there is
+--          no label), mature (its horizon is over).
 WITH first_scores AS (
     SELECT
         hadm_id,
@@ -27,6 +28,7 @@ SELECT
     a.subject_id,
     f.probability,
     CASE WHEN s.live THEN strftime(f.prediction_time, '%Y-%m') ELSE 'all' END AS period,
+    CASE WHEN s.live THEN f.prediction_time END AS predicted_at,
     coalesce(r.split IN ('train', 'valid'), FALSE)
     -- Otherwise stays without a label would be of all patients, those with one of test patients.
     OR (

@@ -178,9 +178,9 @@ def test_drift_is_measured_against_the_nights_of_the_same_encoder(both):
             for encoder_id in (WIDE, NARROW):
                 night(encoder_id).record(transaction.con, transaction.run_id)
     con = both.connect()
-    assert check_drift(con, night(NARROW), 30, 0, 24) == []
-    (finding,) = check_drift(con, night(NARROW, shift=5), 30, 0, 24)
-    assert finding.startswith("the mean vector of Nursing moved by")
+    assert check_drift(con, night(NARROW), 30, 0, 24, True) == []
+    (finding,) = check_drift(con, night(NARROW, shift=5), 30, 0, 24, True)
+    assert finding.text.startswith("the mean vector of Nursing moved by")
     assert len(report_data(both, f"mean-{NARROW}").nightly_stats["Nursing"]) == 5
 
 

@@ -92,10 +92,13 @@ def with_night(store, number):
     with store.transaction("nightly") as transaction:
         for category in ("Nursing", "Case $management$ 護理 <b>"):
             transaction.con.execute(
-                "INSERT INTO nightly_embedding_stats "
-                "VALUES ($1, 'one-00000000', $2, 7, 9, 1.5, [1, 2, 3, $3])",
-                [transaction.run_id, category, float(number)],
+                "INSERT INTO nightly_log_odds VALUES ($1, 'readmit-v1', 7, 7, $2, 9, $3)",
+                [transaction.run_id, category, number / 10],
             )
+        scores = {"stays": 40, "psi": number / 10, "psi_limit": 0.3, "alert_rate": 0.1}
+        scores |= {"alert_rate_low": 0.02, "alert_rate_high": 0.2, "nights": 7}
+        monitoring = {"log_odds": None, "scores": scores}
+        transaction.counts.update(scorer="readmit-v1", unusual=[], monitoring=monitoring)
 
 
 def numbers(rows, one_outcome=False):
