@@ -159,7 +159,7 @@ def _unusual_months(result: dict[str, Any]) -> str:
         for period, ratio in ratios.items()
         if ratio and len(ratios) > 1 and not ratio[1] <= 1 <= ratio[2]
     ]
-    return f"; not 1 in {', '.join(unusual[-6:])}" if unusual else ""
+    return f"; not 1 in {', '.join(unusual[-2:])}" if unusual else ""
 
 
 def _cusum_lines(cusum: dict[str, Any] | None) -> list[str]:

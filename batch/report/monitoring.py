@@ -102,8 +102,7 @@ def draw_drift(figure: "Figure", monitoring: Monitoring) -> None:
         count.yaxis.tick_right()
         count.spines["left"].set_visible(False)
     largest = max(2 * SHIFTS[1], *(abs(night["shift"]) for night in rows))
-    ticks = [-SHIFTS[1], SHIFTS[1]]
-    grid[0][0].set(ylim=(-1.1 * largest, 1.1 * largest), yticks=ticks, xticks=[])
+    grid[0][0].set(ylim=(-1.1 * largest, 1.1 * largest), yticks=[SHIFTS[1]], xticks=[])
     grid[0][1].set_yticks([max(night["n_notes"] for night in rows)])
     for axes, title in zip(grid[0], ("shift in spreads", "notes"), strict=True):
         axes.set_title(title, loc="left", size=10, color=MUTED)

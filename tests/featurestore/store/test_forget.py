@@ -143,8 +143,13 @@ def used_ward(folder):
     sync(ward.store)
     for limit in (1, 2, 3):
         stage(ward.store, Distinct(), limit)  # a job that was killed before its commit
-    with ward.store.transaction("test", rewrite=True):
-        pass  # uncompressed, so that every number can be count_needles
+    # uncompressed, so that every number can be count_needles
+    with ward.store.transaction("test", rewrite=True) as transaction:
+        for n in (FORGOTTEN, OTHER):
+            transaction.con.execute(
+                "INSERT INTO nightly_log_odds VALUES (4, 'readmit-v1', $1, $2, 'Nursing', 1, 0.5)",
+                [stay(n), patient(n)],
+            )
     return ward
 
 
@@ -224,6 +229,8 @@ def patient_rows(store):
             "archived_admission_covariates",
             "scorer_admissions",
             "scores",
+            "reference_scores",
+            "nightly_log_odds",
             "task_labels_from_files",
             "task_predictions",
         ),
