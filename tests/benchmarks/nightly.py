@@ -17,6 +17,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
+from batch.training.reference import record_reference
 from featurestore import create_store, embed_pending, nightly, sync, verify, write_hospital
 from featurestore.cohort.tasks import find_task
 from featurestore.store import failpoints
@@ -73,6 +74,7 @@ def insert_scorer(store):
             [find_task(store).select],
         )
         transaction.con.execute(f"UPDATE scorers SET coef_hash = {COEF_HASH}")
+        record_reference(transaction.con, "readmit-v1")  # so that nights are compared with it
 
 
 def night_without_changes(folder, notes, budget="", encrypt=False):
