@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from batch.training.aggregates import Vectors
+from batch.training.bootstrap import threshold_at_precision
 from batch.training.calibration import calibrate, log_loss, log_odds, platt, probability
 from batch.training.data import Cohort
 from batch.training.model_selection import fit_calibrated
@@ -171,3 +172,21 @@ def test_a_frozen_encoder_is_calibrated_better_than_by_validation_patients_or_no
     assert excess["shipped"] <= excess["none"] + 1e-4
     assert excess["shipped"] < 0.8 * excess["validation patients (Platt)"]
     assert (slopes > 0.75).all() and (slopes < 1.35).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_threshold_of_80_percent_precision_out_of_fold_has_it_on_new_patients(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((6_000, 100)).astype(np.float32)  # one column has a signal
+    y = rng.random(6_000) < probability(1.5 * X[:, 0])
+    fitted, new = np.arange(6_000) < 500, np.arange(6_000) >= 500
+    cohort = Cohort(y, np.where(fitted, "train", "test"), np.arange(6_000))
+    fit = fit_calibrated(Vectors("mean", X, np.arange(6_000)), cohort, encoder_saw_training=False)
+
+    def precision_on_new(threshold):
+        return y[new & (fit.probability >= threshold)].mean()
+
+    out_of_fold = threshold_at_precision(y[fitted], fit.out_of_fold)
+    in_sample = threshold_at_precision(y[fitted], fit.probability[fitted])
+    assert 0.75 < precision_on_new(out_of_fold) < 0.90
+    assert precision_on_new(in_sample) < 0.75
