@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from batch.scoring.replay import replay as replay
     from batch.scoring.score import score as score
     from batch.scoring.similar import similar as similar
+    from batch.scoring.validation import evaluate_scorer as evaluate_scorer
     from batch.training.bootstrap import evaluate_predictions as evaluate_predictions
     from batch.training.train import train as train
     from export.finetuning.finetune_job import finetune as finetune
@@ -67,6 +68,7 @@ _MODULES = {
     "batch.nightly_job": ("nightly",),
     "batch.report.page": ("report",),
     "batch.scoring.compare": ("compare",),
+    "batch.scoring.validation": ("evaluate_scorer",),
     "batch.scoring.explain": ("explain",),
     "batch.scoring.outcomes": ("outcomes",),
     "batch.scoring.replay": ("replay",),

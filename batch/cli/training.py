@@ -1,6 +1,7 @@
 """The commands of scorers: train, scorers."""
 
 import json
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,13 @@ import click
 
 from batch.cli.embedding import say_pending_notes
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE, TASK, rule_options
-from featurestore.store.scorer_metrics import AGGREGATES, Interval, TrainedScorer, format_interval
+from featurestore.store.scorer_metrics import (
+    AGGREGATES,
+    Interval,
+    TrainedScorer,
+    format_interval,
+    positives,
+)
 
 SCORER = click.argument("scorer")
 interval = partial(format_interval, to="-")  # a terminal is narrower than a page
@@ -39,6 +46,21 @@ interval = partial(format_interval, to="-")  # a terminal is narrower than a pag
     metavar="NAME|FILE.sql",
     help="Numbers beside the notes: demographics, utilisation or a SELECT; may be repeated.",
 )
+@click.option(
+    "--test/--no-test",
+    default=True,
+    help="Leave the test patients to the evaluate command.",
+)
+@click.option(
+    "--test-from",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Test on stays that are predicted on that day or later.",
+)
+@click.option(
+    "--turns",
+    is_flag=True,
+    help="Also test every patient once, in ten turns; for small cohorts.",
+)
 @JSON
 def train_command(
     store: Path,
@@ -51,6 +73,9 @@ def train_command(
     baseline: bool,
     aggregate: str | None,
     covariates: tuple[str, ...],
+    test: bool,
+    test_from: datetime | None,
+    turns: bool,
     as_json: bool,
 ) -> None:
     """Fit a scorer on the admission embeddings."""
@@ -70,6 +95,9 @@ def train_command(
         task=task,
         rule=rule,
         covariates=covariates,
+        test=test,
+        test_from=test_from.date() if test_from else None,
+        turns=turns,
     )
     click.echo(json.dumps(result) if as_json else training_summary(result))
 
@@ -84,14 +112,22 @@ def training_summary(scorer: TrainedScorer) -> str:
     ]
     for name, counts in (("admissions", scorer["admissions"]), ("positives", scorer["positives"])):
         lines.append(f"{name:<18}" + "".join(f"{counts[split]:>8,}" for split in splits))
-    lines += metrics_table(scorer["test"]).splitlines()
+    has_test = scorer["admissions"]["test"] > 0
+    if has_test:
+        lines += metrics_table(scorer["test"]).splitlines()
     at_precision = scorer["at_80_precision"]
-    if at_precision["threshold"] is not None:
+    if has_test and at_precision["threshold"] is not None:
         lines.append(
             f"from {at_precision['threshold']:.3f} on, with 80% precision out of fold: "
             f"{at_precision['alerts']:,} test stays, precision "
             f"{interval(at_precision['precision'])}, recall {interval(at_precision['recall'])}"
         )
+    if turns := scorer["turns"]:
+        lines.append(
+            f"in ten turns, {turns['admissions']:,} stays of {turns['patients']:,} patients, "
+            f"{turns['positives']:,} {positives(scorer['outcome'])}"
+        )
+        lines += metrics_table(turns["metrics"], "by turns (95%)").splitlines()
     if scorer["covariates"]:
         gains = (scorer["differences"][f"{part}_alone"] for part in ("notes", "covariates"))
         lines.append("AUROC gained by covariates: {}; by notes: {}".format(*map(interval, gains)))
@@ -102,10 +138,10 @@ def training_summary(scorer: TrainedScorer) -> str:
     return "\n".join([*lines, *(f"- {warning}" for warning in scorer["warnings"])])
 
 
-def metrics_table(systems: dict[str, dict[str, Interval]]) -> str:
-    """Return the main metrics of each system on test patients, with their 95% intervals."""
+def metrics_table(systems: dict[str, dict[str, Interval]], title: str = "on test (95%)") -> str:
+    """Return the main metrics of each system, with their 95% intervals."""
     metrics = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier", "calibration_slope": "slope"}
-    lines = [f"{'on test (95%)':<18}" + "".join(f"{name:<23}" for name in metrics.values())]
+    lines = [f"{title:<18}" + "".join(f"{name:<23}" for name in metrics.values())]
     for name, estimates in systems.items():
         cells = (interval(estimates[metric]) for metric in metrics)
         lines.append(f"{name.replace('_', ' '):<18}" + "".join(f"{cell:<23}" for cell in cells))

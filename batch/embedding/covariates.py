@@ -155,6 +155,17 @@ def insert_set(con: duckdb.DuckDBPyConnection, covariates: Covariates) -> None:
     )
 
 
+def stored_set(store: Store, covariates_id: str | None) -> Covariates | None:
+    """Return a set that the store recorded; None without an id."""
+    if covariates_id is None:
+        return None
+    name, queries, columns = store.one(
+        "SELECT name, queries, columns FROM covariate_sets WHERE covariates_id = $c",
+        c=covariates_id,
+    )
+    return Covariates(name, tuple(queries), tuple(columns))
+
+
 def _used_sets(con: duckdb.DuckDBPyConnection) -> list[tuple[Covariates, str]]:
     """Return the sets of covariates that scorers use, with the cutoffs of these."""
     rows = con.execute(

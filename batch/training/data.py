@@ -73,6 +73,7 @@ class TrainingData:
     observed_until: datetime | None  # of a live hospital
     word_counts: Any | None  # sparse (admissions, hashed words); None without bag-of-words
     outcome: str  # what positives did
+    test_from: datetime | None  # test stays are predicted then or later
     covariates: tuple[str, ...] = ()
     unlimited_covariates: tuple[str, ...] = ()  # neither with $cutoff nor with known_at
     design: Floats | None = None  # (admissions, 2 * covariates); None without covariates
@@ -98,17 +99,32 @@ def training_data(
     cutoff: str,
     windows: bool = True,
     bag_of_words: bool = True,
+    test: bool = True,
+    test_from: datetime | None = None,
 ) -> TrainingData:
     """Read the labelled admissions of an encoder.
 
+    Without `test`, those of test patients are not read. With `test_from`, the test stays are those
+    of test patients that are predicted then or later, and all other stays are those of the other
+    patients whose label was known before: no patient is on both sides, and no outcome decides it.
     `windows` reads the windows for regressions on them; the classification head needs them too.
     `bag_of_words` streams the notes' text from the source. Raises NotEnoughDataError where too few
     admissions are labelled to fit a regression.
     """
-    hadm_id, cohort, X = _labelled_admissions(store, encoder, task, cutoff)
-    hadm_id, cohort, reason, X = _add_unlabelled_test_stays(
-        store, encoder, task, cutoff, hadm_id, cohort, X
-    )
+    params = {
+        **{"encoder": encoder, "cutoff": cutoff, "labels": task.labels},
+        **{"with_test": test, "test_from": test_from},
+    }
+    hadm_id, cohort, X = labelled_admissions(store, params)
+    if not len(hadm_id):
+        raise NotEnoughDataError(_why_no_labels(store, encoder, task, cutoff))
+    check_training_patients(cohort, cutoff, task.outcome)
+    if (np.ptp(X, axis=0) <= 1e-6 * np.abs(X).max(axis=0)).all():
+        raise NotEnoughDataError(
+            f"all {len(X):,} admissions have the same embedding by {encoder} - export the "
+            "model again, from its last layer"
+        )
+    hadm_id, cohort, reason, X = _add_unlabelled_test_stays(store, params, hadm_id, cohort, X)
     head, manifest = store.one(
         "SELECT classifier_head, manifest FROM encoders WHERE encoder_id = $encoder",
         encoder=encoder,
@@ -134,53 +150,75 @@ def training_data(
             observed_until=observed_until,
             word_counts=word_counts(store, hadm_id, cutoff) if bag_of_words else None,
             outcome=task.outcome,
+            test_from=test_from,
         )
     finally:
         con.unregister("training_admissions")
 
 
-def _labelled_admissions(
-    store: Store, encoder: str, task: Task, cutoff: str
+def splits_in_turn(store: Store, cohort: Cohort, turn: int) -> Cohort:
+    """Return the cohort with the splits of another turn of `patient_split`; 0 is the usual one."""
+    con = store.connect()
+    con.register("patients", _subject_id_table(cohort.subject_id))
+    try:
+        rows = con.execute(
+            "SELECT patient_split(subject_id, turn := $1) AS split FROM patients ORDER BY row_no",
+            [turn],
+        ).to_arrow_table()
+    finally:
+        con.unregister("patients")
+    split = np.array(rows["split"].to_pylist(), dtype=str)
+    return replace(cohort, split=np.where(cohort.split == UNLABELLED, UNLABELLED, split))
+
+
+def stays_of_scorer(
+    store: Store, params: dict[str, Any], aggregate: str, covariates: Covariates | None
+) -> tuple[Cohort, Vectors]:
+    """Return the labelled admissions of a store with the input of a scorer, by hadm_id.
+
+    `params` are those of sql/training/labelled_admissions.sql.
+    """
+    hadm_id, cohort, X = labelled_admissions(store, params)
+    cutoff = params["cutoff"]
+    vectors = Vectors(MEAN, X, np.arange(len(hadm_id)))
+    if aggregate != MEAN:
+        con = store.connect()
+        con.register("training_admissions", _hadm_id_table(hadm_id))
+        try:
+            vectors = _windows(con, params["encoder"], cutoff, hadm_id).vectors(aggregate)
+        finally:
+            con.unregister("training_admissions")
+    if covariates is not None:
+        design = covariate_design(store, covariates, cutoff, hadm_id)
+        vectors = replace(vectors, design=design)
+    return cohort, vectors
+
+
+def labelled_admissions(
+    store: Store, params: dict[str, Any]
 ) -> tuple[npt.NDArray[np.int64], Cohort, npt.NDArray[np.float32]]:
-    table = store.sql(
-        read_sql("training/labelled_admissions"),
-        encoder=encoder,
-        cutoff=cutoff,
-        labels=task.labels,
-    ).to_arrow_table()
-    if not len(table):
-        raise NotEnoughDataError(_why_no_labels(store, encoder, task, cutoff))
+    """Return the admissions with a mature label, and their means (admissions, dim), by hadm_id.
+
+    `params` are those of sql/training/labelled_admissions.sql.
+    """
+    table = store.sql(read_sql("training/labelled_admissions"), **params).to_arrow_table()
     cohort = Cohort(
         y=np.array(table["label"].to_pylist(), dtype=bool),
         split=np.array(table["split"].to_pylist(), dtype=str),
         subject_id=table["subject_id"].to_numpy(),
     )
-    X = arrow_to_vectors(table["embedding"])
-    _check_training_patients(cohort, cutoff, task.outcome)
-    if (np.ptp(X, axis=0) <= 1e-6 * np.abs(X).max(axis=0)).all():
-        raise NotEnoughDataError(
-            f"all {len(X):,} admissions have the same embedding by {encoder} - export the "
-            "model again, from its last layer"
-        )
-    return table["hadm_id"].to_numpy(), cohort, X
+    return table["hadm_id"].to_numpy(), cohort, arrow_to_vectors(table["embedding"])
 
 
 def _add_unlabelled_test_stays(
     store: Store,
-    encoder: str,
-    task: Task,
-    cutoff: str,
+    params: dict[str, Any],
     hadm_id: npt.NDArray[np.int64],
     cohort: Cohort,
     X: npt.NDArray[np.float32],
 ) -> tuple[npt.NDArray[np.int64], Cohort, npt.NDArray[np.str_], npt.NDArray[np.float32]]:
     """Return the admissions with the unlabelled ones among them, and the reasons of those."""
-    table = store.sql(
-        read_sql("training/unlabelled_test_stays"),
-        encoder=encoder,
-        cutoff=cutoff,
-        labels=task.labels,
-    ).to_arrow_table()
+    table = store.sql(read_sql("training/unlabelled_test_stays"), **params).to_arrow_table()
     reason = np.array([""] * len(hadm_id) + table["reason"].to_pylist(), dtype=str)
     if not len(table):
         return hadm_id, cohort, reason, X
@@ -195,7 +233,8 @@ def _add_unlabelled_test_stays(
     return hadm_id[order], cohort, reason[order], X[order]
 
 
-def _check_training_patients(cohort: Cohort, cutoff: str, outcome: str) -> None:
+def check_training_patients(cohort: Cohort, cutoff: str, outcome: str) -> None:
+    """Raise NotEnoughDataError where training patients have too few stays to fit a regression."""
     y = cohort.y[cohort.split == "train"]
     if len(np.unique(cohort.subject_id[cohort.split == "train"])) == 1:
         raise NotEnoughDataError(
@@ -344,3 +383,9 @@ def _hadm_id_table(hadm_id: npt.NDArray[np.int64]) -> Any:
     import pyarrow as pa
 
     return pa.table({"hadm_id": hadm_id})
+
+
+def _subject_id_table(subject_id: npt.NDArray[np.int64]) -> Any:
+    import pyarrow as pa
+
+    return pa.table({"subject_id": subject_id, "row_no": np.arange(len(subject_id))})

@@ -80,6 +80,8 @@ def evaluate(
         "seed": 0,
         "bootstraps": BOOTSTRAPS,
         "versions": _versions(),
+        "test_from": data.test_from.isoformat() if data.test_from else None,
+        "turns": None,
         "warnings": [],
     }
     metrics["warnings"] = _warnings(metrics)
@@ -250,7 +252,9 @@ def _calibrated_on(data: TrainingData) -> str:
 
 
 def _warn_of_few_outcomes(outcome: str, admissions: int, positive: int) -> Iterator[str]:
-    if min(positive, admissions - positive) < MIN_OUTCOMES:
+    if not admissions:
+        yield "the test patients were not looked at - featurestore evaluate does that"
+    elif min(positive, admissions - positive) < MIN_OUTCOMES:
         yield (
             f"{positive:,} of {admissions:,} stays of test patients {outcome}: at least "
             f"{MIN_OUTCOMES} that did and {MIN_OUTCOMES} that did not are needed to evaluate the "

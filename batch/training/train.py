@@ -5,7 +5,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import date, datetime, time
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,17 @@ from batch.embedding.covariates import find_covariates, insert_set, refresh_cova
 from batch.embedding.embed import update_embeddings
 from batch.training.aggregates import CLINICALBERT, MEAN, Vectors
 from batch.training.baselines import BASELINES, fit_baselines
+from batch.training.bootstrap import PatientBootstrap
 from batch.training.calibration import Floats
-from batch.training.data import TrainingData, covariate_design, training_data
+from batch.training.data import (
+    TrainingData,
+    check_training_patients,
+    covariate_design,
+    splits_in_turn,
+    training_data,
+)
 from batch.training.evaluation import evaluate
+from batch.training.evaluation_ledger import record_evaluation
 from batch.training.model_selection import CalibratedFit, fit_candidates, fit_parts
 from batch.training.reference import record_reference
 from batch.training.regression import observed_means
@@ -25,10 +34,12 @@ from featurestore.cohort.leakage import covariate_findings
 from featurestore.cohort.tasks import check_known_after_prediction, find_task
 from featurestore.errors import FeatureStoreError
 from featurestore.store.integrity.checksums import COEF_HASH
-from featurestore.store.scorer_metrics import AGGREGATES, ScorerMetrics, TrainedScorer
+from featurestore.store.scorer_metrics import AGGREGATES, ScorerMetrics, TrainedScorer, TurnMetrics
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
 from featurestore.store.vectors import find_encoder, vectors_to_arrow
+
+TURNS = 10  # of patient_split, after which every patient was a test patient once
 
 
 def train(
@@ -42,6 +53,9 @@ def train(
     task: str | None = None,
     rule: Mapping[str, Any] | None = None,
     covariates: Sequence[str] = (),
+    test: bool = True,
+    test_from: date | None = None,
+    turns: bool = False,
 ) -> TrainedScorer:
     """Fit a scorer on the training patients, evaluate it on the test patients, and record it.
 
@@ -57,12 +71,21 @@ def train(
     the means at the scorer's cutoff from then on.
     `covariates` are names of shipped sets (demographics, utilisation) or .sql files, whose numbers
     are used beside the notes; both alone are then baselines too.
+    Without `test` the test patients are not looked at; `evaluate_scorer` does that once, for the
+    scorer that was chosen. With `test_from`, test stays are predicted on that day or later, and all
+    other labels were known before it. `turns` also evaluates by ten turns, in each of which another
+    tenth of the patients is tested by a scorer that was fitted without them.
     `baseline` fits a bag-of-words regression on the same admissions, whose text is streamed from
     the source. Returns the scorer_id and the recorded metrics (docs/scorers.md). Raises
     NotEnoughDataError where too few admissions are labelled, and leaves the store unchanged then.
     """
     started_at = datetime.now()
     _check_arguments(name, aggregate, covariates)
+    if turns and not (test and test_from is None):
+        raise FeatureStoreError(
+            "turns test every patient, so they cannot be combined with a test that is left out or "
+            "begins on a day"
+        )
     covariate_set = find_covariates(store, covariates)
     with store.lock("train"):
         encoder = find_encoder(store, encoder)
@@ -71,7 +94,10 @@ def train(
         with _means_at(store, cutoff):
             check_known_after_prediction(store, question, cutoff)
             data = training_data(
-                store, encoder, question, cutoff, aggregate != MEAN, bag_of_words=baseline
+                *(store, encoder, question, cutoff, aggregate != MEAN),
+                bag_of_words=baseline,
+                test=test,
+                test_from=datetime.combine(test_from, time()) if test_from else None,
             )
             if covariate_set:
                 data.covariates = covariate_set.columns
@@ -82,6 +108,8 @@ def train(
         metrics = evaluate(data, candidates, baselines)
         findings = covariate_findings(question.name, cutoff, metrics)
         metrics["warnings"] += [finding.message for finding in findings]
+        if turns:
+            metrics["turns"] = _evaluate_by_turns(store, data, aggregate)
         metrics["warnings"] += admission_flow(store, question, cutoff)["warnings"]
         model = candidates[0]
         with store.transaction("train", started_at) as transaction:
@@ -97,12 +125,44 @@ def train(
             }
             scorer_id = _insert_scorer(transaction, name, columns, data, model, metrics)
             _insert_admissions(transaction, scorer_id, data, model, baselines)
+            tested = data.cohort.subset(data.cohort.split == "test")
+            if len(tested.y):
+                record_evaluation(
+                    transaction.con, scorer_id, started_at, tested, metrics["test"]["scorer"]
+                )
             if covariate_set:
                 insert_set(transaction.con, covariate_set)
                 refresh_covariates(store, transaction.con)
             record_reference(transaction.con, scorer_id)
             transaction.counts.update(scorer=scorer_id, admissions=int(data.has_label.sum()))
     return {"scorer_id": scorer_id, **metrics}
+
+
+def _evaluate_by_turns(store: Store, data: TrainingData, aggregate: str | None) -> TurnMetrics:
+    """Return the metrics of predictions of every labelled stay, each fitted without its patient."""
+    if data.encoder_saw_training:
+        raise FeatureStoreError(
+            "the encoder was fine-tuned on training patients, who would be test patients of other "
+            "turns - use an encoder that was not"
+        )
+    pooled: dict[str, Floats] = {}
+    for turn in range(TURNS):
+        in_turn = replace(data, cohort=splits_in_turn(store, data.cohort, turn))
+        test = in_turn.cohort.split == "test"
+        check_training_patients(in_turn.cohort, f"turn {turn}", data.outcome)
+        candidates = fit_candidates(in_turn, aggregate)
+        systems = {"scorer": candidates[0].probability}
+        systems |= fit_baselines(in_turn) | fit_parts(candidates[0], in_turn)
+        for name, p in systems.items():
+            pooled.setdefault(name, np.zeros(len(p)))[test] = p[test]
+    y, patient = data.cohort.y[data.has_label], data.cohort.subject_id[data.has_label]
+    bootstrap = PatientBootstrap(y, patient)
+    return {
+        "admissions": len(y),
+        "patients": len(np.unique(patient)),
+        "positives": int(y.sum()),
+        "metrics": {name: bootstrap.metrics(p[data.has_label]) for name, p in pooled.items()},
+    }
 
 
 @contextlib.contextmanager

@@ -13,7 +13,10 @@ _SOURCE_TABLES = (
     *("admissions", "notes", "icu_stays", "diagnoses", "ed_visits"),
     "hospital_score_items",
 )
-_SCORING_TABLES = ("scorers", "scorer_admissions", "scores", "accepted_findings")
+_SCORING_TABLES = (
+    *("scorers", "scorer_admissions", "scores", "accepted_findings"),
+    "evaluations",
+)
 _TASK_TABLES = ("tasks", "task_labels_from_files", "task_predictions")
 _LABEL_MACROS = (
     *("patient_episodes", "readmission_labels", "clinicalbert_labels"),
@@ -33,7 +36,7 @@ TABLES = (
     *_SOURCE_TABLES,
     *("encoders", "embeddings", "admission_embeddings"),
     *("archived_admission_embeddings", "scorers", "scorer_admissions", "scores", "runs"),
-    *("accepted_findings", "forgotten"),
+    *("accepted_findings", "evaluations", "forgotten"),
     *_MONITORING_TABLES,
     *_TASK_TABLES,
     *_COVARIATE_TABLES,
@@ -84,6 +87,7 @@ KEYS = {
     "reference_log_odds": "(scorer_id, category)",
     "reference_scores": "(scorer_id, hadm_id)",
     "accepted_findings": "(code, scorer_id, accepted_at)",
+    "evaluations": "(scorer_id, evaluated_at)",
     "forgotten": "patient_hash",
     "tasks": "name",
     "task_labels_from_files": "(task, hadm_id)",

@@ -112,6 +112,15 @@ class CovariateMetrics(TypedDict):
     is_limited: bool  # its SELECT uses the prediction time ($cutoff), or gives known_at
 
 
+class TurnMetrics(TypedDict):
+    """The performance of predictions of every labelled stay, by ten turns of the split."""
+
+    admissions: int
+    patients: int
+    positives: int
+    metrics: dict[str, dict[str, Interval]]  # of the scorer and each baseline
+
+
 class ScorerMetrics(TypedDict):
     """How a scorer was fitted and how it performs on test patients."""
 
@@ -132,6 +141,8 @@ class ScorerMetrics(TypedDict):
     subgroups: list[SubgroupMetrics]
     learning_curve: list[LearningCurvePoint]
     stays_per_day: float | None
+    test_from: str | None  # the first day of test stays (ISO 8601); None for all
+    turns: TurnMetrics | None  # None unless it was asked for
     seed: int
     bootstraps: int
     versions: dict[str, str]

@@ -60,7 +60,7 @@ diseases_of_stays AS (
         w.points,
         w.disease
     FROM stays AS s
-    INNER JOIN admissions AS e ON s.subject_id = e.subject_id AND e.admittime <= s.admittime
+    INNER JOIN admissions AS e ON s.subject_id = e.subject_id AND s.admittime >= e.admittime
     INNER JOIN diagnoses AS d ON e.hadm_id = d.hadm_id
     INNER JOIN diseases AS x ON d.vocabulary = x.vocabulary AND d.code = x.code
     INNER JOIN weights AS w ON x.disease = w.disease
