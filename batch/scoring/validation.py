@@ -9,7 +9,7 @@ from batch.embedding.covariates import stored_set
 from batch.scoring.scorer_registry import encoder_and_cutoff, find_scorer
 from batch.training.bootstrap import PatientBootstrap, enough_outcomes
 from batch.training.calibration import Floats, platt, probability
-from batch.training.data import Cohort, stays_of_scorer
+from batch.training.data import Cohort, Mask, stays_of_scorer
 from batch.training.evaluation_ledger import earlier_evaluations, record_evaluation
 from batch.training.model_selection import patient_folds
 from featurestore.cohort.tasks import scorer_task
@@ -47,7 +47,8 @@ def evaluate_scorer(store: Store, scorer: str, other: Store | None = None) -> di
     task = scorer_task(store, scorer_id)
     params = {
         **{"encoder": encoder, "cutoff": cutoff, "labels": task.labels, "with_test": True},
-        "test_from": None,
+        # Which concerns test patients of its own store only.
+        "test_from": None if other else model["test_from"],
     }
     covariates = stored_set(store, model["covariates_id"])
     cohort, vectors = stays_of_scorer(place, params, model["aggregate"], covariates)
@@ -58,7 +59,7 @@ def evaluate_scorer(store: Store, scorer: str, other: Store | None = None) -> di
         )
     z = vectors.log_odds(np.asarray(model["coef"], np.float64), model["intercept"])
     z = model["calibration_slope"] * z + model["calibration_intercept"]
-    members, excluded = _members(store, other, scorer_id, cohort, model["test_from"], params)
+    members, excluded = _members(store, other, scorer_id, cohort)
     cohort, z = cohort.subset(members), z[members]
     if not enough_outcomes(cohort.y):
         raise NotEnoughDataError(
@@ -96,8 +97,8 @@ def _check_encoder(store: Store, other: Store | None, encoder: str) -> None:
     if other is None:
         return
     query = "SELECT fingerprint FROM encoders WHERE encoder_id = $e"
-    there = other.sql(query, e=encoder).fetchall()
-    if not there or there[0] != store.one(query, e=encoder):
+    fingerprints = other.sql(query, e=encoder).fetchall()
+    if not fingerprints or fingerprints[0] != store.one(query, e=encoder):
         known = [name for (name,) in other.sql("SELECT encoder_id FROM encoders").fetchall()]
         raise ModelError(
             f"{other.path} has no vectors of {encoder}, on which the scorer was trained "
@@ -106,22 +107,10 @@ def _check_encoder(store: Store, other: Store | None, encoder: str) -> None:
         )
 
 
-def _members(
-    store: Store,
-    other: Store | None,
-    scorer_id: str,
-    cohort: Cohort,
-    test_from: str | None,
-    params: dict[str, Any],
-) -> tuple[Any, int]:
+def _members(store: Store, other: Store | None, scorer_id: str, cohort: Cohort) -> tuple[Mask, int]:
     """Return which stays are evaluated, and how many are of patients the scorer was fitted on."""
     if other is None:
-        members = cohort.split == "test"
-        if test_from:
-            dated = stays_of_scorer(store, {**params, "test_from": test_from}, "mean", None)[0]
-            late = dated.subject_id[dated.split == "test"]
-            members = members & np.isin(cohort.subject_id, late)
-        return members, 0
+        return np.asarray(cohort.split == "test"), 0
     source = "SELECT source, schema_name FROM settings"
     if store.one(source) != other.one(source):
         return np.ones(len(cohort.y), bool), 0

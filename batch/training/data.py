@@ -116,6 +116,11 @@ def training_data(
         **{"with_test": test, "test_from": test_from},
     }
     hadm_id, cohort, X = labelled_admissions(store, params)
+    if test_from and not (cohort.split != "test").any():
+        raise NotEnoughDataError(
+            f"no label of a training patient was known before {test_from:%Y-%m-%d} - let the test "
+            "begin on a later day"
+        )
     if not len(hadm_id):
         raise NotEnoughDataError(_why_no_labels(store, encoder, task, cutoff))
     check_training_patients(cohort, cutoff, task.outcome)

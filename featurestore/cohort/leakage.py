@@ -26,6 +26,7 @@ PLAUSIBLE_AUROC_OF_COVARIATE = 0.90  # one number alone, of another outcome
 SEVERITIES = ("error", "warning", "note")
 # An error is a leak or a stale result, and a warning may be one. All others are notes, which belong
 # in every report of a result.
+MANY_EVALUATED = 5  # scorers of a task on test patients
 SEVERITY_OF = {
     "excluded-notes-with-vectors": "error",
     "patients-in-several-splits": "error",
@@ -43,6 +44,7 @@ SEVERITY_OF = {
     "separating-covariate": "warning",
     "unlimited-covariates": "warning",
     "implausible-auroc": "warning",
+    "test-patients-looked-at-often": "warning",
     "texts-in-several-splits": "warning",
     "pending-notes": "warning",
     "unknown-finetuning-patients": "warning",
@@ -207,6 +209,15 @@ def _scorers(store: Store, scorer: str | None) -> list[dict[str, Any]]:
 
 
 def _store_findings(store: Store) -> Iterator[Finding]:
+    for task, n in store.sql(read_sql("cohort/evaluated_scorers")).fetchall():
+        if n >= MANY_EVALUATED:
+            yield _finding(
+                "test-patients-looked-at-often",
+                n,
+                f"{n:,} scorers of the task {task} were evaluated on test patients, and the best "
+                "of several looks better than it is - train with --no-test, choose by the log "
+                "loss, and evaluate the one that you chose",
+            )
     if n := store.one(read_sql("cohort/excluded_notes_with_vectors"))[0]:
         yield _finding(
             "excluded-notes-with-vectors",

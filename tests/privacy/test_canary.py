@@ -259,6 +259,10 @@ def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_
         ],
         "train": [(f"train {store} readmit", 0), (f"train {store} other --encoder nobody", 1)],
         "scorers": [(f"scorers {store}", 0)],
+        "evaluate": [
+            (f"evaluate {store} readmit --json", None),
+            (f"evaluate {store} nobody", 1),
+        ],
         "compare": [
             (f"compare {store} readmit bag_of_words --threshold 0.2 --json", None),
             (f"compare {store} readmit nobody", 1),
