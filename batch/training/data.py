@@ -212,7 +212,9 @@ def labelled_admissions(
         split=np.array(table["split"].to_pylist(), dtype=str),
         subject_id=table["subject_id"].to_numpy(),
     )
-    return table["hadm_id"].to_numpy(), cohort, arrow_to_vectors(table["embedding"])
+    # Without rows the width is not known.
+    X = arrow_to_vectors(table["embedding"]) if len(table) else np.empty((0, 0), np.float32)
+    return table["hadm_id"].to_numpy(), cohort, X
 
 
 def _add_unlabelled_test_stays(
