@@ -79,6 +79,7 @@ def train_command(
     as_json: bool,
 ) -> None:
     """Fit a scorer on the admission embeddings."""
+    from batch.training.performance.small_cells import suppress_metrics
     from featurestore import Store, train
     from featurestore.store.vectors import find_encoder
 
@@ -99,7 +100,7 @@ def train_command(
         test_from=test_from.date() if test_from else None,
         turns=turns,
     )
-    click.echo(json.dumps(result) if as_json else training_summary(result))
+    click.echo(json.dumps(suppress_metrics(result)) if as_json else training_summary(result))
 
 
 def training_summary(scorer: TrainedScorer) -> str:

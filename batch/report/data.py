@@ -1,6 +1,7 @@
 """Everything that a scorer's report reads from the store, as plain values and arrays."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,24 @@ import numpy.typing as npt
 
 from batch.report.monitoring import Monitoring, read_monitoring
 from batch.scoring.scorer_registry import check_cutoff_kept, find_scorer
+from batch.training.baselines import BASELINES
+from batch.training.bootstrap import enough_outcomes
+from batch.training.performance.calibration_curve import calibration_curve, curves_if_calibrated
+from batch.training.performance.small_cells import (
+    suppress_alerts,
+    suppress_characteristics,
+    suppress_subgroups,
+)
+from batch.training.performance.subgroups import groups_of, subgroup_metrics
+from batch.training.performance.thresholds import (
+    THRESHOLDS,
+    ThresholdRow,
+    default_threshold,
+    threshold_metrics,
+)
 from featurestore.cohort.caveats import caveats
 from featurestore.cohort.flow import admission_flow
-from featurestore.cohort.leakage import pretrained_on_source
+from featurestore.cohort.leakage import Finding, audit, pretrained_on_source
 from featurestore.cohort.tasks import scorer_task
 from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, ScorerMetrics
 from featurestore.store.sql_files import read_sql
@@ -22,7 +38,21 @@ from featurestore.store.vectors import arrow_to_vectors
 Floats = npt.NDArray[np.float64]
 
 MAP_SIZE = 4_000  # admissions in the map, at most
-_SYSTEMS = ("scorer", "bag_of_words", "classifier_head", "prior_admissions")
+_CURVE_POINTS = 60  # of the calibration curve
+_NAMES = {
+    "classifier_head": "Fine-tuned model",
+    "bag_of_words": "Bag-of-words",
+}
+
+
+@dataclass
+class Curve:
+    """A smooth calibration curve, and where 95% of the curves of calibrated risks lie."""
+
+    risk: Floats  # (points,)
+    observed: Floats  # (points,)
+    low: Floats  # (points,)
+    high: Floats  # (points,)
 
 
 @dataclass
@@ -38,17 +68,30 @@ class ReportData:
     y: npt.NDArray[np.bool_]  # (test stays,)
     predictions: dict[str, Floats]  # probabilities of the scorer and its baselines: (test stays,)
     positive_by_risk: npt.NDArray[np.bool_]  # (predicted test stays,) labelled or not, by risk
+    curve: Curve | None  # None with too few outcomes
+    thresholds: list[ThresholdRow]
+    group_threshold: float  # of an alert, in the groups
+    subgroups: list[dict[str, Any]]  # as SubgroupMetrics; small counts are None, as below
+    characteristics: list[dict[str, Any]]  # of the patients by split and outcome
+    alerts: list[dict[str, Any]]  # as AlertMetrics
     flow: dict[str, Any]
     patients: dict[str, dict[str, Any]]  # of each split
     embeddings: npt.NDArray[np.float32]  # (stays in the map, dim)
     positive: npt.NDArray[np.bool_]  # (stays in the map,)
     monitoring: Monitoring
+    findings: list[Finding]  # of the audit, but for the caveats and the contamination
     caveats: list[str]  # of the source and of the label rule
     contamination: bool  # the encoder was pretrained on the notes of this source
 
 
-def report_data(store: Store, scorer: str) -> ReportData:
-    """Read a scorer, by name or scorer_id, and what its report shows."""
+def report_data(
+    store: Store, scorer: str, thresholds: Sequence[float] = (), small_cells: bool = False
+) -> ReportData:
+    """Read a scorer, by name or scorer_id, and what its report shows.
+
+    The first of the thresholds is that of the groups. Counts under 11 are suppressed unless
+    `small_cells`.
+    """
     (row,) = store.rows(read_sql("report/scorer"), scorer=find_scorer(store, scorer))
     check_cutoff_kept(store, row["scorer_id"])
     metrics: ScorerMetrics = json.loads(row.pop("metrics"))
@@ -56,9 +99,26 @@ def report_data(store: Store, scorer: str) -> ReportData:
     row["versions"] = json.loads(row["versions"] or "{}")
     schema = Path(store.one("SELECT schema_name FROM settings")[0]).name
     outcome = metrics["outcome"]
-    y, predictions, positive_by_risk = _test_predictions(store, row["scorer_id"])
+    stays = _test_stays(store, row["scorer_id"])
+    y, risk = stays.y[stays.has_label], stays.risk[stays.has_label]
     embeddings, positive = _embeddings(store, row)
     patients = store.rows(read_sql("report/patients"), scorer=row["scorer_id"])
+    known_caveats = caveats(store, row["label_rule"])
+    threshold = thresholds[0] if thresholds else default_threshold(stays.risk)
+    subgroups = subgroup_metrics(
+        stays.y,
+        stays.risk,
+        stays.has_label,
+        stays.patient,
+        _groups(store, stays.hadm_id),
+        threshold,
+    )
+    characteristics = store.rows(
+        read_sql("report/characteristics"),
+        scorer=row["scorer_id"],
+        encoder=row["encoder_id"],
+        cutoff=row["cutoff"],
+    )
     return ReportData(
         scorer=row,
         metrics=metrics,
@@ -67,8 +127,21 @@ def report_data(store: Store, scorer: str) -> ReportData:
         outcome=outcome,
         question=_question(row, outcome),
         y=y,
-        predictions=predictions,
-        positive_by_risk=positive_by_risk,
+        predictions=stays.predictions,
+        positive_by_risk=stays.y[np.argsort(-stays.risk, kind="stable")],
+        curve=_curve(y, risk) if enough_outcomes(y) else None,
+        thresholds=threshold_metrics(
+            stays.y,
+            stays.risk,
+            stays.has_label,
+            stays.patient,
+            thresholds or THRESHOLDS,
+            metrics["stays_per_day"],
+        ),
+        group_threshold=threshold,
+        subgroups=suppress_subgroups(subgroups, small_cells),
+        characteristics=suppress_characteristics(characteristics, small_cells),
+        alerts=suppress_alerts(metrics["alerts"], small_cells),
         flow=admission_flow(
             store, scorer_task(store, row["scorer_id"]), row["cutoff"], row["encoder_id"]
         ),
@@ -76,9 +149,19 @@ def report_data(store: Store, scorer: str) -> ReportData:
         embeddings=embeddings,
         positive=positive,
         monitoring=read_monitoring(store, row["scorer_id"]),
-        caveats=[*caveats(store, row["label_rule"]).values()],
+        findings=[
+            finding
+            for finding in audit(store, row["scorer_id"])
+            if finding.code not in (*known_caveats, "pretrained-on-source")
+        ],
+        caveats=[*known_caveats.values()],
         contamination=pretrained_on_source(encoder, schema),
     )
+
+
+def system_name(name: str) -> str:
+    """Return the name of the scorer, or of a baseline, as a table shows it."""
+    return _NAMES.get(name, name.replace("_", " ").capitalize())
 
 
 def _question(scorer: dict[str, Any], outcome: str) -> str:
@@ -90,23 +173,53 @@ def _question(scorer: dict[str, Any], outcome: str) -> str:
     return f"task {scorer['label_rule']}: stays that {outcome}{within}"
 
 
-def _test_predictions(
-    store: Store, scorer_id: str
-) -> tuple[npt.NDArray[np.bool_], dict[str, Floats], npt.NDArray[np.bool_]]:
-    """Return outcomes and predictions of labelled test stays, and the outcomes by descending risk.
+@dataclass
+class _TestStays:
+    """The predicted test stays, with a label or without, by hadm_id."""
 
-    The last are those of all predicted test stays; without a label a stay is negative.
-    """
+    hadm_id: npt.NDArray[np.int64]  # (predicted test stays,)
+    y: npt.NDArray[np.bool_]  # (predicted test stays,) False without a label
+    has_label: npt.NDArray[np.bool_]  # (predicted test stays,)
+    patient: npt.NDArray[np.int64]  # (predicted test stays,)
+    risk: Floats  # (predicted test stays,)
+    predictions: dict[str, Floats]  # of the scorer and its baselines: (labelled test stays,)
+
+
+def _test_stays(store: Store, scorer_id: str) -> _TestStays:
     table = store.sql(read_sql("report/test_predictions"), scorer=scorer_id).to_arrow_table()
-    y = np.array([bool(label) for label in table["label"].to_pylist()], dtype=bool)
-    by_risk = np.argsort(-table["scorer"].to_numpy().astype(np.float64), kind="stable")
-    has_label = table["label"].is_valid().to_numpy()
-    predictions = {
-        name: table[name].to_numpy().astype(np.float64)[has_label]
-        for name in _SYSTEMS
-        if not table[name].null_count
+    has_label = np.asarray(table["label"].is_valid().to_numpy(), bool)
+    columns = {"scorer": table["probability"]} | {
+        name: table[name] for name in BASELINES if not table[name].null_count
     }
-    return y[has_label], predictions, y[by_risk]
+    return _TestStays(
+        hadm_id=table["hadm_id"].to_numpy(),
+        y=np.array([bool(label) for label in table["label"].to_pylist()], dtype=bool),
+        has_label=has_label,
+        patient=table["subject_id"].to_numpy(),
+        risk=table["probability"].to_numpy().astype(np.float64),
+        predictions={
+            name: column.to_numpy().astype(np.float64)[has_label]
+            for name, column in columns.items()
+        },
+    )
+
+
+def _groups(store: Store, hadm_id: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.str_]]:
+    import pyarrow as pa
+
+    con = store.connect()
+    con.register("training_admissions", pa.table({"hadm_id": hadm_id}))
+    try:
+        return groups_of(con)
+    finally:
+        con.unregister("training_admissions")
+
+
+def _curve(y: npt.NDArray[np.bool_], risk: Floats) -> Curve:
+    """Return the calibration curve from the 1% to the 99% quantile of the risks."""
+    at = np.linspace(np.quantile(risk, 0.01), np.quantile(risk, 0.99), _CURVE_POINTS)
+    low, high = np.quantile(curves_if_calibrated(risk, at), [0.025, 0.975], axis=0)
+    return Curve(at, calibration_curve(y, risk, at), low, high)
 
 
 def _embeddings(

@@ -1,12 +1,17 @@
 """The report of a scorer: one private HTML page with figures, which loads nothing."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from batch.report.data import MAP_SIZE, ReportData, report_data
-from batch.report.figures import FIGURES, NAMES, OUTCOME_FIGURES, SPLITS, draw
+from batch.report.data import MAP_SIZE, ReportData, report_data, system_name
+from batch.report.figures import FIGURES, OUTCOME_FIGURES
+from batch.report.svg import draw
+from batch.report.tables import table_one
 from batch.scoring.monitoring import SHIFTS
 from batch.training.bootstrap import MIN_OUTCOMES, enough_outcomes
+from batch.training.performance.small_cells import OUTCOMES, SPLITS
+from batch.training.performance.thresholds import ThresholdRow
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
 from featurestore.store.scorer_metrics import format_interval, format_range, negate
@@ -20,23 +25,39 @@ class Report(TypedDict):
     scorer_id: str
     file: str
     figures: int
+    thresholds: list[ThresholdRow]
+    subgroups: list[dict[str, Any]]  # small counts are None
+    characteristics: list[dict[str, Any]]  # of the patients by split and outcome, as subgroups
 
 
-def report(store: Store, scorer: str, output: str | Path) -> Report:
+def report(
+    store: Store,
+    scorer: str,
+    output: str | Path,
+    thresholds: Sequence[float] = (),
+    small_cells: bool = False,
+) -> Report:
     """Write a page on how a scorer was made, how it performs, and for whom.
 
     One .html file, private (0600), without scripts or external resources. Curves are drawn from the
-    recorded predictions for test patients; the same store gives the same bytes. Raises
-    FeatureStoreError where the scorer is unknown or the file cannot be written.
+    recorded predictions for test patients; the same store gives the same bytes. `thresholds` are
+    the predicted risks at which alerts are evaluated (default: 0.05 to 0.5), the first also in
+    groups of patients (default: what the riskiest 10% reach). Counts under 11 in the tables are
+    suppressed unless `small_cells`. Raises FeatureStoreError where the scorer is unknown, a
+    threshold is no probability, or the file cannot be written.
     """
     output = Path(output)
     if output.suffix != ".html" or not output.parent.is_dir():
         raise FeatureStoreError(
             f"{output} cannot be written - name an .html file in an existing folder"
         )
-    data = report_data(store, scorer)
+    if wrong := [threshold for threshold in thresholds if not 0 < threshold < 1]:
+        raise FeatureStoreError(
+            f"{wrong[0]} is no threshold of a predicted risk - give one between 0 and 1"
+        )
+    data = report_data(store, scorer, thresholds, small_cells)
     missing = missing_figures(data)
-    figures = {name: draw(name, data) for name in FIGURES if name not in missing}
+    figures = {name: draw(name, data, FIGURES[name]) for name in FIGURES if name not in missing}
     page = render(data, figures, missing)
     with private_file(output, encoding="utf-8", newline="\n") as stream:
         stream.write(page)
@@ -44,6 +65,9 @@ def report(store: Store, scorer: str, output: str | Path) -> Report:
         "scorer_id": data.scorer["scorer_id"],
         "file": str(output),
         "figures": len(figures),
+        "thresholds": data.thresholds,
+        "subgroups": data.subgroups,
+        "characteristics": data.characteristics,
     }
 
 
@@ -57,7 +81,7 @@ def missing_figures(data: ReportData) -> dict[str, str]:
             f"{MIN_OUTCOMES} that did and {MIN_OUTCOMES} that did not."
         )
         missing = dict.fromkeys(OUTCOME_FIGURES, reason)
-    elif not any(group["auroc"] for group in data.metrics["subgroups"]):
+    elif not any(group["auroc"] for group in data.subgroups):
         missing["subgroups"] = "No group of test patients is large enough for its own AUROC."
     if data.metrics["no_signal"]:
         missing["alerts"] = "Without a signal nobody is at a higher risk than others."
@@ -68,7 +92,11 @@ def missing_figures(data: ReportData) -> dict[str, str]:
     return missing | data.monitoring.missing
 
 
-def render(data: ReportData, figures: dict[str, dict[str, str]], missing: dict[str, str]) -> str:
+def render(
+    data: ReportData,
+    figures: dict[str, dict[str, str]],
+    missing: dict[str, str],
+) -> str:
     """Return the page as HTML."""
     import jinja2
 
@@ -85,8 +113,10 @@ def render(data: ReportData, figures: dict[str, dict[str, str]], missing: dict[s
         test=data.metrics["test"],
         # The SELECT of another task may name admissions.
         shipped_task=data.scorer["label_rule"] in SHIPPED,
-        systems=[name for name in NAMES if name in data.metrics["test"]],
-        names=NAMES,
+        systems=list(data.metrics["test"]),
+        names={name: system_name(name) for name in data.metrics["test"]},
+        table_one=table_one(data.characteristics, data.outcome),
+        outcomes=OUTCOMES,
         splits=SPLITS,
         versions=data.scorer["versions"] | data.metrics["versions"],
         figures=figures,

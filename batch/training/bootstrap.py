@@ -229,7 +229,7 @@ class PatientBootstrap:
             shown = enough and len(alerted) >= MIN_ALERTS
             ppv, recall = self._top_fraction(p, per_100 / 100) if shown else (None, None)
             outcomes = alert_outcomes(self.y[alerted], reason[alerted])
-            rows.append({"per_100": per_100, "ppv": ppv, "recall": recall, **outcomes})
+            rows.append({"per_100": per_100, "ppv": ppv, "sensitivity": recall, **outcomes})
         return rows
 
     def _top_fraction(self, p: Floats, fraction: float) -> tuple[Interval, Interval]:

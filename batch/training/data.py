@@ -12,6 +12,7 @@ import numpy.typing as npt
 from batch.embedding.covariates import Covariates, design_rows, find_covariates
 from batch.training.aggregates import MEAN, Vectors, Windows
 from batch.training.calibration import Floats
+from batch.training.performance.subgroups import groups_of
 from featurestore.cohort.tasks import Task
 from featurestore.errors import NotEnoughDataError
 from featurestore.source.source import open_source
@@ -139,7 +140,7 @@ def training_data(
     con = store.connect()
     con.register("training_admissions", _hadm_id_table(hadm_id))
     try:
-        subgroups = _subgroups(con)
+        subgroups = groups_of(con)
         return TrainingData(
             hadm_id=hadm_id,
             cohort=cohort,
@@ -300,14 +301,6 @@ def _windows(
         windows.is_of_last_note[rows] = batch.column("is_of_last_note").to_pylist()
         first += len(batch)
     return windows
-
-
-def _subgroups(con: duckdb.DuckDBPyConnection) -> dict[str, npt.NDArray[np.str_]]:
-    table = con.execute(read_sql("training/subgroups")).to_arrow_table()
-    return {
-        name: np.array([group or "not known" for group in table[name].to_pylist()], dtype=str)
-        for name in table.column_names
-    }
 
 
 def _utilisation(

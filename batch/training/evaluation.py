@@ -11,6 +11,7 @@ from batch.training.bootstrap import (
     BOOTSTRAPS,
     MIN_OUTCOMES,
     PatientBootstrap,
+    enough_outcomes,
     threshold_at_precision,
 )
 from batch.training.calibration import MIN_CHI_SQUARED, Floats, probability
@@ -18,6 +19,10 @@ from batch.training.covariates_alone import auroc_alone
 from batch.training.data import UNLABELLED, Cohort, Mask, TrainingData
 from batch.training.metrics import auroc, calibration_slope
 from batch.training.model_selection import CalibratedFit, fit_subset, patients_calibrated_on
+from batch.training.performance.calibration_curve import ici_if_calibrated
+from batch.training.performance.estimates import calibration_estimates
+from batch.training.performance.subgroups import subgroup_metrics
+from batch.training.performance.thresholds import default_threshold
 from batch.training.regression import observed_means
 from featurestore.store.scorer_metrics import (
     AlertMetrics,
@@ -34,7 +39,6 @@ from featurestore.store.scorer_metrics import (
     format_range,
 )
 
-_MIN_SUBGROUP_OUTCOMES = 20  # positives, and as many negatives
 _RELIABLE_POSITIVES = 100  # of test patients, below which a validation is considered unreliable
 
 
@@ -65,7 +69,14 @@ def evaluate(
             "max_probability": model.calibration.max_probability,
             "calibrated_on": _calibrated_on(data),
         },
-        "test": {name: bootstrap.metrics(risk[test]) for name, risk in systems.items()},
+        "test": {
+            name: bootstrap.metrics(risk[test])
+            | calibration_estimates(cohort.y[test], risk[test], cohort.subject_id[test])
+            for name, risk in systems.items()
+        },
+        "ici_if_calibrated": ici_if_calibrated(p[test])
+        if enough_outcomes(cohort.y[test])
+        else None,
         "differences": {
             name: bootstrap.difference(auroc, p[test], risk[test])
             for name, risk in baselines.items()
@@ -74,7 +85,7 @@ def evaluate(
         "at_80_precision": _at_precision(data, model, bootstrap),
         "covariates": _covariates(data, model),
         "candidates": [_candidate(each, each is model, bootstrap, test) for each in candidates],
-        "subgroups": _subgroups(data, p, bootstrap),
+        "subgroups": _subgroups(data, p),
         "learning_curve": _learning_curve(model, cohort, bootstrap),
         "stays_per_day": data.stays_per_day,
         "seed": 0,
@@ -152,26 +163,17 @@ def _covariates(data: TrainingData, model: CalibratedFit) -> list[CovariateMetri
     ]
 
 
-def _subgroups(data: TrainingData, p: Floats, bootstrap: PatientBootstrap) -> list[SubgroupMetrics]:
-    """Return AUROC, and observed and expected outcomes, in each group of test patients."""
-    test = data.cohort.split == "test"
-    subgroups = []
-    for by, group_of in data.subgroups.items():
-        for group in np.unique(group_of[test]).tolist():
-            members = group_of[test] == group
-            y, risk = data.cohort.y[test][members], p[test][members]
-            enough = min(y.sum(), (~y).sum()) >= _MIN_SUBGROUP_OUTCOMES
-            metrics: SubgroupMetrics = {
-                "by": by,
-                "group": group,
-                "admissions": int(members.sum()),
-                "positive": int(y.sum()),
-                "auroc": bootstrap.subset(members).estimate(auroc, risk) if enough else None,
-                "observed": float(y.mean()) if enough else None,
-                "expected": float(risk.mean()) if enough else None,
-            }
-            subgroups.append(metrics)
-    return subgroups
+def _subgroups(data: TrainingData, p: Floats) -> list[SubgroupMetrics]:
+    """Return the metrics of each group of test patients, at the default threshold of an alert."""
+    predicted = np.isin(data.cohort.split, ("test", UNLABELLED))
+    return subgroup_metrics(
+        data.cohort.y[predicted],
+        p[predicted],
+        data.has_label[predicted],
+        data.cohort.subject_id[predicted],
+        {by: group_of[predicted] for by, group_of in data.subgroups.items()},
+        default_threshold(p[predicted]),
+    )
 
 
 def _learning_curve(

@@ -55,7 +55,7 @@ VIEWS_AND_MACROS = (
     ),
     *("task_labels", "prediction_times", "known_notes", "repeated_notes", "admission_windows"),
     *("training_set", "scorer_parts", "score_admissions", "latest_scores"),
-    *("similar_admissions", "explain_admission"),
+    *("similar_admissions", "explain_admission", "ethnicity_group"),
 )
 FOLDERS = {
     **dict.fromkeys(VIEWS_AND_MACROS, "macros"),

@@ -63,7 +63,7 @@ class AlertMetrics(AlertOutcomes):
 
     per_100: int
     ppv: Interval  # positive, of all that are alerted
-    recall: Interval  # alerted, of all that are positive
+    sensitivity: Interval  # alerted, of all that are positive
 
 
 class ThresholdMetrics(TypedDict):
@@ -79,16 +79,26 @@ class ThresholdMetrics(TypedDict):
     recall: Interval
 
 
-class SubgroupMetrics(TypedDict):
-    """Performance in one group of test patients; None with too few positives or negatives."""
+class GroupEstimates(TypedDict):
+    """Performance in a group of test patients; None where too few stays support it."""
+
+    sensitivity: Interval
+    false_positive_rate: Interval  # 1 - specificity
+    ppv: Interval
+    oe_ratio: Interval
+    auroc: Interval
+
+
+class SubgroupMetrics(GroupEstimates):
+    """A group of test patients, and how it differs from all other test stays."""
 
     by: str
     group: str
-    admissions: int
+    admissions: int  # with a label
     positive: int
-    auroc: Interval
-    observed: float | None
-    expected: float | None
+    alerts: int  # of all predicted stays
+    threshold: float  # of an alert
+    differences: dict[str, Interval]  # of the estimates
 
 
 class LearningCurvePoint(TypedDict):
@@ -139,6 +149,7 @@ class ScorerMetrics(TypedDict):
     candidates: list[CandidateMetrics]
     covariates: list[CovariateMetrics]  # empty without
     subgroups: list[SubgroupMetrics]
+    ici_if_calibrated: float | None  # 95% of samples of this size are below, if risks are right
     learning_curve: list[LearningCurvePoint]
     stays_per_day: float | None
     test_from: str | None  # the first day of test stays (ISO 8601); None for all

@@ -2,12 +2,8 @@
 --
 -- Grain:   one row per predicted test admission, ordered by hadm_id; also those without a label.
 -- Params:  scorer (scorer_id).
-SELECT
-    label,
-    probability AS scorer,
-    bag_of_words,
-    classifier_head,
-    prior_admissions
+-- Columns: those of scorer_admissions: probability of the scorer, and a column per baseline.
+SELECT *
 FROM scorer_admissions
 WHERE scorer_id = $scorer AND split = 'test'
 ORDER BY hadm_id

@@ -11,10 +11,10 @@ SELECT
         WHEN a.age < 85 THEN '75 to 84'
         WHEN a.age >= 85 THEN '85 and over'
     END AS age,
-    a.gender,
-    split_part(a.ethnicity, ' - ', 1) AS ethnicity,
+    a.gender AS sex,
+    ethnicity_group(a.ethnicity) AS ethnicity,
     a.insurance,
     a.admission_type AS "admission type"
-FROM training_admissions
-INNER JOIN admissions AS a USING (hadm_id)
-ORDER BY a.hadm_id
+FROM training_admissions AS t
+LEFT JOIN admissions AS a ON t.hadm_id = a.hadm_id
+ORDER BY t.hadm_id

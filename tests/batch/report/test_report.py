@@ -7,11 +7,14 @@ import subprocess
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from batch.report.figures import _THRESHOLDS, FIGURES, net_benefit
+from batch.report.figures import FIGURES
+from batch.report.performance import _THRESHOLDS, net_benefit
 from featurestore import Store, create_store, embed_pending, report, sync
+from featurestore.cli import main
 from featurestore.cohort.caveats import caveats
-from featurestore.cohort.leakage import audit
+from featurestore.cohort.leakage import accept_finding, audit
 from featurestore.cohort.tasks import find_task
 from featurestore.errors import FeatureStoreError
 from tests.conftest import WordCounter
@@ -46,12 +49,22 @@ def embedded(tmp_path_factory):
 def reported(embedded, tmp_path_factory):
     """Return a store with a scorer and three nights, and its report."""
     store = copied(embedded, tmp_path_factory.mktemp("whole"))
+    with store.transaction("test") as transaction:
+        # A group that is too small, whose name is markup.
+        transaction.con.execute(
+            "UPDATE admissions SET insurance = "
+            "CASE WHEN subject_id % 6 = 0 THEN '<Own>' ELSE 'Medicare' END"
+        )
     with_scorer(store)
     for night in range(3):
         with_night(store, night)
     file = store.path.with_name("report.html")
     result = report(store, "readmit", file)
     return store, result, file
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def copied(store, folder):
@@ -118,8 +131,12 @@ def numbers(rows, one_outcome=False):
         "calibration_intercept": interval(-0.0723),
         "log_loss": interval(0.5323),
         "recall_at_80_precision_balanced": None if one_outcome else [0.2323],
+        "oe_ratio": interval(1.0823),
+        "scaled_brier": interval(0.0923),
+        "ici": None if one_outcome else [0.0423],
+        "e50": None if one_outcome else [0.0323],
+        "e90": None if one_outcome else [0.0823],
     }
-    group = {"by": "gender", "admissions": 41, "positive": 21, "observed": 0.51, "expected": 0.49}
     fit = {
         "aggregate": "mean",
         "c": 0.001,
@@ -152,7 +169,7 @@ def numbers(rows, one_outcome=False):
             {
                 "per_100": n,
                 "ppv": interval(0.7),
-                "recall": interval(n / 50),
+                "sensitivity": interval(n / 50),
                 "positive": n,
                 "negative": 43,
                 "died_in_hospital": 0,
@@ -167,10 +184,8 @@ def numbers(rows, one_outcome=False):
             "recall": interval(0.1323),
         },
         "stays_per_day": 37.2,
-        "subgroups": [
-            group | {"group": "M", "auroc": interval(0.7223)},
-            group | {"group": "<F>", "auroc": None, "observed": None, "expected": None},
-        ],
+        "subgroups": [],  # the report evaluates them again
+        "ici_if_calibrated": None if one_outcome else 0.0723,
         "learning_curve": [
             {"admissions": n, "positive": n // 3, "auroc": interval(0.6 + n / 1000)}
             for n in (20, 40)
@@ -187,15 +202,27 @@ def test_the_page_has_every_figure_with_a_caption_and_every_table(reported):
     page = file.read_text()
     # The outcomes of a research extract have no order.
     drawn = len(FIGURES) - 1
-    assert result == {"scorer_id": "readmit-v1", "file": str(file), "figures": drawn}
+    assert (result["scorer_id"], result["file"], result["figures"]) == (
+        "readmit-v1",
+        str(file),
+        drawn,
+    )
     for name in FIGURES:
         assert page.count(f'<figure id="{name}">') == 1
     assert page.count("<figcaption>") == len(FIGURES)
     assert page.count('role="img" aria-label="') == drawn
     assert "It needs a live hospital with two months" in page
-    for table in ("metrics", "candidates", "tripod"):
+    for table in ("metrics", "candidates", "tripod", "thresholds", "groups", "characteristics"):
         assert page.count(f'id="{table}"') == 1
-    assert re.findall(r'<td class="number">(\d+)</td>', page) == [str(n) for n in range(1, 28)]
+    items = re.findall(r'<td class="number">(\d+)([a-g]?)</td>', page)
+    assert list(dict.fromkeys(number for number, _ in items)) == [str(n) for n in range(1, 28)]
+    parts = {number: "".join(part for each, part in items if each == number) for number, _ in items}
+    assert {number: letters for number, letters in parts.items() if letters} == {
+        "6": "abc",
+        "12": "abcdefg",
+        "20": "abc",
+        "23": "ab",
+    }
 
 
 def test_the_page_has_no_scripts_and_no_external_resources(reported):
@@ -224,10 +251,11 @@ def test_the_page_shows_the_recorded_metrics(reported):
     page = file.read_text()
     recorded = json.loads(store.one("SELECT metrics FROM scorers")[0])
     for interval in (*recorded["test"]["scorer"].values(), recorded["candidates"][0]["test_auroc"]):
-        estimate, *ends = interval
+        estimate, *limits = interval
         assert f"{estimate:.3f}" in page or f"{estimate:.2f}" in page
-        low, high = ends or (None, None)
-        assert not ends or f"{low:.3f} to {high:.3f}" in page or f"{low:.2f} to {high:.2f}" in page
+        if limits:
+            low, high = limits
+            assert f"{low:.3f} to {high:.3f}" in page or f"{low:.2f} to {high:.2f}" in page
     for words in (
         "stays of test patients is <b>0.712 (0.662 to 0.762)</b>",
         "with a return 71 times in 100",
@@ -240,6 +268,7 @@ def test_the_page_shows_the_recorded_metrics(reported):
         "slope 0.77, intercept -0.11",
         "scikit-learn 9.9.9",
         "too few to evaluate",
+        "95% of samples have an ICI below 0.072",
     ):
         assert words in page, words
 
@@ -249,6 +278,7 @@ def test_the_page_of_another_task_names_its_outcome_and_no_return(embedded, tmp_
     with_scorer(store, outcome="stayed over 7 days", warnings=[])
     report(store, "readmit", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
+    page = re.sub(r'<ul id="findings">.*?</ul>', "", page, flags=re.S)  # of the store
     text = " ".join(re.sub(r"<[^>]+>", " ", page[page.index("<body>") :]).split())
     for words in (
         "Task readmission: stays that stayed over 7 days within 30 days, predicted from the notes",
@@ -266,7 +296,7 @@ def test_the_page_of_another_task_names_its_outcome_and_no_return(embedded, tmp_
 
 def test_text_of_the_source_is_escaped(reported):
     page = reported[2].read_text()
-    assert "&lt;F&gt;" in page and "<F>" not in page
+    assert "&lt;Own&gt;" in page and "<Own>" not in page
     assert "Case $management" in page
 
 
@@ -324,7 +354,7 @@ def test_the_flow_leads_from_all_stays_to_the_judged_ones(embedded, tmp_path):
 def test_baselines_that_were_not_fitted_are_not_shown(embedded, tmp_path):
     store = copied(embedded, tmp_path)
     alone = {"scorer": numbers([])["test"]["scorer"]}
-    with_scorer(store, test=alone, differences={}, stays_per_day=None, subgroups=[])
+    with_scorer(store, test=alone, differences={}, stays_per_day=None)
     with store.transaction("test") as transaction:
         transaction.con.execute(
             "UPDATE scorer_admissions SET bag_of_words = NULL, classifier_head = NULL"
@@ -332,7 +362,7 @@ def test_baselines_that_were_not_fitted_are_not_shown(embedded, tmp_path):
     report(store, "readmit", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "Bag-of-words" not in page and "Fine-tuned model" not in page
-    assert "alerts per day" not in page and "No group of test patients" in page
+    assert "alerts per day" not in page and "A day" not in page
 
 
 @pytest.mark.parametrize(
@@ -366,6 +396,103 @@ def test_the_page_lists_the_caveats_of_the_source_and_of_the_rule(reported):
     ][1:]
     assert shown[0].startswith("MIMIC-III holds nearly only stays with intensive care")
     assert "Those of the source and of the label rule are listed under Cohort." in file.read_text()
+
+
+def test_the_findings_of_the_audit_are_at_the_top_and_say_who_accepted_them(embedded, tmp_path):
+    store = copied(embedded, tmp_path)
+    with_scorer(store, one_outcome=True)  # draws two figures only, for speed
+    accept_finding(store, "no-planned-stays")
+    report(store, "readmit", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    first = page[page.index("Read this first") : page.index('<dl class="numbers">')]
+    findings = [
+        finding
+        for finding in audit(store, "readmit")
+        if finding.code not in caveats(store, "readmission")
+    ]
+    assert findings
+    for finding in findings:
+        assert f"<code>{finding.code}</code>" in first
+    (accepted,) = (finding.accepted for finding in findings if finding.accepted)
+    assert f"Accepted by {accepted.by} on {accepted.at:%Y-%m-%d}" in first
+
+
+def test_thresholds_of_choice_are_those_of_the_table_and_the_groups(reported, tmp_path):
+    store = reported[0]
+    options = ("--threshold", 0.4, "--threshold", 0.25, "--json")
+    done = run("report", store.path, "readmit", "-o", tmp_path / "report.html", *options)
+    result = json.loads(done.stdout)
+    assert [row["threshold"] for row in result["thresholds"]] == [0.25, 0.4]
+    assert {group["threshold"] for group in result["subgroups"]} == {0.4}
+    page = (tmp_path / "report.html").read_text()
+    table = page[page.index('id="thresholds"') :]
+    assert re.findall(
+        r'<th class="n" scope="row">([^<]*)</th>', table[: table.index("</table>")]
+    ) == [
+        "25%",
+        "40%",
+    ]
+    p, y = zip(
+        *store.sql(
+            "SELECT probability, label FROM scorer_admissions WHERE split = 'test'"
+        ).fetchall(),
+        strict=True,
+    )
+    alerted = np.array(p) >= 0.25
+    (row, _) = result["thresholds"]
+    assert row["alerts"] == alerted.sum()
+    assert row["sensitivity"][0] == pytest.approx(alerted[np.array(y)].mean())
+    assert row["alerts_per_day"] == pytest.approx(37.2 * alerted.mean())
+    assert "An alert is a predicted risk of 40.0% or more" in page
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -0.2, 30])
+def test_a_threshold_is_a_risk_between_0_and_1(reported, tmp_path, threshold):
+    file = tmp_path / "report.html"
+    with pytest.raises(FeatureStoreError, match=r"no threshold of a predicted risk - give one"):
+        report(reported[0], "readmit", file, thresholds=[threshold])
+    assert (
+        run("report", reported[0].path, "readmit", "-o", file, "--threshold", threshold).exit_code
+        == 2
+    )
+    assert not file.exists()
+
+
+def test_small_counts_are_shown_only_where_they_are_asked_for(reported, tmp_path):
+    store, result, file = reported
+    everything = report(store, "readmit", tmp_path / "report.html", small_cells=True)
+
+    def counts(report):
+        levels = [row["n"] for row in report["characteristics"] if row["level"]]
+        groups = [
+            group[name] for group in report["subgroups"] for name in ("admissions", "positive")
+        ]
+        return [*levels, *groups]
+
+    assert None not in counts(everything)
+    assert 0 < min(filter(None, counts(everything))) < 11
+    shown = set(counts(result))
+    assert None in shown
+    assert not shown & set(range(1, 11))
+    pages = [each.read_text() for each in (file, tmp_path / "report.html")]
+    assert [">*<" in page for page in pages] == [True, False]
+
+
+def test_table_one_counts_labelled_stays_by_split_and_outcome(reported):
+    store, result, _ = reported
+    rows = {
+        (row["characteristic"], row["split"], row["outcome"]): row
+        for row in result["characteristics"]
+        if row["level"] is None
+    }
+    for split, stays, positive, age in store.sql(
+        "SELECT split, count(*), count_if(label), median(age) FROM scorer_admissions "
+        "INNER JOIN admissions USING (hadm_id) GROUP BY split"
+    ).fetchall():
+        assert rows["stays", split, "all"]["n"] == stays
+        assert rows["stays", split, "positive"]["n"] == positive
+        assert rows["stays", split, "negative"]["n"] == stays - positive
+        assert rows["age", split, "all"]["median"] == age
 
 
 @pytest.mark.parametrize("name", ["report.pdf", "nowhere/report.html"])

@@ -103,7 +103,7 @@ def test_ppv_and_recall_of_alerts_computed_by_hand():
     y = np.isin(np.arange(100), [*range(12), 30, 40, 50])
     p = np.linspace(0.9, 0.1, 100)
     alert = PatientBootstrap(y, np.arange(100)).alerts(p, np.full(100, ""))[3]
-    assert (alert["per_100"], alert["ppv"][0], alert["recall"][0]) == (20, 12 / 20, 12 / 15)
+    assert (alert["per_100"], alert["ppv"][0], alert["sensitivity"][0]) == (20, 12 / 20, 12 / 15)
     ppv, recall = PatientBootstrap(y, np.arange(100)).at_threshold(p, p[19])
     assert (ppv[0], recall[0]) == (12 / 20, 12 / 15)
 
@@ -165,7 +165,7 @@ def test_nothing_is_estimated_with_fewer_than_ten_stays_of_an_outcome(returned, 
     assert set(bootstrap.metrics(p).values()) == {None}
     assert bootstrap.difference(auroc, p, 1 - p) is None
     assert all(
-        alert["ppv"] is None and alert["recall"] is None
+        alert["ppv"] is None and alert["sensitivity"] is None
         for alert in bootstrap.alerts(p, np.full(len(y), ""))
     )
 
@@ -192,7 +192,7 @@ def test_a_ppv_needs_twenty_alerts_and_ten_labelled_stays_of_each_outcome():
     p = np.linspace(0.9, 0.1, 200)
     bootstrap, no_reason = PatientBootstrap(y, np.arange(200)), np.full(200, "")
     alerts = {alert["per_100"]: alert for alert in bootstrap.alerts(p, no_reason)}
-    assert (alerts[5]["ppv"], alerts[5]["recall"], alerts[5]["positive"]) == (None, None, 10)
+    assert (alerts[5]["ppv"], alerts[5]["sensitivity"], alerts[5]["positive"]) == (None, None, 10)
     # Wilson's of 20 of 20, with the 97.5% quantile for 199 degrees of freedom, 1.972.
     assert alerts[10]["ppv"] == pytest.approx([1, 20 / (20 + 1.972**2), 1], abs=1e-4)
     assert bootstrap.at_threshold(p, p[18])[0] is None

@@ -604,9 +604,9 @@ def test_splits_without_a_return_are_warned_of(embedded, tmp_path):
     assert result["test"]["scorer"]["auroc"] is None
     # Nothing looks perfect, such as an accuracy of 1 where one outcome is always predicted.
     assert {value for system in result["test"].values() for value in system.values()} == {None}
-    assert {value for alert in result["alerts"] for value in (alert["ppv"], alert["recall"])} == {
-        None
-    }
+    assert {
+        value for alert in result["alerts"] for value in (alert["ppv"], alert["sensitivity"])
+    } == {None}
     assert result["candidates"][0]["test_auroc"] is None
     assert re.match(
         r"0 of \d+ stays of test patients returned: at least 10 that did and 10 that did not are "

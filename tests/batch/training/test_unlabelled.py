@@ -115,7 +115,7 @@ def test_alerts_are_split_by_outcome_over_all_predicted_test_stays(with_deaths):
     above, tied = p > threshold, p == threshold
     returned = y[above].sum() + y[tied].mean() * (alerted - above.sum())
     assert most["ppv"][0] == pytest.approx(returned / alerted)
-    assert most["recall"][0] == pytest.approx(returned / y.sum())
+    assert most["sensitivity"][0] == pytest.approx(returned / y.sum())
 
 
 def test_outcomes_judge_alerts_of_all_and_auroc_of_labelled_stays(with_deaths):

@@ -1,0 +1,1 @@
+"""Performance at thresholds, in groups of patients, and the calibration curve."""

@@ -1,0 +1,83 @@
+"""Estimates from predicted risks with intervals that take account of several stays of a patient."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from batch.training.bootstrap import MIN_OUTCOMES, enough_outcomes
+from batch.training.calibration import Floats
+from batch.training.intervals import LOGIT, clustered_error, student_interval, wilson_interval
+from batch.training.performance.calibration_curve import calibration_errors
+from featurestore.store.scorer_metrics import Interval
+
+Mask = npt.NDArray[np.bool_]
+
+
+def calibration_estimates(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> dict[str, Interval]:
+    """Return O:E, scaled Brier score, ICI, E50 and E90 of predicted risks (stays,).
+
+    None with fewer than 10 stays of an outcome. ICI, E50 and E90 have no interval: they are too
+    large by chance, the more so the fewer stays there are, and no interval covers then.
+    """
+    names = ("oe_ratio", "scaled_brier", "ici", "e50", "e90")
+    if not enough_outcomes(y):
+        return dict.fromkeys(names)
+    errors = calibration_errors(y, p)
+    return {
+        "oe_ratio": oe_ratio(y, p, patient),
+        "scaled_brier": scaled_brier(y, p, patient),
+        "ici": [errors["ici"]],
+        "e50": [errors["e50"]],
+        "e90": [errors["e90"]],
+    }
+
+
+def oe_ratio(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> Interval:
+    """Return observed by expected positives (stays,), with its interval; 1 is calibrated.
+
+    Wilson's interval of the observed proportion over the mean risk, with the number of independent
+    stays whose ratio has the same standard error. None where fewer than 10 stays of an outcome are
+    expected: to require 10 that are observed would show groups whose ratio is high by chance.
+    """
+    if min(p.sum(), (1 - p).sum()) < MIN_OUTCOMES:
+        return None
+    observed, expected = float(y.mean()), float(p.mean())
+    error = clustered_error(y - observed / expected * p, patient)
+    interval = wilson_interval(observed, error, len(y))
+    return [end / expected for end in interval] if interval else None
+
+
+def clustered_auroc(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> Interval:
+    """Return the AUROC (stays,) with its interval; None with fewer than 10 stays of an outcome.
+
+    The standard error is that of the placement values by patient (Obuchowski 1997,
+    doi 10.2307/2533958), the interval is symmetric in the log odds.
+    """
+    if not enough_outcomes(y):
+        return None
+    from scipy.stats import rankdata
+
+    rank = rankdata(p)
+    placement = np.empty(len(y))  # of a positive: the fraction of negatives below it
+    placement[y] = (rank[y] - rankdata(p[y])) / (~y).sum()
+    placement[~y] = 1 - (rank[~y] - rankdata(p[~y])) / y.sum()
+    auroc = float(placement[y].mean())
+    influence = (placement - auroc) / np.where(y, y.mean(), (~y).mean())
+    freedom = len(np.unique(patient)) - 1
+    return student_interval(auroc, clustered_error(influence, patient), freedom, LOGIT)
+
+
+def scaled_brier(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> Interval:
+    """Return 1 - Brier score / that of the prevalence (stays,): 1 is perfect, 0 knows nothing.
+
+    Also index of prediction accuracy (Kattan & Gerds 2018, doi 10.1186/s41512-018-0029-2). None
+    with fewer than 10 stays of an outcome.
+    """
+    if not enough_outcomes(y):
+        return None
+    squared, prevalence = (p - y) ** 2, float(y.mean())
+    score, variance = float(squared.mean()), prevalence * (1 - prevalence)
+    influence = score * (1 - 2 * prevalence) * y / variance**2 - squared / variance
+    freedom = min(len(np.unique(patient[y == outcome])) for outcome in (True, False)) - 1
+    return student_interval(1 - score / variance, clustered_error(influence, patient), freedom)

@@ -1,0 +1,123 @@
+"""Performance where all stays from a predicted risk on are alerted."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from batch.training.calibration import Floats
+from batch.training.intervals import clustered_error, student_interval, wilson_interval
+from featurestore.store.scorer_metrics import Interval
+
+MIN_OUTCOMES = 10  # positives for a sensitivity, negatives for a specificity
+MIN_ALERTS = 20  # for a PPV; as many stays without an alert for an NPV
+THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.30, 0.50)
+ALERTED = 0.10  # fraction of predicted test stays above the default threshold of the groups
+
+Mask = npt.NDArray[np.bool_]
+
+
+class ThresholdRow(TypedDict):
+    """Performance of alerts from a predicted risk on; None where too few stays support it."""
+
+    threshold: float
+    alerts: int  # predicted test stays that are alerted
+    without_label: int  # of these
+    alerts_per_day: float | None  # in a live hospital
+    sensitivity: Interval
+    specificity: Interval
+    ppv: Interval  # positive, of all alerts, also on stays without a label
+    npv: Interval
+    number_needed_to_evaluate: Interval  # alerts for each positive, 1 / PPV
+    net_benefit: Interval
+
+
+def threshold_metrics(
+    y: Mask,
+    p: Floats,
+    has_label: Mask,
+    patient: npt.NDArray[Any],
+    thresholds: Sequence[float] = THRESHOLDS,
+    stays_per_day: float | None = None,
+) -> list[ThresholdRow]:
+    """Return the performance at each threshold, by increasing threshold.
+
+    All arrays are (predicted stays,); y is False where there is no label. A ward cannot tell stays
+    apart that will have no label, so alerts and PPV count them, as not positive. All other metrics
+    are of stays with a label. Net benefit: Vickers & Elkin 2006, doi 10.1177/0272989X06295361.
+    """
+    rows: list[ThresholdRow] = []
+    for threshold in sorted(set(thresholds)):
+        alerted = is_alerted(p, threshold)
+        ppv = alert_ppv(y, alerted, patient)
+        rows.append(
+            {
+                "threshold": float(threshold),
+                "alerts": int(alerted.sum()),
+                "without_label": int((alerted & ~has_label).sum()),
+                "alerts_per_day": stays_per_day and float(alerted.mean() * stays_per_day),
+                "sensitivity": sensitivity(y, alerted, patient),
+                "specificity": proportion(~alerted, has_label & ~y, patient, at_least=MIN_OUTCOMES),
+                "ppv": ppv,
+                "npv": proportion(~y, has_label & ~alerted, patient, at_least=MIN_ALERTS),
+                "number_needed_to_evaluate": inverse(ppv),
+                "net_benefit": _net_benefit(
+                    y[has_label], alerted[has_label], patient[has_label], threshold
+                ),
+            }
+        )
+    return rows
+
+
+def is_alerted(p: Floats, threshold: float) -> Mask:
+    """Return which stays reach a threshold, up to the rounding of a probability."""
+    return np.asarray(p >= threshold * (1 - 1e-12))
+
+
+def default_threshold(p: Floats) -> float:
+    """Return the risk that the riskiest 10% of predicted stays (stays,) reach, as `outcomes`."""
+    return float(np.quantile(p, 1 - ALERTED, method="inverted_cdf")) if len(p) else 0.5
+
+
+def sensitivity(y: Mask, alerted: Mask, patient: npt.NDArray[Any]) -> Interval:
+    """Return the fraction of positives that are alerted; None with fewer than 10 positives."""
+    return proportion(alerted, y, patient, at_least=MIN_OUTCOMES)
+
+
+def alert_ppv(y: Mask, alerted: Mask, patient: npt.NDArray[Any]) -> Interval:
+    """Return the fraction of alerts that are positive; None with fewer than 20 alerts."""
+    return proportion(y, alerted, patient, at_least=MIN_ALERTS)
+
+
+def proportion(hit: Mask, counted: Mask, patient: npt.NDArray[Any], at_least: int) -> Interval:
+    """Return the fraction of the counted stays (stays,) that are hits, with its interval.
+
+    Wilson's interval, with the effective number of stays, as a patient may have several. None where
+    fewer than `at_least` stays count.
+    """
+    n = int(counted.sum())
+    if n < at_least:
+        return None
+    estimate = float((hit & counted).sum() / n)
+    influence = (hit & counted) - estimate * counted
+    error = clustered_error(influence / counted.mean(), patient)
+    return wilson_interval(estimate, error, n)
+
+
+def inverse(interval: Interval) -> Interval:
+    """Return 1 / x of an interval; None where x may be 0."""
+    if not interval or min(interval) <= 0:
+        return None
+    return [1 / interval[0], *(1 / end for end in reversed(interval[1:]))]
+
+
+def _net_benefit(y: Mask, alerted: Mask, patient: npt.NDArray[Any], threshold: float) -> Interval:
+    if min(y.sum(), (~y).sum()) < MIN_OUTCOMES or threshold >= 1:
+        return None
+    if not alerted.any():
+        return [0.0]
+    odds = threshold / (1 - threshold)
+    benefit = (alerted & y) - odds * (alerted & ~y)
+    freedom = len(np.unique(patient[alerted | y])) - 1
+    return student_interval(float(benefit.mean()), clustered_error(benefit, patient), freedom)
