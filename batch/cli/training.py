@@ -119,9 +119,9 @@ def training_summary(scorer: TrainedScorer) -> str:
     at_precision = scorer["at_80_precision"]
     if has_test and at_precision["threshold"] is not None:
         lines.append(
-            f"from {at_precision['threshold']:.3f} on, with 80% precision out of fold: "
-            f"{at_precision['alerts']:,} test stays, precision "
-            f"{interval(at_precision['precision'])}, recall {interval(at_precision['recall'])}"
+            f"from {at_precision['threshold']:.3f} on, with a PPV of 80% out of fold: "
+            f"{at_precision['alerts']:,} test stays, PPV {interval(at_precision['precision'])}, "
+            f"sensitivity {interval(at_precision['recall'])}"
         )
     if turns := scorer["turns"]:
         lines.append(

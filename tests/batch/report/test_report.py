@@ -264,7 +264,7 @@ def test_the_page_shows_the_recorded_metrics(reported):
         f"{recorded['positives']['train']} returned",
         "This hospital predicts 37.2 stays per day",
         "With the threshold of 0.612",
-        "21 test stays are alerted: precision 0.812 (0.762 to 0.862), recall 0.132 (0.082 to",
+        "21 test stays are alerted: PPV 0.812 (0.762 to 0.862), sensitivity 0.132 (0.082 to",
         "slope 0.77, intercept -0.11",
         "scikit-learn 9.9.9",
         "too few to evaluate",

@@ -63,7 +63,12 @@ def test_unlabelled_stays_change_nothing_but_the_alerts(with_deaths, tmp_path):
     query = "SELECT coef, intercept, training_hash FROM scorers"
     assert store.one(query) == without_store.one(query)
     assert trained["alerts"] != without["alerts"]
-    assert trained | {"alerts": []} == without | {"alerts": []}
+    of_alerts = dict.fromkeys(("alerts", "subgroups"))
+    assert trained | of_alerts == without | of_alerts
+    for group, same in zip(trained["subgroups"], without["subgroups"], strict=True):
+        assert group["alerts"] > same["alerts"]
+        for name in ("by", "group", "admissions", "positive", "oe_ratio", "auroc"):
+            assert group[name] == same[name]
 
 
 def test_they_are_recorded_as_test_stays_with_the_reason(with_deaths):
