@@ -42,6 +42,8 @@ _CURVE_POINTS = 60  # of the calibration curve
 _NAMES = {
     "classifier_head": "Fine-tuned model",
     "bag_of_words": "Bag-of-words",
+    "lace": "LACE",
+    "hospital": "HOSPITAL score",
 }
 
 
