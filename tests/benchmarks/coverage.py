@@ -131,7 +131,8 @@ def simulate(events, prevalence, slope, hospitals, seed=0):
     rng, intercept = np.random.default_rng(seed), intercept_of(slope, prevalence)
     inside = {name: [] for name in true}
     for number in range(hospitals):
-        shown = intervals(*hospital(rng, events, prevalence, slope, intercept), cuts, seed=number)
+        y, patient, p, other = hospital(rng, events, prevalence, slope, intercept)
+        shown = intervals(y, patient, p, other, cuts, seed=number)
         for name, interval in shown.items():
             if interval:
                 inside[name].append(interval[1] <= true[name] <= interval[2])

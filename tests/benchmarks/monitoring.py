@@ -148,17 +148,17 @@ class Monitor:
                     unusual, stops = True, stops or abs(each.shift) >= SHIFTS[1]
         scored = self.hospital.scored_on
         members = (scored > tonight - NIGHTS + 1) & (scored <= tonight)
-        for each in find_distributions(
+        for found in find_distributions(
             tonight - scored[members],
             self.hospital.probability[members],
             self.scores,
             self.alert_above,
             0.4 * ALARMS,
         ):
-            if each.psi > max(each.psi_limit, INDEXES[0]):
-                unusual, stops = True, stops or each.psi >= INDEXES[1]
-            if not each.low <= each.alert_rate <= each.high and each.ratio >= RATES[0]:
-                unusual, stops = True, stops or each.ratio >= RATES[1]
+            if found.psi > max(found.psi_limit, INDEXES[0]):
+                unusual, stops = True, stops or found.psi >= INDEXES[1]
+            if not found.low <= found.alert_rate <= found.high and found.ratio >= RATES[0]:
+                unusual, stops = True, stops or found.ratio >= RATES[1]
         return stops, unusual
 
 
@@ -228,9 +228,10 @@ def detection(seeds, start=35, wait=100):
                     results = simulate(seed, notes, world, start + wait, shift, start)
                     first = [np.flatnonzero(column) for column in results.T]
                     after.append([nights[0] + 1 if len(nights) else np.inf for nights in first])
-                after = np.array(after)
-                cells = [np.median(after[:, 0]), after[:, 0].max(), np.median(after[:, 2])]
-                cells = ["never" if np.isinf(value) else f"{value:.0f}" for value in cells]
+                columns = np.array(after).T
+                stops, before = columns[0], columns[2]
+                values = (np.median(stops), stops.max(), np.median(before))
+                cells = ["never" if np.isinf(value) else f"{value:.0f}" for value in values]
                 row(world, scenario, f"{notes:,}", *cells)
 
 

@@ -48,8 +48,9 @@ def store(tmp_path):
 
 def add_scorer(store, name, p, members=slice(None), split="test", label=Y, **settings):
     """Record a scorer with these probabilities of its stays; `settings` are of SCORER."""
-    settings = {"cutoff": "72h", "task": "readmission", "days": 30, "hash": "h"} | settings
     words = settings.pop("bag_of_words", None)
+    metrics = json.dumps({"outcome": "returned"} | settings.pop("metrics", {}))
+    usual = {"cutoff": "72h", "task": "readmission", "days": 30, "hash": "h"}
     rows = {
         "hadm_id": HADM_ID[members],
         "subject_id": PATIENT[members],
@@ -60,8 +61,7 @@ def add_scorer(store, name, p, members=slice(None), split="test", label=Y, **set
     if words is not None:
         rows["bag_of_words"] = words[members]
     with store.transaction("test") as transaction:
-        metrics = json.dumps({"outcome": "returned"} | settings.pop("metrics", {}))
-        transaction.con.execute(SCORER, settings | {"name": name, "metrics": metrics})
+        transaction.con.execute(SCORER, usual | settings | {"name": name, "metrics": metrics})
         transaction.con.register("new_rows", pa.table(rows))
         transaction.con.execute(
             "INSERT INTO scorer_admissions BY NAME SELECT $1 AS scorer_id, * FROM new_rows",
