@@ -63,6 +63,9 @@ def clustered_auroc(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> Interval:
     placement[y] = (rank[y] - rankdata(p[y])) / (~y).sum()
     placement[~y] = 1 - (rank[~y] - rankdata(p[~y])) / y.sum()
     auroc = float(placement[y].mean())
+    if auroc in (0, 1):  # without an error that could be estimated
+        rarer = min(len(np.unique(patient[y == outcome])) for outcome in (True, False))
+        return wilson_interval(auroc, None, rarer, rarer - 1)
     influence = (placement - auroc) / np.where(y, y.mean(), (~y).mean())
     freedom = len(np.unique(patient)) - 1
     return student_interval(auroc, clustered_error(influence, patient), freedom, LOGIT)

@@ -47,6 +47,13 @@ def test_the_auroc_has_the_standard_error_of_delong_where_patients_have_one_stay
     assert clustered_auroc(y, p, patient) == pytest.approx(expected, abs=1e-3)
 
 
+def test_outcomes_that_are_separated_have_an_interval_below_1():
+    n = np.arange(60)
+    estimate, low, high = clustered_auroc(n < 12, np.where(n < 12, 0.8, 0.2), n)
+    assert (estimate, high) == (1, 1)
+    assert 0.6 < low < 0.9
+
+
 def test_copies_of_a_stay_make_no_interval_narrower(stays):
     y, p, patient = stays
     for estimate in (clustered_auroc, oe_ratio, scaled_brier):
