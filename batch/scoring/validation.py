@@ -10,8 +10,8 @@ from batch.scoring.scorer_registry import encoder_and_cutoff, find_scorer
 from batch.training.bootstrap import PatientBootstrap, enough_outcomes
 from batch.training.calibration import Floats, platt, probability
 from batch.training.data import Cohort, Mask, stays_of_scorer
-from batch.training.evaluation_ledger import earlier_evaluations, record_evaluation
 from batch.training.model_selection import patient_folds
+from batch.training.performance.evaluation_ledger import earlier_evaluations, record_evaluation
 from featurestore.cohort.tasks import scorer_task
 from featurestore.errors import ModelError, NotEnoughDataError
 from featurestore.store.store import Store

@@ -25,8 +25,8 @@ from batch.training.data import (
     training_data,
 )
 from batch.training.evaluation import evaluate
-from batch.training.evaluation_ledger import record_evaluation
 from batch.training.model_selection import CalibratedFit, fit_candidates, fit_parts
+from batch.training.performance.evaluation_ledger import record_evaluation
 from batch.training.reference import record_reference
 from batch.training.regression import observed_means
 from featurestore.cohort.flow import admission_flow
