@@ -100,7 +100,8 @@ def intervals(y, patient, p, other, cuts, seed=0, bootstraps=BOOTSTRAPS):
     if min(alerted.sum(), alerted_by_other.sum(), (alerted != alerted_by_other).sum()) < MIN_ALERTS:
         shown["difference of net_benefit"] = None  # as `compare` does
     for alert in bootstrap.alerts(p, np.full(len(y), "")):
-        shown |= {f"{name} of {alert['per_100']}%": alert[name] for name in ("ppv", "recall")}
+        top = f"of {alert['per_100']}%"
+        shown |= {f"ppv {top}": alert["ppv"], f"recall {top}": alert["sensitivity"]}
     for name in ("often", "rarely"):
         ppv, recall = bootstrap.at_threshold(p, cuts[name])
         shown |= {f"ppv at a threshold, {name}": ppv, f"recall at a threshold, {name}": recall}

@@ -32,10 +32,13 @@ def intervals(y, p, patient, group):
     """Return the intervals that are shown."""
     every = np.ones(len(y), bool)
     (row,) = threshold_metrics(y, p, every, patient, [THRESHOLD])
-    names = ("sensitivity", "specificity", "ppv", "npv", "net_benefit")
     of_group = subgroup_metrics(y, p, every, patient, {"group": group}, THRESHOLD)[0]
     return {
-        **{name: row[name] for name in names},
+        "sensitivity": row["sensitivity"],
+        "specificity": row["specificity"],
+        "ppv": row["ppv"],
+        "npv": row["npv"],
+        "net_benefit": row["net_benefit"],
         "oe_ratio": oe_ratio(y, p, patient),
         "scaled_brier": scaled_brier(y, p, patient),
         "auroc": clustered_auroc(y, p, patient),

@@ -36,7 +36,8 @@ def test_the_metrics_are_those_of_the_confusion_matrix(stays):
 
 
 def test_the_number_needed_to_evaluate_is_the_inverse_of_the_ppv(stays):
-    (row,) = threshold_metrics(*stays, [0.25])
+    y, p, has_label, patient = stays
+    (row,) = threshold_metrics(y, p, has_label, patient, [0.25])
     assert row["number_needed_to_evaluate"] == pytest.approx([1 / row["ppv"][k] for k in (0, 2, 1)])
     assert row["alerts_per_day"] is None
 
