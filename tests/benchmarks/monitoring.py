@@ -148,17 +148,20 @@ class Monitor:
                     unusual, stops = True, stops or abs(each.shift) >= SHIFTS[1]
         scored = self.hospital.scored_on
         members = (scored > tonight - NIGHTS + 1) & (scored <= tonight)
-        for found in find_distributions(
+        for distribution in find_distributions(
             tonight - scored[members],
             self.hospital.probability[members],
             self.scores,
             self.alert_above,
             0.4 * ALARMS,
         ):
-            if found.psi > max(found.psi_limit, INDEXES[0]):
-                unusual, stops = True, stops or found.psi >= INDEXES[1]
-            if not found.low <= found.alert_rate <= found.high and found.ratio >= RATES[0]:
-                unusual, stops = True, stops or found.ratio >= RATES[1]
+            if distribution.psi > max(distribution.psi_limit, INDEXES[0]):
+                unusual, stops = True, stops or distribution.psi >= INDEXES[1]
+            if (
+                not distribution.low <= distribution.alert_rate <= distribution.high
+                and distribution.ratio >= RATES[0]
+            ):
+                unusual, stops = True, stops or distribution.ratio >= RATES[1]
         return stops, unusual
 
 
