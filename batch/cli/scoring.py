@@ -9,9 +9,10 @@ import click
 
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, NEGATIVE_NUMBERS, STORE
 from featurestore.cli.progress import say
-from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, format_interval
+from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, format_interval, negate
 
 SCORER = click.argument("scorer")
+IN_HOSPITAL = "still in hospital"
 interval = partial(format_interval, to="-")  # a terminal is narrower than a page
 
 
@@ -130,6 +131,7 @@ def outcomes_table(result: dict[str, Any]) -> str:
     if len(result["periods"]) == 1:
         del lines[1]
     returns = result["outcome"] == DEFAULT_OUTCOME
+    waiting, over = ("the horizon", "over") if result["horizon_days"] else ("the label", "known")
     died = "died in hospital" if returns else "died in hospital without a label"
     return "\n".join(
         [
@@ -142,7 +144,7 @@ def outcomes_table(result: dict[str, Any]) -> str:
             *_cusum_lines(result["cusum"]),
             f"an alert is a probability of {result['alert_above']:.3f} or more; outcomes: alerts "
             f"that {result['outcome']}/did not/{died}/other",
-            f"waiting: the horizon of {result['waiting']:,} is not over, and "
+            f"waiting: {waiting} of {result['waiting']:,} is not {over}, and "
             f"{result['positive_so_far']:,} of them {result['outcome']} so far; not judged: "
             f"{result['not_judged']:,} have no label",
             f"{result['fitted_on']:,} scored admissions are excluded: the scorer was fitted or "
@@ -182,6 +184,7 @@ def _cusum_lines(cusum: dict[str, Any] | None) -> list[str]:
 @click.option("-n", type=click.IntRange(1), default=10, show_default=True, help="How many.")
 @CUTOFF
 @HORIZON
+@click.option("--task", help="What the outcome is.  [default: readmission]")
 @JSON
 def similar_command(
     store: Path,
@@ -189,12 +192,13 @@ def similar_command(
     n: int,
     cutoff: str | None,
     horizon_days: int | None,
+    task: str | None,
     as_json: bool,
 ) -> None:
     """Find the most similar admissions of other patients."""
     from featurestore import Store, similar
 
-    neighbours = similar(Store(store), hadm_id, n, cutoff or "72h", horizon_days or 30)
+    neighbours = similar(Store(store), hadm_id, n, cutoff, horizon_days, task)
     click.echo(json.dumps(neighbours) if as_json else similar_table(neighbours))
 
 
@@ -204,13 +208,16 @@ def similar_table(neighbours: list[dict[str, Any]]) -> str:
     width = max(11, *map(len, ids)) + 1  # ids may be 64-bit numbers
     lines = [f"{'hadm_id':>{width}}{'subject_id':>{width}}{'similarity':>12}  outcome"]
     for row in neighbours:
-        outcome = {True: "returned", False: "did not return", None: "no label"}[row["label"]]
-        days = f" after {row['days_to_return']} days" if row["label"] else ""
+        positive = row["outcome"]
+        outcome = {True: positive, False: negate(positive), None: "no label"}[row["label"]]
+        days = f" after {row['days_to_return']} days" if row["days_to_return"] is not None else ""
         reason = f" ({row['reason']})" if row["reason"] else ""
-        if row["label"] is None and row["reason"] == "horizon not yet observed":
-            outcome, reason = "no return so far", " (horizon not over)"
+        waiting = "horizon not over" if positive == DEFAULT_OUTCOME else "label not known yet"
+        if row["label"] is None and row["reason"] in ("horizon not yet observed", IN_HOSPITAL):
+            so_far = "no return" if positive == DEFAULT_OUTCOME else negate(positive)
+            outcome, reason = f"{so_far} so far", f" ({waiting})"
         elif row["label"] is not None and not row["mature"]:
-            reason = f"{reason} (horizon not over)"
+            reason = f"{reason} ({waiting})"
         lines.append(
             f"{row['hadm_id']:>{width}}{row['subject_id']:>{width}}{row['similarity']:>12.6f}  "
             f"{outcome}{days}{reason}"

@@ -29,6 +29,7 @@ def sync_table(counts: dict[str, Any]) -> str:
 def flow_table(counts: dict[str, Any]) -> str:
     """Format the flow of admissions, with percentages of the line above that they are part of."""
     outcome = counts["outcome"]
+    waiting = "horizon not over" if counts["horizon_days"] else "label not known yet"
 
     def line(name: str, count: int, total: int) -> str:
         return f"{name:<44}{count:>9,}" + (f"{count / total:>8.1%}" if total else "")
@@ -43,7 +44,7 @@ def flow_table(counts: dict[str, Any]) -> str:
         if not part["immature"]:
             return []
         return [
-            line("  horizon not over", part["immature"], total),
+            line(f"  {waiting}", part["immature"], total),
             line(f"    {outcome} so far", part["positive_so_far"], part["immature"]),
         ]
 

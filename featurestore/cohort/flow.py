@@ -65,7 +65,7 @@ def admission_flow(
         "planned_returns": _total(row for row in negative if row["reason"] == "planned return"),
         "died_within_horizon": sum(row["n_died"] for row in negative),
         "predicted": predicted,
-        "warnings": [*_warn_of_no_label(total)],
+        "warnings": [*_warn_of_no_label(total, horizon_days)],
     }
     if cutoff == "discharge+48h" and horizon_days is not None:
         early = _total(row for row in positive if row["returned_early"])
@@ -111,8 +111,13 @@ def _as_judged(row: dict[str, Any]) -> dict[str, Any]:
     return row if row["mature"] else row | {"outcome": "immature"}
 
 
-def _warn_of_no_label(total: dict[str, Any]) -> Iterator[str]:
-    if total["immature"] and not total["judged"]:
+def _warn_of_no_label(total: dict[str, Any], horizon_days: int | None) -> Iterator[str]:
+    if total["immature"] and not total["judged"] and horizon_days is None:
+        yield (
+            f"the labels of all {total['immature']:,} possible stays are not known yet, so nothing "
+            "can be trained or judged - wait until they are"
+        )
+    elif total["immature"] and not total["judged"]:
         yield (
             f"the horizon of all {total['immature']:,} possible index stays is not over, so "
             "nothing can be trained or judged - wait until it is, or choose a shorter horizon"

@@ -1,6 +1,7 @@
 """Scorers of tasks other than readmission, from the SELECT to scores and outcomes."""
 
 import json
+import re
 
 import duckdb
 import numpy as np
@@ -236,3 +237,49 @@ def test_labels_that_become_invalid_are_one_line_and_a_finding(store, tmp_path):
     assert messages["broken-task"] == message
     assert score(store, "risk")["scored"] > 0
     assert verify(store) == []
+
+
+def test_similar_admissions_have_the_outcome_of_a_task(store):
+    neighbours = similar(store, 7, n=200, cutoff="24h", task="in_hospital_mortality")
+    died = dict(store.sql("SELECT hadm_id, died_in_hospital FROM admissions").fetchall())
+    assert [row["label"] for row in neighbours] == [died[row["hadm_id"]] for row in neighbours]
+    assert {row["days_to_return"] for row in neighbours} == {None}
+    with store.transaction("test") as transaction:
+        transaction.con.execute("UPDATE settings SET live = TRUE, observed_until = $1", [day(8)])
+    arguments = ["similar", str(store.path), "7", "-n", "200", "--cutoff", "24h", "--task"]
+
+    def shown(task):
+        result = CliRunner().invoke(main, [*arguments, task])
+        assert result.exit_code == 0, result.output
+        return {re.split("  +", line)[-1] for line in result.stdout.splitlines()[1:]}
+
+    assert shown("in_hospital_mortality") == {
+        "died in hospital (label not known yet)",
+        "did not die in hospital (label not known yet)",
+    }
+    assert shown("long_stay") == {
+        "stayed over 7 days",
+        "did not stay over 7 days",
+        "did not stay over 7 days (died within 7 days)",
+    }
+    with pytest.raises(UnknownNameError, match="no task other"):
+        similar(store, 7, task="other")
+
+
+def test_a_task_without_a_horizon_waits_for_labels_and_no_horizon(store):
+    train(store, "risk", task="long_stay", baseline=False, aggregate="mean")
+    score(store, "risk")
+    with store.transaction("test") as transaction:
+        transaction.con.execute("UPDATE settings SET live = TRUE, observed_until = $1", [day(4)])
+    (warning,) = admission_flow(store, find_task(store, "long_stay"))["warnings"]
+    assert warning == (
+        "the labels of all 300 possible stays are not known yet, so nothing can be trained or "
+        "judged - wait until they are"
+    )
+    texts = [
+        CliRunner().invoke(main, [command, str(store.path), *rest]).stdout
+        for command, *rest in (["labels", "--task", "long_stay"], ["outcomes", "risk"])
+    ]
+    assert "label not known yet" in texts[0]
+    assert re.search(r"waiting: the label of \d+ is not known, and", texts[1])
+    assert "horizon" not in "".join(texts)
