@@ -15,11 +15,11 @@ from batch.training.bootstrap import (
     threshold_at_precision,
 )
 from batch.training.calibration import MIN_CHI_SQUARED, Floats, probability
-from batch.training.covariates_alone import auroc_alone
 from batch.training.data import UNLABELLED, Cohort, Mask, TrainingData
 from batch.training.metrics import auroc, calibration_slope
 from batch.training.model_selection import CalibratedFit, fit_subset, patients_calibrated_on
 from batch.training.performance.calibration_curve import ici_if_calibrated
+from batch.training.performance.covariates_alone import auroc_alone
 from batch.training.performance.estimates import calibration_estimates
 from batch.training.performance.subgroups import subgroup_metrics
 from batch.training.performance.thresholds import default_threshold

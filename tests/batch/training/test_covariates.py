@@ -15,9 +15,9 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from batch.training.aggregates import Vectors
-from batch.training.covariates_alone import auroc_alone
 from batch.training.data import Cohort
 from batch.training.model_selection import fit_calibrated
+from batch.training.performance.covariates_alone import auroc_alone
 from featurestore import (
     Store,
     add_task,
