@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from batch.scoring.score import score as score
     from batch.scoring.similar import similar as similar
     from batch.scoring.validation import evaluate_scorer as evaluate_scorer
-    from batch.training.bootstrap import evaluate_predictions as evaluate_predictions
+    from batch.training.performance.estimates import evaluate_predictions as evaluate_predictions
     from batch.training.train import train as train
     from export.finetuning.finetune_job import finetune as finetune
     from export.onnx_export.exporter import export as export
@@ -74,7 +74,7 @@ _MODULES = {
     "batch.scoring.replay": ("replay",),
     "batch.scoring.score": ("score",),
     "batch.scoring.similar": ("similar",),
-    "batch.training.bootstrap": ("evaluate_predictions",),
+    "batch.training.performance.estimates": ("evaluate_predictions",),
     "batch.training.train": ("train",),
     "export.finetuning.finetune_job": ("finetune",),
     "export.onnx_export.exporter": ("export",),

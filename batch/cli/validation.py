@@ -21,7 +21,7 @@ from featurestore.cli.options import JSON, STORE
 )
 @JSON
 def evaluate_command(store: Path, scorer: str, other: Path | None, as_json: bool) -> None:
-    """Evaluate a scorer on the test patients, or on another hospital.
+    """Evaluate a scorer on test patients or elsewhere.
 
     Every evaluation is recorded in the table evaluations.
     """

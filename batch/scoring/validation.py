@@ -11,6 +11,7 @@ from batch.training.bootstrap import PatientBootstrap, enough_outcomes
 from batch.training.calibration import Floats, platt, probability
 from batch.training.data import Cohort, Mask, stays_of_scorer
 from batch.training.model_selection import patient_folds
+from batch.training.performance.estimates import prediction_metrics
 from batch.training.performance.evaluation_ledger import earlier_evaluations, record_evaluation
 from featurestore.cohort.tasks import scorer_task
 from featurestore.errors import ModelError, NotEnoughDataError
@@ -79,7 +80,7 @@ def evaluate_scorer(store: Store, scorer: str, other: Store | None = None) -> di
         "positives": int(cohort.y.sum()),
         "excluded": excluded,
         "no_signal": model["no_signal"],
-        "metrics": bootstrap.metrics(p),
+        "metrics": prediction_metrics(bootstrap, p),
         "recalibrated": _recalibrated(cohort, z, bootstrap) if other else None,
     }
     with store.lock("evaluate"):
@@ -132,4 +133,4 @@ def _recalibrated(cohort: Cohort, z: Floats, bootstrap: PatientBootstrap) -> dic
         members = fold == number
         of_others = platt(z[~members], cohort.y[~members])
         p[members] = probability(of_others[0] * z[members] + of_others[1])
-    return {"slope": slope, "intercept": intercept, "metrics": bootstrap.metrics(p)}
+    return {"slope": slope, "intercept": intercept, "metrics": prediction_metrics(bootstrap, p)}

@@ -36,7 +36,6 @@ from batch.training.metrics import (
     calibration_slope,
     recall_at_precision_balanced,
 )
-from featurestore.errors import FeatureStoreError
 from featurestore.store.scorer_metrics import AlertMetrics, AlertOutcomes, Interval
 
 BOOTSTRAPS = 1_000
@@ -58,30 +57,6 @@ _SCALES: dict[Metric, Scale] = {
 _FREEDOM_OF_ALL_PATIENTS = {accuracy, brier, calibration_intercept}
 
 
-def evaluate_predictions(
-    y: npt.ArrayLike, p: npt.ArrayLike, groups: npt.ArrayLike, bootstraps: int = BOOTSTRAPS
-) -> dict[str, Interval]:
-    """Return the metrics by which scorers are evaluated, for predictions of any model.
-
-    y (stays,) is the outcome, p (stays,) its predicted probability and groups (stays,) the patient.
-    Each metric (auroc, auprc, brier, calibration_slope, ...) is [estimate, low, high] with a 95%
-    interval that takes account of several stays of a patient, as `train` records it; [estimate]
-    where no interval covers; None with fewer than 10 stays of an outcome. Raises FeatureStoreError
-    if the arrays do not match, or p is no probability.
-    """
-    outcome, probability, patient = np.asarray(y), np.asarray(p, np.float64), np.asarray(groups)
-    if not outcome.shape == probability.shape == patient.shape or outcome.ndim != 1:
-        raise FeatureStoreError(
-            f"y, p and groups have the shapes {outcome.shape}, {probability.shape} and "
-            f"{patient.shape} - give one value per stay (of predict_proba, column 1)"
-        )
-    if not np.isin(outcome, (0, 1)).all():
-        raise FeatureStoreError("y holds other values than True and False - give outcomes")
-    if not ((probability >= 0) & (probability <= 1)).all():
-        raise FeatureStoreError("p holds values outside 0 to 1 - give probabilities, not log odds")
-    return PatientBootstrap(outcome.astype(np.bool_), patient, bootstraps).metrics(probability)
-
-
 def enough_outcomes(y: npt.NDArray[np.bool_]) -> bool:
     """Return whether enough stays (stays,) are positive, and negative, for an estimate."""
     return bool(min(y.sum(), (~y).sum()) >= MIN_OUTCOMES)
@@ -98,7 +73,7 @@ class PatientBootstrap:
         seed: int = 0,
     ) -> None:
         self.y = y
-        patients, self._patient = np.unique(subject_id, return_inverse=True)
+        patients, self.patient = np.unique(subject_id, return_inverse=True)
         rng = np.random.default_rng(seed)
         uniform = np.full(max(len(patients), 1), 1 / max(len(patients), 1))
         draws = rng.multinomial(len(patients), uniform, size=bootstraps).astype(np.float32)
@@ -109,7 +84,7 @@ class PatientBootstrap:
         """Return the same samples restricted to a subset of the stays."""
         subset = object.__new__(PatientBootstrap)
         subset.y, subset._draws = self.y[members], self._draws
-        subset._patient = self._patient[members]
+        subset.patient = self.patient[members]
         return subset
 
     def samples(self, metrics: Mapping[str, Metric], p: Floats) -> dict[str, Floats]:
@@ -117,7 +92,7 @@ class PatientBootstrap:
         if not len(p):
             return {name: np.full(len(self._draws), np.nan) for name in metrics}
         ranked = Ranked(self.y, p)
-        patient = self._patient[ranked.order]
+        patient = self.patient[ranked.order]
         values: dict[str, list[Floats]] = {name: [] for name in metrics}
         step = max(1, _WEIGHTS_IN_MEMORY // len(p))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -189,10 +164,10 @@ class PatientBootstrap:
         return self._patients_with_rarer_outcome() - 1
 
     def _patients(self) -> int:
-        return len(np.unique(self._patient))
+        return len(np.unique(self.patient))
 
     def _patients_with_rarer_outcome(self) -> int:
-        return min(len(np.unique(self._patient[self.y == outcome])) for outcome in (True, False))
+        return min(len(np.unique(self.patient[self.y == outcome])) for outcome in (True, False))
 
     def _recalibration(self, metric: Metric, p: Floats) -> Interval:
         """Return the calibration slope, or the intercept, with its interval.
@@ -210,7 +185,7 @@ class PatientBootstrap:
         curvature = risk * (1 - risk)
         z = z - (curvature @ z) / curvature.sum() if slope else np.ones(len(z))
         influence = (self.y - risk) * z / (curvature @ z**2) * len(z)
-        error = clustered_error(influence, self._patient)
+        error = clustered_error(influence, self.patient)
         return student_interval(float(b if slope else intercept), error, self._freedom(metric))
 
     def alerts(self, p: Floats, reason: npt.NDArray[np.str_]) -> list[AlertMetrics]:
@@ -246,9 +221,9 @@ class PatientBootstrap:
         at_threshold = self.y[by_risk[max(0, near - margin) : near + margin]].mean()
         moved = at_threshold * (alerted - fraction)
         errors = (
-            clustered_error((alerted * self.y - moved) / fraction, self._patient),
+            clustered_error((alerted * self.y - moved) / fraction, self.patient),
             clustered_error(
-                (alerted * self.y - recall * self.y - moved) / self.y.mean(), self._patient
+                (alerted * self.y - recall * self.y - moved) / self.y.mean(), self.patient
             ),
         )
         return (
@@ -267,12 +242,12 @@ class PatientBootstrap:
         alerted = p >= threshold
         hits = alerted & self.y
         recall = hits.sum() / self.y.sum()
-        error = clustered_error((hits - recall * self.y) / self.y.mean(), self._patient)
+        error = clustered_error((hits - recall * self.y) / self.y.mean(), self.patient)
         with_recall = self._proportion(float(recall), error, float(self.y.sum()))
         if alerted.sum() < MIN_ALERTS:
             return None, with_recall
         ppv = hits.sum() / alerted.sum()
-        error = clustered_error((hits - ppv * alerted) / alerted.mean(), self._patient)
+        error = clustered_error((hits - ppv * alerted) / alerted.mean(), self.patient)
         return self._proportion(float(ppv), error, float(alerted.sum())), with_recall
 
     def _proportion(self, estimate: float, error: float, n: float) -> Interval:

@@ -20,7 +20,7 @@ from batch.training.metrics import auroc, calibration_slope
 from batch.training.model_selection import CalibratedFit, fit_subset, patients_calibrated_on
 from batch.training.performance.calibration_curve import ici_if_calibrated
 from batch.training.performance.covariates_alone import auroc_alone
-from batch.training.performance.estimates import calibration_estimates
+from batch.training.performance.estimates import prediction_metrics
 from batch.training.performance.subgroups import subgroup_metrics
 from batch.training.performance.thresholds import default_threshold
 from batch.training.regression import observed_means
@@ -69,11 +69,7 @@ def evaluate(
             "max_probability": model.calibration.max_probability,
             "calibrated_on": _calibrated_on(data),
         },
-        "test": {
-            name: bootstrap.metrics(risk[test])
-            | calibration_estimates(cohort.y[test], risk[test], cohort.subject_id[test])
-            for name, risk in systems.items()
-        },
+        "test": {name: prediction_metrics(bootstrap, risk[test]) for name, risk in systems.items()},
         "ici_if_calibrated": ici_if_calibrated(p[test])
         if enough_outcomes(cohort.y[test])
         else None,

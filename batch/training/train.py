@@ -26,6 +26,7 @@ from batch.training.data import (
 )
 from batch.training.evaluation import evaluate
 from batch.training.model_selection import CalibratedFit, fit_candidates, fit_parts
+from batch.training.performance.estimates import prediction_metrics
 from batch.training.performance.evaluation_ledger import record_evaluation
 from batch.training.reference import record_reference
 from batch.training.regression import observed_means
@@ -172,7 +173,9 @@ def _evaluate_by_turns(store: Store, data: TrainingData, aggregate: str | None) 
         "patients": len(np.unique(patient)),
         "positives": int(y.sum()),
         "metrics": {
-            name: bootstrap.metrics(probability(z[data.has_label] + np.mean(means[name])))
+            name: prediction_metrics(
+                bootstrap, probability(z[data.has_label] + np.mean(means[name]))
+            )
             for name, z in pooled.items()
         },
     }

@@ -177,8 +177,9 @@ def test_a_prediction_time_that_moves_behind_the_notes_is_found(ward):
     add_deaths(ward, 110)
     embed_pending(ward, WordCounter(ENCODER))
     assert ("error", "changed-task") in findings(ward)
-    assert train(ward, "late", task="dies", baseline=False)["test"]["scorer"]["auroc"][0] == 1
-    assert ("warning", "implausible-auroc") in findings(ward)
+    late = train(ward, "late", task="dies", baseline=False)
+    assert late["test"]["scorer"]["auroc"][0] == 1
+    assert "separated completely, which suggests a leak" in " ".join(late["warnings"])
     result = CliRunner().invoke(main, ["audit", str(ward.path), "risk"])
     assert result.exit_code == 1
 

@@ -5,13 +5,49 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.training.bootstrap import MIN_OUTCOMES, enough_outcomes
+from batch.training.bootstrap import (
+    BOOTSTRAPS,
+    MIN_OUTCOMES,
+    PatientBootstrap,
+    enough_outcomes,
+)
 from batch.training.calibration import Floats
 from batch.training.intervals import LOGIT, clustered_error, student_interval, wilson_interval
 from batch.training.performance.calibration_curve import calibration_errors
+from featurestore.errors import FeatureStoreError
 from featurestore.store.scorer_metrics import Interval
 
 Mask = npt.NDArray[np.bool_]
+
+
+def evaluate_predictions(
+    y: npt.ArrayLike, p: npt.ArrayLike, groups: npt.ArrayLike, bootstraps: int = BOOTSTRAPS
+) -> dict[str, Interval]:
+    """Return the metrics by which scorers are evaluated, for predictions of any model.
+
+    y (stays,) is the outcome, p (stays,) its predicted probability and groups (stays,) the patient.
+    Each metric (auroc, auprc, brier, calibration_slope, ...) is [estimate, low, high] with a 95%
+    interval that takes account of several stays of a patient, as `train` records it; [estimate]
+    where no interval covers; None with fewer than 10 stays of an outcome. Raises FeatureStoreError
+    if the arrays do not match, or p is no probability.
+    """
+    outcome, probability, patient = np.asarray(y), np.asarray(p, np.float64), np.asarray(groups)
+    if not outcome.shape == probability.shape == patient.shape or outcome.ndim != 1:
+        raise FeatureStoreError(
+            f"y, p and groups have the shapes {outcome.shape}, {probability.shape} and "
+            f"{patient.shape} - give one value per stay (of predict_proba, column 1)"
+        )
+    if not np.isin(outcome, (0, 1)).all():
+        raise FeatureStoreError("y holds other values than True and False - give outcomes")
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise FeatureStoreError("p holds values outside 0 to 1 - give probabilities, not log odds")
+    bootstrap = PatientBootstrap(outcome.astype(np.bool_), patient, bootstraps)
+    return prediction_metrics(bootstrap, probability)
+
+
+def prediction_metrics(bootstrap: PatientBootstrap, p: Floats) -> dict[str, Interval]:
+    """Return every metric of the predicted risks (stays,) of the bootstrap's stays."""
+    return bootstrap.metrics(p) | calibration_estimates(bootstrap.y, p, bootstrap.patient)
 
 
 def calibration_estimates(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> dict[str, Interval]:

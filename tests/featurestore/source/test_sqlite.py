@@ -13,7 +13,7 @@ from featurestore.source.note_texts import text_hash
 from featurestore.source.source import Source
 from featurestore.synthetic.mimic4 import write_mimic4_hospital
 from tests.conftest import WordCounter
-from tests.featurestore.source.test_databases import TABLES, check_same_rows
+from tests.featurestore.source.test_databases import check_same_rows, tables_of
 from tests.hospital import admission, note, own_schema
 from tests.hospital import write_hospital as write_tables
 from tests.timeline import day
@@ -24,7 +24,7 @@ CHARACTERS = "38 ° für µ 漢 🙂"
 def write_sqlite(file, folder):
     """Write the tables of a folder: lower-case names, columns INTEGER, REAL or TEXT, an index."""
     with contextlib.closing(sqlite3.connect(file)) as con:
-        for table in TABLES:
+        for table in tables_of(folder):
             rows = pandas.read_csv(folder / f"{table}.csv", low_memory=False)
             if "ROW_ID" in rows:
                 rows = rows.set_index("ROW_ID")
