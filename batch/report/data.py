@@ -14,6 +14,7 @@ from batch.scoring.scorer_registry import check_cutoff_kept, find_scorer
 from batch.training.baselines import BASELINES
 from batch.training.bootstrap import enough_outcomes
 from batch.training.performance.calibration_curve import calibration_curve, curves_if_calibrated
+from batch.training.performance.evaluation_ledger import earlier_evaluations
 from batch.training.performance.small_cells import (
     suppress_alerts,
     suppress_characteristics,
@@ -42,6 +43,8 @@ _CURVE_POINTS = 60  # of the calibration curve
 _NAMES = {
     "classifier_head": "Fine-tuned model",
     "bag_of_words": "Bag-of-words",
+    "lace": "LACE",
+    "hospital_score": "HOSPITAL score",
     "lace": "LACE",
     "hospital": "HOSPITAL score",
 }
@@ -81,6 +84,8 @@ class ReportData:
     embeddings: npt.NDArray[np.float32]  # (stays in the map, dim)
     positive: npt.NDArray[np.bool_]  # (stays in the map,)
     monitoring: Monitoring
+    evaluations: list[dict[str, Any]]  # of the scorer; sql/report/evaluations.sql
+    evaluated_scorers: list[str]  # others of the task that were evaluated on test patients
     findings: list[Finding]  # of the audit, but for the caveats and the contamination
     caveats: list[str]  # of the source and of the label rule
     contamination: bool  # the encoder was pretrained on the notes of this source
@@ -151,6 +156,8 @@ def report_data(
         embeddings=embeddings,
         positive=positive,
         monitoring=read_monitoring(store, row["scorer_id"]),
+        evaluations=store.rows(read_sql("report/evaluations"), scorer=row["scorer_id"]),
+        evaluated_scorers=earlier_evaluations(store, row["scorer_id"]),
         findings=[
             finding
             for finding in audit(store, row["scorer_id"])

@@ -234,6 +234,12 @@ def test_the_commands(store, elsewhere):
     assert result["recalibrated"]["slope"] > 0
     assert score(store, "r")["scored"] > 0
 
+    run("report", store.path, "t", "-o", store.path.parent / "report.html")
+    page = (store.path.parent / "report.html").read_text()
+    ledger = page.partition('id="evaluations">')[2].partition("</dd>")[0]
+    assert "evaluated on test patients: r-v1; the best of several" in ledger
+    assert 'id="turns"' in page
+
 
 def test_audit_says_that_many_scorers_were_evaluated_on_the_same_test_patients(store):
     train(store, "a", **PLAIN)
