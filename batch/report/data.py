@@ -45,8 +45,6 @@ _NAMES = {
     "bag_of_words": "Bag-of-words",
     "lace": "LACE",
     "hospital_score": "HOSPITAL score",
-    "lace": "LACE",
-    "hospital": "HOSPITAL score",
 }
 
 
