@@ -38,7 +38,7 @@ def test_a_flow_without_a_horizon_shows_the_outcome_and_no_returns():
     assert [line.rsplit(None, 2)[0].strip() for line in flow_table(part | counts).splitlines()] == [
         "admissions",
         "excluded",
-        "horizon not over",
+        "label not known yet",
         "died in hospital so far",
         "labelled",
         "died in hospital",
