@@ -45,7 +45,7 @@ def test_a_flow_without_a_horizon_shows_the_outcome_and_no_returns():
         "did not die in hospital",
         "predicted at 24h",
         "not judged, as they have no label",
-        "horizon not over",
+        "label not known yet",
         "died in hospital so far",
         "judged, by their label",
         "died in hospital",
