@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,8 @@ def report_data(
         evaluations=store.rows(read_sql("report/evaluations"), scorer=row["scorer_id"]),
         evaluated_scorers=earlier_evaluations(store, row["scorer_id"]),
         findings=[
-            finding
+            # The page is of the store, wherever it lies.
+            replace(finding, message=finding.message.replace(str(store.path), store.path.name))
             for finding in audit(store, row["scorer_id"])
             if finding.code not in (*known_caveats, "pretrained-on-source")
         ],

@@ -184,6 +184,8 @@ def numbers(rows, one_outcome=False):
             "recall": interval(0.1323),
         },
         "stays_per_day": 37.2,
+        "test_from": None,
+        "turns": None,
         "subgroups": [],  # the report evaluates them again
         "ici_if_calibrated": None if one_outcome else 0.0723,
         "learning_curve": [
