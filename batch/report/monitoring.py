@@ -10,9 +10,10 @@ import numpy.typing as npt
 from batch.report.colours import ACCENT, INK, MUTED, PAPER, RULE, SECOND
 from batch.scoring.monitoring import SHIFTS
 from batch.scoring.outcome_charts import ODDS_RATIOS, control_limit, cusum, observed_expected
-from batch.scoring.outcomes import judged_in_order
+from batch.scoring.outcomes import judged_in_order, scores_with_outcomes
 from batch.training.calibration import Floats
 from batch.training.reference import ALL_NOTES
+from featurestore.cohort.tasks import scorer_task
 from featurestore.store.scorer_metrics import Interval
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -60,7 +61,8 @@ def read_monitoring(store: Store, scorer_id: str) -> Monitoring:
     shifts: dict[str, list[dict[str, Any]]] = {}
     for row in store.rows(read_sql("report/shifts_by_category"), scorer=scorer_id):
         shifts.setdefault(row.pop("category"), []).append(row)
-    y, p, predicted_at = judged_in_order(store, scorer_id)
+    scores = scores_with_outcomes(store, scorer_id, scorer_task(store, scorer_id))
+    y, p, predicted_at = judged_in_order(scores)
     month = predicted_at.astype("datetime64[M]")
     return Monitoring(
         nights=nights,

@@ -1,6 +1,6 @@
 """Compare recorded scores with what happened."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from featurestore.cohort.tasks import Task, find_task, scorer_task
 from featurestore.errors import NotEnoughDataError
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def outcomes(
@@ -40,13 +43,8 @@ def outcomes(
     """
     scorer_id = find_scorer(store, scorer)
     question = find_task(store, task) if task else scorer_task(store, scorer_id)
-    rows = (
-        store.sql(
-            read_sql("scoring/scores_with_outcomes"), scorer=scorer_id, labels=question.labels
-        )
-        .to_arrow_table()
-        .to_pydict()
-    )
+    table = scores_with_outcomes(store, scorer_id, question)
+    rows = table.to_pydict()
     if not rows["probability"]:
         raise NotEnoughDataError(
             f"{scorer_id} has not scored any admission - "
@@ -104,7 +102,7 @@ def outcomes(
         **counts(np.ones(len(p), bool)),
         "calibration_slope": calibration(calibration_slope),
         "calibration_intercept": calibration(calibration_intercept),
-        "cusum": cusum_summary(*judged_in_order(store, scorer_id, question)),
+        "cusum": cusum_summary(*judged_in_order(table)),
         "periods": [
             {"period": name, **counts(period == name)}
             for name in sorted(set(period[scored].tolist()))
@@ -112,20 +110,28 @@ def outcomes(
     }
 
 
+def scores_with_outcomes(store: Store, scorer_id: str, task: Task) -> "pa.Table":
+    """Return the first score of each admission with its label by a task."""
+    query = read_sql("scoring/scores_with_outcomes")
+    return store.sql(query, scorer=scorer_id, labels=task.labels).to_arrow_table()
+
+
 def judged_in_order(
-    store: Store, scorer_id: str, task: Task | None = None
+    scores: "pa.Table",
 ) -> tuple[npt.NDArray[np.bool_], Floats, npt.NDArray[np.datetime64]]:
     """Return outcome, first probability and time of prediction of judged admissions, in its order.
 
-    Empty for a research extract, whose dates are shifted by patient, so that they have no order.
+    `scores` are those of `scores_with_outcomes`. Empty for a research extract, whose dates are
+    shifted by patient, so that they have no order.
     """
-    labels = (task or scorer_task(store, scorer_id)).labels
-    rows = store.sql(
-        "SELECT label, probability, predicted_at FROM "
-        f"({read_sql('scoring/scores_with_outcomes')}) WHERE label IS NOT NULL AND mature "
-        "AND NOT fitted_on AND predicted_at IS NOT NULL ORDER BY predicted_at, probability",
-        scorer=scorer_id,
-        labels=labels,
-    ).fetchnumpy()
-    y, p = rows["label"].astype(bool), rows["probability"].astype(np.float64)
-    return y, p, rows["predicted_at"].astype("datetime64[s]")
+    import pyarrow.compute as pc
+
+    rows = scores.filter(
+        pc.field("label").is_valid()
+        & pc.field("mature")
+        & ~pc.field("fitted_on")
+        & pc.field("predicted_at").is_valid()
+    ).sort_by([("predicted_at", "ascending"), ("probability", "ascending")])
+    y = rows["label"].to_numpy().astype(bool)
+    p = rows["probability"].to_numpy().astype(np.float64)
+    return y, p, rows["predicted_at"].to_numpy().astype("datetime64[s]")

@@ -4,11 +4,10 @@ from typing import Any
 
 import duckdb
 
+from batch.training.performance.thresholds import ALERTED
 from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
-
-ALERTED = 0.10  # fraction of predicted test stays above the default threshold of an alert
 
 
 def list_scorers(store: Store) -> list[dict[str, Any]]:

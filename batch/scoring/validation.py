@@ -9,7 +9,7 @@ from batch.embedding.covariates import stored_set
 from batch.scoring.scorer_registry import encoder_and_cutoff, find_scorer
 from batch.training.bootstrap import PatientBootstrap, enough_outcomes
 from batch.training.calibration import Floats, platt, probability
-from batch.training.data import Cohort, Mask, stays_of_scorer
+from batch.training.data import SPLITS, Cohort, Mask, stays_of_scorer
 from batch.training.model_selection import patient_folds
 from batch.training.performance.estimates import prediction_metrics
 from batch.training.performance.evaluation_ledger import earlier_evaluations, record_evaluation
@@ -47,7 +47,8 @@ def evaluate_scorer(store: Store, scorer: str, other: Store | None = None) -> di
     )[0]
     task = scorer_task(store, scorer_id)
     params = {
-        **{"encoder": encoder, "cutoff": cutoff, "labels": task.labels, "with_test": True},
+        **{"encoder": encoder, "cutoff": cutoff, "labels": task.labels},
+        "splits": SPLITS if other else SPLITS[2:],
         # Which concerns test patients of its own store only.
         "test_from": None if other else model["test_from"],
     }
@@ -110,10 +111,8 @@ def _check_encoder(store: Store, other: Store | None, encoder: str) -> None:
 
 def _members(store: Store, other: Store | None, scorer_id: str, cohort: Cohort) -> tuple[Mask, int]:
     """Return which stays are evaluated, and how many are of patients the scorer was fitted on."""
-    if other is None:
-        return np.asarray(cohort.split == "test"), 0
     source = "SELECT source, schema_name FROM settings"
-    if store.one(source) != other.one(source):
+    if other is None or store.one(source) != other.one(source):
         return np.ones(len(cohort.y), bool), 0
     fitted_on = store.sql(
         "SELECT DISTINCT subject_id FROM scorer_admissions "

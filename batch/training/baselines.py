@@ -38,10 +38,10 @@ def fit_baselines(data: TrainingData) -> dict[str, Floats]:
     for name, points in data.point_scores.items():
         baselines[name] = regression_baseline(points, cohort)
     if data.word_counts is not None:
-        baselines["bag_of_words"] = bag_of_words(data.word_counts, data.cohort)
+        baselines["bag_of_words"] = bag_of_words(data.word_counts, cohort)
     if data.classifier_head and data.windows:
         baselines["classifier_head"] = classifier_head(
-            data.classifier_head, data.windows.vectors(CLINICALBERT), data.cohort
+            data.classifier_head, data.windows.vectors(CLINICALBERT), cohort
         )
     return baselines
 

@@ -18,6 +18,9 @@ from batch.training.intervals import (
     LOGIT,
     Scale,
     clustered_error,
+    extreme_interval,
+    patients_with_rarer_outcome,
+    proportion_interval,
     student_interval,
     wilson_interval,
 )
@@ -149,25 +152,21 @@ class PatientBootstrap:
             return [float(samples[0])] if np.isfinite(samples[0]) else None
         estimate, scale = float(samples[0]), _SCALES.get(metric, IDENTITY)
         if scale is not IDENTITY and estimate in (0, 1):  # as all samples are
-            rarer = self._patients_with_rarer_outcome()
-            return wilson_interval(estimate, None, rarer, rarer - 1)
+            return extreme_interval(estimate, self.y, self.patient)
         return student_interval(estimate, _error(samples), self._freedom(metric), scale)
 
     def _difference(self, samples: Floats) -> Interval:
-        freedom = self._patients_with_rarer_outcome() - 1
+        freedom = patients_with_rarer_outcome(self.y, self.patient) - 1
         return student_interval(float(samples[0]), _error(samples), freedom)
 
     def _freedom(self, metric: Metric) -> int:
         """Return the degrees of freedom of the standard error of a metric."""
         if metric in _FREEDOM_OF_ALL_PATIENTS:
             return self._patients() - 1
-        return self._patients_with_rarer_outcome() - 1
+        return patients_with_rarer_outcome(self.y, self.patient) - 1
 
     def _patients(self) -> int:
         return len(np.unique(self.patient))
-
-    def _patients_with_rarer_outcome(self) -> int:
-        return min(len(np.unique(self.patient[self.y == outcome])) for outcome in (True, False))
 
     def _recalibration(self, metric: Metric, p: Floats) -> Interval:
         """Return the calibration slope, or the intercept, with its interval.
@@ -239,16 +238,11 @@ class PatientBootstrap:
         """
         if not enough_outcomes(self.y):
             return None, None
-        alerted = p >= threshold
-        hits = alerted & self.y
-        recall = hits.sum() / self.y.sum()
-        error = clustered_error((hits - recall * self.y) / self.y.mean(), self.patient)
-        with_recall = self._proportion(float(recall), error, float(self.y.sum()))
+        alerted, freedom = p >= threshold, self._patients() - 1
+        recall = proportion_interval(alerted, self.y, self.patient, freedom)
         if alerted.sum() < MIN_ALERTS:
-            return None, with_recall
-        ppv = hits.sum() / alerted.sum()
-        error = clustered_error((hits - ppv * alerted) / alerted.mean(), self.patient)
-        return self._proportion(float(ppv), error, float(alerted.sum())), with_recall
+            return None, recall
+        return proportion_interval(self.y, alerted, self.patient, freedom), recall
 
     def _proportion(self, estimate: float, error: float, n: float) -> Interval:
         return wilson_interval(estimate, error, n, self._patients() - 1)

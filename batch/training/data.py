@@ -36,6 +36,7 @@ _LOGARITHMIC = ("admissions_before", "days_since_discharge")
 # Published indices, and the tables that each needs.
 POINT_SCORES = {"lace": ("diagnoses", "ed_visits"), "hospital_score": ("hospital_score_items",)}
 
+SPLITS = ("train", "valid", "test")
 UNLABELLED = "unlabelled"  # the split of predicted test stays that have no label
 
 
@@ -114,7 +115,7 @@ def training_data(
     """
     params = {
         **{"encoder": encoder, "cutoff": cutoff, "labels": task.labels},
-        **{"with_test": test, "test_from": test_from},
+        **{"splits": SPLITS if test else SPLITS[:2], "test_from": test_from},
     }
     hadm_id, cohort, X = labelled_admissions(store, params)
     if test_from and not (cohort.split != "test").any():

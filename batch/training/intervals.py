@@ -14,6 +14,8 @@ import numpy.typing as npt
 from batch.training.calibration import Floats, log_odds, probability
 from featurestore.store.scorer_metrics import Interval
 
+Mask = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -73,6 +75,30 @@ def wilson_interval(
     margin = z / (1 + z2 / n) * np.sqrt(estimate * (1 - estimate) / n + z2 / (4 * n**2))
     low, high = max(0.0, float(centre - margin)), min(1.0, float(centre + margin))
     return [float(estimate), min(low, float(estimate)), max(high, float(estimate))]
+
+
+def proportion_interval(
+    hit: Mask, counted: Mask, patient: npt.NDArray[Any], freedom: float = np.inf
+) -> Interval:
+    """Return the fraction of the counted stays (stays,) that are hits, with Wilson's interval.
+
+    The number of stays is the effective one, as a patient may have several.
+    """
+    hits, n = hit & counted, int(counted.sum())
+    estimate = float(hits.sum() / n)
+    error = clustered_error((hits - estimate * counted) / counted.mean(), patient)
+    return wilson_interval(estimate, error, n, freedom)
+
+
+def patients_with_rarer_outcome(y: Mask, patient: npt.NDArray[Any]) -> int:
+    """Return how many patients have a stay of the outcome that fewer patients have."""
+    return min(len(np.unique(patient[y == outcome])) for outcome in (True, False))
+
+
+def extreme_interval(estimate: float, y: Mask, patient: npt.NDArray[Any]) -> Interval:
+    """Return the interval of an estimate of 0 or 1, whose error no sample shows."""
+    rarer = patients_with_rarer_outcome(y, patient)
+    return wilson_interval(estimate, None, rarer, rarer - 1)
 
 
 def clustered_error(influence: Floats, patient: npt.NDArray[Any]) -> float:

@@ -33,10 +33,7 @@ COMMANDS = {
     "drop-encoder": ("batch.cli.embedding", "Remove an encoder and its vectors."),
     "train": ("batch.cli.training", "Fit a scorer on the admission embeddings."),
     "scorers": ("batch.cli.training", "List the scorers."),
-    "evaluate": (
-        "batch.cli.validation",
-        "Evaluate a scorer on test patients or elsewhere.",
-    ),
+    "evaluate": ("batch.cli.validation", "Evaluate a scorer on test patients or elsewhere."),
     "compare": ("batch.cli.comparison", "Compare two scorers on the same test stays."),
     "score": ("batch.cli.scoring", "Score every admission in SQL."),
     "replay": ("batch.cli.scoring", "Compute the scores of a past run again."),

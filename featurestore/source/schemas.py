@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featurestore.errors import SourceError
+from featurestore.store.schema import OPTIONAL_TABLES
 from featurestore.store.sql_files import SQL
 
 # The canonical columns of each table, and those that a SELECT may return besides them.
@@ -26,8 +27,6 @@ COLUMNS = {
         *("hadm_id", "subject_id", "hemoglobin", "sodium", "oncology_service", "had_procedure"),
     ),
 }
-# A schema need not have these, nor a hospital the tables that a built-in schema reads for them.
-OPTIONAL_TABLES = ("icu_stays", "diagnoses", "ed_visits", "hospital_score_items")
 _OPTIONAL_COLUMNS = {"admissions": ("observed_until",)}
 # Text ids in place of numbers: sync makes stable numbers of them.
 TEXT_IDS = {"hadm_id": "source_hadm_id", "subject_id": "source_subject_id"}

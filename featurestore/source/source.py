@@ -24,13 +24,13 @@ from featurestore.source.database_errors import (
 )
 from featurestore.source.engines import folder_engine, open_engine
 from featurestore.source.schemas import (
-    OPTIONAL_TABLES,
     CanonicalTable,
     built_in_schemas,
     load_schema,
     schema_name,
     selected_columns,
 )
+from featurestore.store.schema import OPTIONAL_TABLES
 from featurestore.store.store import Store
 
 
@@ -54,7 +54,6 @@ class Source:
         self.location, self._engine = open_engine(self._given, schema_name(schema))
         self.schema = load_schema(schema, self._engine.dialect.name)
         self.not_utf8: str | None = None  # the first invalid line, once files are repaired
-        self.absent: dict[str, str] = {}  # optional tables that the hospital has not, and why
         self._tables: dict[str, CanonicalTable] = {}
 
     def check(self) -> None:
@@ -139,7 +138,6 @@ class Source:
             except sa.exc.DBAPIError as error:
                 if is_about_sql(error, connection.dialect.name):
                     if name in OPTIONAL_TABLES and self.schema.name in built_in_schemas():
-                        self.absent[name] = own_line(error)
                         raise _AbsentError from None
                     raise self._misfit(name, error) from None
                 raise

@@ -9,11 +9,11 @@ import duckdb
 import pyarrow as pa
 
 from featurestore.errors import SourceError
-from featurestore.source.schemas import COLUMNS, OPTIONAL_TABLES
+from featurestore.source.schemas import COLUMNS
 from featurestore.source.source import Source, open_source
 from featurestore.store.database import attach, open_duckdb
 from featurestore.store.forget import forgotten_test
-from featurestore.store.schema import KEYS
+from featurestore.store.schema import KEYS, OPTIONAL_TABLES
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction

@@ -17,6 +17,7 @@ from featurestore.errors import FeatureStoreError, StoreDamagedError, UnknownNam
 from featurestore.store import failpoints
 from featurestore.store.files import private_file
 from featurestore.store.integrity.shard_seal import SUFFIX, ShardSeal
+from featurestore.store.schema import OPTIONAL_TABLES
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
@@ -29,10 +30,7 @@ _FEWEST_NOTES = 11
 _PATIENT_ROWS = {
     "admissions": "hadm_id IN (FROM patient_stays)",
     "notes": "note_id IN (FROM patient_notes)",
-    **dict.fromkeys(
-        ("icu_stays", "diagnoses", "ed_visits", "hospital_score_items"),
-        "subject_id IN (FROM patients)",
-    ),
+    **dict.fromkeys(OPTIONAL_TABLES, "subject_id IN (FROM patients)"),
     "embeddings": "note_id IN (FROM patient_notes) OR hadm_id IN (FROM patient_stays)",
     "admission_embeddings": "hadm_id IN (FROM patient_means)",
     "archived_admission_embeddings": "hadm_id IN (FROM patient_means)",

@@ -9,10 +9,9 @@ from featurestore.errors import FeatureStoreError
 from featurestore.store.sql_files import read_sql
 from featurestore.store.task_select import task_select_macro
 
-_SOURCE_TABLES = (
-    *("admissions", "notes", "icu_stays", "diagnoses", "ed_visits"),
-    "hospital_score_items",
-)
+# A schema need not have these, nor a hospital the tables that a built-in schema reads for them.
+OPTIONAL_TABLES = ("icu_stays", "diagnoses", "ed_visits", "hospital_score_items")
+_SOURCE_TABLES = ("admissions", "notes", *OPTIONAL_TABLES)
 _SCORING_TABLES = (
     *("scorers", "scorer_admissions", "scores", "accepted_findings"),
     "evaluations",
@@ -45,14 +44,8 @@ VIEWS = ("episodes", "self_timed_tasks", "latest_scores", "kept_cutoffs", "repea
 # Each after those that it uses.
 VIEWS_AND_MACROS = (
     *("available_at", "patient_split", "patient_episodes", "episodes", "readmission_labels"),
-    *(
-        "clinicalbert_labels",
-        "canonical_cutoff",
-        "self_timed_tasks",
-        "kept_cutoffs",
-        "kept_cutoff",
-        "task_select",
-    ),
+    *("clinicalbert_labels", "canonical_cutoff", "self_timed_tasks", "kept_cutoffs"),
+    *("kept_cutoff", "task_select"),
     *("task_labels", "prediction_times", "known_notes", "repeated_notes", "admission_windows"),
     *("training_set", "scorer_parts", "score_admissions", "latest_scores"),
     *("similar_admissions", "explain_admission", "ethnicity_group"),

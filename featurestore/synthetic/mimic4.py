@@ -94,10 +94,13 @@ def _convert(mimic3: Path, tables: dict[str, "csv.DictWriter[str]"]) -> dict[str
                 _patient(patient, first_year[patient["SUBJECT_ID"]])
             )
             counts["patients"] += 1
-    for name in ("ICUSTAYS", "DIAGNOSES_ICD"):
+    for name, file, convert in (
+        ("ICUSTAYS", "icu/icustays", _icu_stay),
+        ("DIAGNOSES_ICD", "hosp/diagnoses_icd", _diagnosis),
+    ):
         for row in _read(mimic3 / f"{name}.csv"):
             if row["SUBJECT_ID"] in first_year:
-                _add_optional(tables, row)
+                tables[f"{file}.csv.gz"].writerow(convert(row))
     note_numbers: Counter[tuple[str, str]] = Counter()
     for note in _read(mimic3 / "NOTEEVENTS.csv"):
         note_type = NOTE_TYPES.get(note["CATEGORY"].strip())
@@ -137,17 +140,14 @@ def _ed_visit(stay: Row) -> Row:
     }
 
 
-def _add_optional(tables: dict[str, "csv.DictWriter[str]"], row: Row) -> None:
-    """Add a stay in intensive care or a diagnosis."""
-    values = {name.lower(): value for name, value in row.items()}
-    if "ICUSTAY_ID" in row:
-        names = "subject_id hadm_id first_careunit last_careunit intime outtime los".split()
-        stay = {name: values[name] for name in names}
-        tables["icu/icustays.csv.gz"].writerow({**stay, "stay_id": values["icustay_id"]})
-    else:
-        diagnosis = {name: values[name] for name in ("subject_id", "hadm_id", "seq_num")}
-        diagnosis |= {"icd_code": values["icd9_code"], "icd_version": 9}
-        tables["hosp/diagnoses_icd.csv.gz"].writerow(diagnosis)
+def _icu_stay(stay: Row) -> Row:
+    names = "subject_id hadm_id first_careunit last_careunit intime outtime los".split()
+    return {name: stay[name.upper()] for name in names} | {"stay_id": stay["ICUSTAY_ID"]}
+
+
+def _diagnosis(row: Row) -> Row:
+    codes = {"icd_code": row["ICD9_CODE"], "icd_version": 9}
+    return {name: row[name.upper()] for name in ("subject_id", "hadm_id", "seq_num")} | codes
 
 
 def _patient(patient: Row, anchor_year: int) -> Row:

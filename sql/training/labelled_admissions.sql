@@ -2,7 +2,7 @@
 --
 -- Grain:   one row per admission, ordered by hadm_id.
 -- Columns: hadm_id, subject_id, split, label, embedding, as in training_set.
--- Params:  encoder, cutoff, labels (a SELECT), with_test (whether test patients are among them),
+-- Params:  encoder, cutoff, labels (a SELECT), splits (whose patients are among them),
 --          test_from (NULL, or the time from which test stays are predicted, and before which all
 --          other labels were known).
 SELECT
@@ -17,9 +17,10 @@ WHERE
     (m.encoder_id, m.cutoff) = ($encoder, $cutoff)
     AND l.label IS NOT NULL
     AND l.mature
+    AND list_contains($splits, patient_split(l.subject_id))
     AND CASE
         WHEN patient_split(l.subject_id) = 'test'
-            THEN $with_test AND coalesce(m.prediction_time >= CAST($test_from AS TIMESTAMP), TRUE)
+            THEN coalesce(m.prediction_time >= CAST($test_from AS TIMESTAMP), TRUE)
         ELSE coalesce(l.known_at < CAST($test_from AS TIMESTAMP), $test_from IS NULL)
     END
 ORDER BY m.hadm_id

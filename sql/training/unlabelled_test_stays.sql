@@ -2,7 +2,7 @@
 --
 -- Grain:   one row per admission with a known note whose horizon is over, ordered by hadm_id.
 -- Columns: hadm_id, subject_id, reason (why it has no label), embedding.
--- Params:  encoder, cutoff, labels (a SELECT), with_test, test_from (as in labelled_admissions).
+-- Params:  encoder, cutoff, labels (a SELECT), splits, test_from (as in labelled_admissions).
 SELECT
     m.hadm_id,
     l.subject_id,
@@ -15,6 +15,6 @@ WHERE
     AND l.label IS NULL
     AND l.mature
     AND patient_split(l.subject_id) = 'test'
-    AND $with_test
+    AND list_contains($splits, 'test')
     AND coalesce(m.prediction_time >= CAST($test_from AS TIMESTAMP), TRUE)
 ORDER BY m.hadm_id

@@ -12,12 +12,18 @@ from batch.training.bootstrap import (
     enough_outcomes,
 )
 from batch.training.calibration import Floats
-from batch.training.intervals import LOGIT, clustered_error, student_interval, wilson_interval
+from batch.training.intervals import (
+    LOGIT,
+    Mask,
+    clustered_error,
+    extreme_interval,
+    patients_with_rarer_outcome,
+    student_interval,
+    wilson_interval,
+)
 from batch.training.performance.calibration_curve import calibration_errors
 from featurestore.errors import FeatureStoreError
 from featurestore.store.scorer_metrics import Interval
-
-Mask = npt.NDArray[np.bool_]
 
 
 def evaluate_predictions(
@@ -100,8 +106,7 @@ def clustered_auroc(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> Interval:
     placement[~y] = 1 - (rank[~y] - rankdata(p[~y])) / y.sum()
     auroc = float(placement[y].mean())
     if auroc in (0, 1):  # without an error that could be estimated
-        rarer = min(len(np.unique(patient[y == outcome])) for outcome in (True, False))
-        return wilson_interval(auroc, None, rarer, rarer - 1)
+        return extreme_interval(auroc, y, patient)
     influence = (placement - auroc) / np.where(y, y.mean(), (~y).mean())
     freedom = len(np.unique(patient)) - 1
     return student_interval(auroc, clustered_error(influence, patient), freedom, LOGIT)
@@ -118,5 +123,5 @@ def scaled_brier(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> Interval:
     squared, prevalence = (p - y) ** 2, float(y.mean())
     score, variance = float(squared.mean()), prevalence * (1 - prevalence)
     influence = score * (1 - 2 * prevalence) * y / variance**2 - squared / variance
-    freedom = min(len(np.unique(patient[y == outcome])) for outcome in (True, False)) - 1
+    freedom = patients_with_rarer_outcome(y, patient) - 1
     return student_interval(1 - score / variance, clustered_error(influence, patient), freedom)

@@ -7,11 +7,11 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from batch.training.bootstrap import MIN_OUTCOMES
 from batch.training.calibration import Floats
+from batch.training.intervals import Mask
 from batch.training.performance.estimates import clustered_auroc, oe_ratio
 from batch.training.performance.thresholds import (
-    MIN_OUTCOMES,
-    Mask,
     alert_ppv,
     is_alerted,
     proportion,

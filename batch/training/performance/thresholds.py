@@ -6,16 +6,13 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from batch.training.bootstrap import MIN_ALERTS, MIN_OUTCOMES, enough_outcomes
 from batch.training.calibration import Floats
-from batch.training.intervals import clustered_error, student_interval, wilson_interval
+from batch.training.intervals import Mask, clustered_error, proportion_interval, student_interval
 from featurestore.store.scorer_metrics import Interval
 
-MIN_OUTCOMES = 10  # positives for a sensitivity, negatives for a specificity
-MIN_ALERTS = 20  # for a PPV; as many stays without an alert for an NPV
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.30, 0.50)
-ALERTED = 0.10  # fraction of predicted test stays above the default threshold of the groups
-
-Mask = npt.NDArray[np.bool_]
+ALERTED = 0.10  # fraction of predicted test stays above the default threshold of an alert
 
 
 class ThresholdRow(TypedDict):
@@ -93,16 +90,9 @@ def alert_ppv(y: Mask, alerted: Mask, patient: npt.NDArray[Any]) -> Interval:
 def proportion(hit: Mask, counted: Mask, patient: npt.NDArray[Any], at_least: int) -> Interval:
     """Return the fraction of the counted stays (stays,) that are hits, with its interval.
 
-    Wilson's interval, with the effective number of stays, as a patient may have several. None where
-    fewer than `at_least` stays count.
+    None where fewer than `at_least` stays count.
     """
-    n = int(counted.sum())
-    if n < at_least:
-        return None
-    estimate = float((hit & counted).sum() / n)
-    influence = (hit & counted) - estimate * counted
-    error = clustered_error(influence / counted.mean(), patient)
-    return wilson_interval(estimate, error, n)
+    return proportion_interval(hit, counted, patient) if counted.sum() >= at_least else None
 
 
 def inverse(interval: Interval) -> Interval:
@@ -113,7 +103,7 @@ def inverse(interval: Interval) -> Interval:
 
 
 def _net_benefit(y: Mask, alerted: Mask, patient: npt.NDArray[Any], threshold: float) -> Interval:
-    if min(y.sum(), (~y).sum()) < MIN_OUTCOMES or threshold >= 1:
+    if not enough_outcomes(y) or threshold >= 1:
         return None
     if not alerted.any():
         return [0.0]

@@ -20,13 +20,13 @@ from sqlglot import exp
 from featurestore import write_hospital
 from featurestore.source import generic_reader as reader
 from featurestore.source.schemas import (
-    OPTIONAL_TABLES,
     CanonicalTable,
     built_in_schemas,
     load_schema,
     selected_columns,
 )
 from featurestore.source.urls import DRIVERS
+from featurestore.store.schema import OPTIONAL_TABLES
 from featurestore.synthetic.mimic4 import write_mimic4_hospital
 from tests.featurestore.source.omop import cdm
 from tests.featurestore.source.sql_server.tds_server import to_duckdb

@@ -29,10 +29,9 @@ from featurestore import (
 )
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
-from featurestore.source.schemas import OPTIONAL_TABLES
 from featurestore.store import failpoints
 from featurestore.store.forget import forget
-from featurestore.store.schema import TABLES, VIEWS_AND_MACROS
+from featurestore.store.schema import OPTIONAL_TABLES, TABLES, VIEWS_AND_MACROS
 from tests import jobs
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
