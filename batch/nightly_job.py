@@ -42,13 +42,15 @@ def nightly(
     force: bool = False,
     since: date | None = None,
     progress: Progress | None = None,
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """Sync, embed pending notes, score, check for drift and commit once; return the counts.
 
     `scorer` is a name (its newest version) or a scorer_id. An admission is scored if it has no
-    score by that scorer yet, or if its score would differ from the last one. If nothing changed,
-    nothing is written and `run_id` is None. The result also has `no_signal`, why all probabilities
-    of the scorer are the prevalence (else None), and `seconds` by stage.
+    score by that scorer yet, or if its score would differ from the last one. `ray` is that of
+    `embed_pending`. If nothing changed, nothing is written and `run_id` is None. The result also
+    has `no_signal`, why all probabilities of the scorer are the prevalence (else None), and
+    `seconds` by stage.
 
     Raises FeatureStoreError if a stage fails, and UnusualNightError if the night differs from the
     last ones (batch/embedding/drift.py) and `force` is not given. The store then stays as it was,
@@ -60,10 +62,10 @@ def nightly(
         no_signal = why_no_signal(store, scorer_id)
         diff = diff_source(store, force, since)
         stopwatch.lap("sync")
-        staged = stage(store, encoder, progress=progress, diff=diff)
+        staged = stage(store, encoder, progress=progress, diff=diff, ray=ray)
         stopwatch.lap("embed")
         counts = _sync_counts(diff.counts["notes"], diff.rows["notes"])
-        counts |= {"encoder": encoder.id, "provider": encoder.provider, "scorer": scorer_id}
+        counts |= {"encoder": encoder.id, "provider": staged.provider, "scorer": scorer_id}
         run_id = None
         if diff or staged or is_out_of_date(store) or scores_due(store, scorer_id):
             with store.transaction("nightly", started_at) as transaction:

@@ -16,6 +16,13 @@ MODEL = click.argument("model", type=click.Path(path_type=Path))
 DEVICE = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
+RAY = click.option(
+    "--ray",
+    metavar="[HOST:PORT]",
+    is_flag=False,
+    flag_value="local",
+    help="Embed on Ray: a worker for each GPU or group of cores of this machine, or of a cluster.",
+)
 
 
 @click.command("embed")
@@ -24,6 +31,7 @@ DEVICE = click.option(
 @DEVICE
 @click.option("--limit", type=click.IntRange(min=0), help="Embed at most this many notes now.")
 @click.option("--category", multiple=True, help="Only notes of this category; may be repeated.")
+@RAY
 @JSON
 def embed_command(
     store: Path,
@@ -31,17 +39,18 @@ def embed_command(
     device: str,
     limit: int | None,
     category: tuple[str, ...],
+    ray: str | None,
     as_json: bool,
 ) -> None:
     """Embed every note that is new or changed."""
     from featurestore import OnnxEncoder, Store, embed_pending
 
     opened = Store(store)
-    encoder = OnnxEncoder(model, device)
-    say(f"{encoder.id} on {encoder.provider}")
+    encoder = OnnxEncoder(model, device, load=ray is None)
+    say(f"{encoder.id} on {'Ray' if ray else encoder.provider}")
     with progress("notes") as advance:
-        counts = embed_pending(opened, encoder, limit, advance, category)
-    say_changed_again(counts)
+        counts = embed_pending(opened, encoder, limit, advance, category, ray)
+    say_skipped(counts)
     if as_json:
         click.echo(json.dumps(counts))
         return
@@ -49,8 +58,13 @@ def embed_command(
     click.echo(", ".join(f"{count:,} {name}" for name, count in shown.items()))
 
 
-def say_changed_again(counts: dict[str, Any]) -> None:
-    """Print a warning on stderr if notes were skipped for the second time."""
+def say_skipped(counts: dict[str, Any]) -> None:
+    """Print warnings on stderr if notes ended their worker, or changed for the second time."""
+    if n_notes := counts["crashed"]:
+        say(
+            f"Warning: {n_notes:,} notes ended their worker each time they were embedded, and wait "
+            "- look at the ready notes without a vector"
+        )
     if n_notes := counts["changed since sync, again"]:
         say(
             f"Warning: {n_notes:,} notes were skipped as changed since the sync, in this run and "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from batch.cli.embedding import DEVICE, MODEL, say_changed_again
+from batch.cli.embedding import DEVICE, MODEL, RAY, say_skipped
 from featurestore.cli.options import SINCE, STORE
 from featurestore.cli.progress import progress
 
@@ -18,8 +18,15 @@ from featurestore.cli.progress import progress
 @DEVICE
 @click.option("--force", is_flag=True, help="Commit even if the drift check fails.")
 @SINCE
+@RAY
 def nightly_command(
-    store: Path, model: Path, scorer: str, device: str, force: bool, since: datetime | None
+    store: Path,
+    model: Path,
+    scorer: str,
+    device: str,
+    force: bool,
+    since: datetime | None,
+    ray: str | None,
 ) -> None:
     """Sync, embed, score and check for drift, in one commit.
 
@@ -29,9 +36,9 @@ def nightly_command(
 
     opened = Store(store)
     with opened.lock("nightly"):  # a second job fails before it loads a model
-        encoder = OnnxEncoder(model, device)
+        encoder = OnnxEncoder(model, device, load=ray is None)
         with progress("notes") as advance:
             day = since.date() if since else None
-            result = nightly(opened, encoder, scorer, force, day, advance)
-    say_changed_again(result)
+            result = nightly(opened, encoder, scorer, force, day, advance, ray)
+    say_skipped(result)
     click.echo(json.dumps(result))

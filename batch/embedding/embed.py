@@ -17,6 +17,7 @@ def embed_pending(
     limit: int | None = None,
     progress: Progress | None = None,
     categories: Sequence[str] = (),
+    ray: str | None = None,
 ) -> dict[str, int]:
     """Embed every note that is new or whose text changed; return the counts.
 
@@ -27,16 +28,17 @@ def embed_pending(
 
     `limit` is the maximum number of notes to embed now. `categories` selects note categories
     (default: all). `progress` is called after every batch with the notes read, the notes to read
-    and the throughput. Raises FeatureStoreError.
+    and the throughput. `ray` embeds on Ray: "local" on this machine, a worker for each GPU or group
+    of cores, or HOST:PORT on a cluster that this machine is a node of. Raises FeatureStoreError.
     """
     started_at = datetime.now()
     with store.lock("embed"):
-        staged = stage(store, encoder, limit, progress, categories)
+        staged = stage(store, encoder, limit, progress, categories, ray=ray)
         if staged or is_out_of_date(store):
             with store.transaction("embed", started_at) as transaction:
                 commit_staged(transaction, encoder, staged)
                 refresh_covariates(store, transaction.con)
-                transaction.counts.update(staged.counts, provider=encoder.provider)
+                transaction.counts.update(staged.counts, provider=staged.provider)
                 transaction.counts.update(staged.memory)
         staged.shards.clear()
     return staged.counts

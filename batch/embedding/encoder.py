@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from export.cpu import cpu_name
 from export.model_folder import CLASSIFIER_HEAD, MODEL, REFERENCE, TOKENIZER, read_manifest
 from export.onnx_export.parity import check_reference
-from export.onnx_session import PRECISIONS_OF_CPUS, has_gpu, open_session
+from export.onnx_session import PRECISIONS_OF_CPUS, Session, has_gpu, open_session
 from export.tokenizer import Ids, WindowTokenizer, clean, padded
 from featurestore.errors import ModelError
 
@@ -73,26 +74,50 @@ class OnnxEncoder:
     `device` is cpu, cuda, or auto: cuda if the machine has an NVIDIA driver, else cpu. bf16 and
     int8 models run on CPUs only and fp16 models on GPUs only. On another CPU than that of the
     export, or with another OpenVINO, bf16 and int8 models are compared with PyTorch's vectors once
-    more. `provider` is what the model really runs on. Raises ModelError if the folder is wrong or
-    changed, if the device or its instructions are not available, and if the model is for another
-    device.
+    more. `provider` is what the model really runs on. Without `load` the folder is only checked,
+    and the model is loaded at its first use: on Ray the workers load it. Raises ModelError if the
+    folder is wrong or changed, if the device or its instructions are not available, and if the
+    model is for another device.
     """
 
-    def __init__(self, folder: str | Path, device: str = "auto", threads: int | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        device: str = "auto",
+        threads: int | None = None,
+        load: bool = True,
+    ) -> None:
         self.folder = Path(folder)
+        self.device = device
         self.manifest = read_manifest(self.folder)
+        self._threads = threads
         self._window_tokenizer = WindowTokenizer.from_file(
             self.folder / TOKENIZER, self.manifest["max_tokens"], self.manifest["stride"]
         )
+        if load:
+            _ = self.budget  # it depends on the session
+
+    @cached_property
+    def _session(self) -> Session:
         precision = self.manifest["precision"]
-        device = _device(device, precision, self.folder)
-        self._session = open_session(self.folder / MODEL, device, precision, threads)
+        device = _device(self.device, precision, self.folder)
+        session = open_session(self.folder / MODEL, device, precision, self._threads)
         proven_on = [self.manifest["parity"][key] for key in ("runtime", "cpu")]
-        if precision in PRECISIONS_OF_CPUS and proven_on != [self._session.runtime, cpu_name()]:
-            check_reference(self._session, self.folder / REFERENCE, precision)
-        self.provider: str = self._session.provider
-        self._on_cuda = self.provider == "CUDAExecutionProvider"
-        self.budget = _TOKENS_ON_CUDA if self._on_cuda else _TOKENS_ON_CPU
+        if precision in PRECISIONS_OF_CPUS and proven_on != [session.runtime, cpu_name()]:
+            check_reference(session, self.folder / REFERENCE, precision)
+        return session
+
+    @cached_property
+    def provider(self) -> str:
+        return self._session.provider
+
+    @cached_property
+    def _on_cuda(self) -> bool:
+        return self.provider == "CUDAExecutionProvider"
+
+    @cached_property
+    def budget(self) -> int:
+        return _TOKENS_ON_CUDA if self._on_cuda else _TOKENS_ON_CPU
 
     @property
     def id(self) -> str:

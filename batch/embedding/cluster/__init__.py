@@ -1,0 +1,1 @@
+"""Embedding on Ray: sessions, workers, and how notes are distributed among them."""
