@@ -1,12 +1,11 @@
 """The nightly job: sync, embed, score and check for drift, in one commit."""
 
+import contextlib
 import time
 from datetime import date, datetime
 from typing import Any
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from batch.embedding.commit import commit_staged, is_out_of_date
 from batch.embedding.covariates import refresh_covariates
@@ -23,7 +22,7 @@ from batch.scoring.monitoring import (
 from batch.scoring.score import add_scores, scores_due
 from batch.scoring.scorer_registry import check_cutoff_kept, find_scorer, why_no_signal
 from featurestore.errors import ModelError, UnusualNightError
-from featurestore.source.sync import apply_diff, diff_source
+from featurestore.source.sync import SourceDiff, apply_diff, diff_source
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
 
@@ -57,14 +56,14 @@ def nightly(
     and embedded windows stay staged for the next run.
     """
     started_at, stopwatch = datetime.now(), _Stopwatch()
-    with store.lock("nightly"):
+    with store.lock("nightly"), contextlib.ExitStack() as stack:
         scorer_id = _check_scorer(store, scorer, encoder)
         no_signal = why_no_signal(store, scorer_id)
-        diff = diff_source(store, force, since)
+        diff = stack.enter_context(diff_source(store, force, since))
         stopwatch.lap("sync")
         staged = stage(store, encoder, progress=progress, diff=diff, ray=ray)
         stopwatch.lap("embed")
-        counts = _sync_counts(diff.counts["notes"], diff.rows["notes"])
+        counts = _sync_counts(diff)
         counts |= {"encoder": encoder.id, "provider": staged.provider, "scorer": scorer_id}
         run_id = None
         if diff or staged or is_out_of_date(store) or scores_due(store, scorer_id):
@@ -138,12 +137,11 @@ def _check_scorer(store: Store, scorer: str, encoder: Encoder) -> str:
     return scorer_id
 
 
-def _sync_counts(sync_counts: dict[str, Any], changed_notes: pa.Table) -> dict[str, Any]:
+def _sync_counts(diff: SourceDiff) -> dict[str, Any]:
     """Return the counts of the sync; `excluded` counts among the `seen`, new or changed notes."""
     names = ("total", "new", "changed", "withdrawn", "forgotten", "not_utf8")
-    counts = {name: sync_counts[name] for name in names if name in sync_counts}
-    excluded = pc.sum(pc.equal(changed_notes["status"], "excluded")).as_py() or 0
-    return {**counts, "seen": len(changed_notes), "excluded": excluded}
+    counts = {name: diff.counts["notes"][name] for name in names if name in diff.counts["notes"]}
+    return {**counts, "seen": len(diff.rows["notes"]), "excluded": diff.n_excluded}
 
 
 def _hours_since_last_night(con: duckdb.DuckDBPyConnection, now: datetime) -> float:

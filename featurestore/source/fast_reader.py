@@ -1,10 +1,12 @@
 """Read DuckDB and PostgreSQL, which hash the texts themselves, by their fastest ways."""
 
+import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import sqlalchemy as sa
@@ -15,6 +17,7 @@ from featurestore.source.schemas import TEXT_IDS, CanonicalTable, check_column_k
 from featurestore.store.sql_files import read_sql
 
 _CSV_BLOCK = 16 * 1024 * 1024  # bytes of PostgreSQL's CSV that are parsed at once
+_ROWS_AT_ONCE = 100_000  # of DuckDB's results
 
 
 def check_kinds(connection: sa.Connection, schema: str, table: CanonicalTable) -> None:
@@ -44,14 +47,16 @@ def _postgresql_type(driver: Any, oid: Any) -> str:
     return "enum" if row[1] == "e" else str(row[0])
 
 
-def read_rows(connection: sa.Connection, table: CanonicalTable) -> pa.Table:
-    """Return all rows: from PostgreSQL as text, from DuckDB in its own types."""
+def read_rows(connection: sa.Connection, table: CanonicalTable) -> Iterator[pa.RecordBatch]:
+    """Yield all rows: from PostgreSQL as text, from DuckDB in its own types."""
     columns = ", ".join(table.columns)
-    return _read_table(connection, f"SELECT {columns} FROM ({table.select}\n) AS {table.name}")
+    return _read(connection, f"SELECT {columns} FROM ({table.select}\n) AS {table.name}")
 
 
-def read_index(connection: sa.Connection, notes: CanonicalTable, since: date | None) -> pa.Table:
-    """Return all notes without their text: its MD5 and length are computed by the database.
+def read_index(
+    connection: sa.Connection, notes: CanonicalTable, since: date | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield all notes without their text: its MD5 and length are computed by the database.
 
     With `since`, only the notes dated on that day or later, and those without a time.
     """
@@ -61,15 +66,16 @@ def read_index(connection: sa.Connection, notes: CanonicalTable, since: date | N
         for column in notes.columns
     )
     earliest = f"'{since}'" if since else "NULL"
-    index = _read_table(
-        connection,
+    query = (
         f"WITH canonical_notes AS (SELECT {columns} FROM ({notes.select}\n) AS notes), params AS "
         f"(SELECT CAST({earliest} AS VARCHAR) AS since, '{BLANKS}' AS blanks)\n"
-        f"{read_sql('source/note_index')}",
+        f"{read_sql('source/note_index')}"
     )
-    return index.rename_columns(
-        [TEXT_IDS[c] if TEXT_IDS.get(c) in notes.columns else c for c in index.column_names]
-    )
+    for batch in _read(connection, query):
+        names = batch.schema.names
+        yield batch.rename_columns(
+            [TEXT_IDS[name] if TEXT_IDS.get(name) in notes.columns else name for name in names]
+        )
 
 
 def read_texts(
@@ -83,20 +89,30 @@ def read_texts(
             yield [(row.note_id, row.text) for row in rows]
 
 
-def _read_table(connection: sa.Connection, query: str) -> pa.Table:
+def _read(connection: sa.Connection, query: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a result in any order, after a batch without rows."""
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "postgresql":
         with driver.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv, HEADER)") as copy:
-            return _parse_copy(_CopyStream(copy))
-    # DuckDB creates a table on all cores, but returns an ordered result on one.
-    driver.execute(f"CREATE OR REPLACE TEMP TABLE query_result AS {query}")
-    table = driver.execute("FROM query_result").to_arrow_table()
-    driver.execute("DROP TABLE query_result")
-    return table
+            yield from _parse_copy(_CopyStream(copy))
+        return
+    # In the order of the file, a result would be made on one core.
+    driver.execute("SET preserve_insertion_order = false")
+    try:
+        reader = driver.execute(query).to_arrow_reader(_ROWS_AT_ONCE)
+        yield pa.RecordBatch.from_pylist([], reader.schema)
+        yield from reader
+    except (pa.ArrowException, OSError) as error:
+        # What fails in the middle of a result comes through Arrow, with DuckDB's message.
+        kind = duckdb.FatalException if "INTERNAL" in str(error) else duckdb.Error
+        raise kind(str(error)) from None
+    finally:
+        with contextlib.suppress(duckdb.TransactionException):  # of a statement that failed
+            driver.execute("SET preserve_insertion_order = true")
 
 
 class _CopyStream(io.RawIOBase):
-    """The bytes of a COPY, as a stream: the whole result is in memory only once, as a table."""
+    """The bytes of a COPY, as a stream."""
 
     def __init__(self, copy: Any) -> None:
         self._rows = iter(copy)
@@ -121,16 +137,17 @@ class _CopyStream(io.RawIOBase):
         return n_filled
 
 
-def _parse_copy(stream: io.RawIOBase) -> pa.Table:
+def _parse_copy(stream: io.RawIOBase) -> Iterator[pa.RecordBatch]:
     """Parse PostgreSQL's CSV, in which empty texts are quoted and NULLs are not."""
     buffered = io.BufferedReader(stream, _CSV_BLOCK)
     names = buffered.readline().decode().strip().split(",")
+    yield pa.RecordBatch.from_pylist([], pa.schema([(name, pa.string()) for name in names]))
     if not buffered.peek(1):
-        return pa.schema([(name, pa.string()) for name in names]).empty_table()
+        return
     with pa_csv.open_csv(
         buffered,
         read_options=pa_csv.ReadOptions(column_names=names, block_size=_CSV_BLOCK),
         parse_options=pa_csv.ParseOptions(newlines_in_values=True),
         convert_options=as_text(names, quoted_null=False),
     ) as reader:
-        return reader.read_all()
+        yield from reader

@@ -155,17 +155,19 @@ def check_kinds(connection: sa.Connection, schema: str, table: CanonicalTable) -
             check_column_kind(schema, table.name, column, type_name, _kind_of(value))
 
 
-def read_rows(connection: sa.Connection, table: CanonicalTable) -> pa.Table:
-    """Return all rows, as text."""
-    batches = (
-        [*map(_as_text, zip(*rows, strict=True), table.columns)]
-        for rows in _rows(connection, all_rows(table), _ADMISSION_ROWS)
-    )
-    return _table(batches, table.columns)
+def read_rows(connection: sa.Connection, table: CanonicalTable) -> Iterator[pa.RecordBatch]:
+    """Yield all rows, as text."""
+    schema = _schema(table.columns)
+    yield pa.RecordBatch.from_pylist([], schema)
+    for rows in _rows(connection, all_rows(table), _ADMISSION_ROWS):
+        columns = map(_as_text, zip(*rows, strict=True), table.columns)
+        yield pa.record_batch([*columns], schema=schema)
 
 
-def read_index(connection: sa.Connection, notes: CanonicalTable, since: date | None) -> pa.Table:
-    """Return all notes, as text, with the MD5, the length and the problem of each text.
+def read_index(
+    connection: sa.Connection, notes: CanonicalTable, since: date | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield all notes, as text, with the MD5, the length and the problem of each text.
 
     With `since`, only the notes with a time on that day or later, and those without a time.
     """
@@ -177,15 +179,13 @@ def read_index(connection: sa.Connection, notes: CanonicalTable, since: date | N
             examples[column] = connection.execute(first_value(notes, column)).scalar()
         statement = notes_since(notes, since, examples)
     position = notes.columns.index("text")
-
-    def batches() -> Iterator[list[pa.Array]]:
-        for rows in _rows(connection, statement, _INDEX_ROWS):
-            columns = list(zip(*rows, strict=True))
-            texts = columns.pop(position)
-            yield [*map(_as_text, columns, names), *_describe(texts)]
-
     names = [name for name in notes.columns if name != "text"]
-    return _table(batches(), [*names, "text_hash", "n_chars", "text_problem"])
+    schema = _schema([*names, "text_hash", "n_chars", "text_problem"])
+    yield pa.RecordBatch.from_pylist([], schema)
+    for rows in _rows(connection, statement, _INDEX_ROWS):
+        columns = list(zip(*rows, strict=True))
+        texts = columns.pop(position)
+        yield pa.record_batch([*map(_as_text, columns, names), *_describe(texts)], schema=schema)
 
 
 def read_texts(
@@ -247,11 +247,8 @@ def _examples(
     return examples
 
 
-def _table(batches: Iterator[list[pa.Array]], names: Sequence[str]) -> pa.Table:
-    schema = pa.schema([(name, pa.string()) for name in names])
-    return pa.Table.from_batches(
-        [pa.record_batch(columns, schema=schema) for columns in batches], schema
-    )
+def _schema(names: Sequence[str]) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in names])
 
 
 def _describe(texts: Sequence[Any]) -> list[pa.Array]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -32,6 +32,8 @@ from featurestore.source.schemas import (
 )
 from featurestore.store.schema import OPTIONAL_TABLES
 from featurestore.store.store import Store
+
+T = TypeVar("T")
 
 
 class _AbsentError(Exception):
@@ -67,41 +69,54 @@ class Source:
                 table = self._table(connection, name)
                 self._reader(connection).check_kinds(connection, self.schema.name, table)
 
-    def admissions(self) -> pa.Table:
-        """Return all admissions with their canonical columns, in the source's types or as text."""
-        return self._not_empty("admissions", self._rows("admissions"))
+    def read(
+        self,
+        table: str,
+        load: Callable[[Iterator[pa.RecordBatch]], T] = pa.Table.from_batches,
+        since: date | None = None,
+    ) -> T | None:
+        """Give the rows of a table to `load`, as a stream, and return what it returns.
 
-    def optional_rows(self) -> dict[str, pa.Table]:
-        """Return the rows of the optional tables that the hospital has, as `admissions` does."""
-        tables = {}
-        for name in self.schema.selects:
-            if name in OPTIONAL_TABLES:
-                with contextlib.suppress(_AbsentError):
-                    tables[name] = self._rows(name)
-        return tables
-
-    def _rows(self, name: str) -> pa.Table:
-        def read() -> pa.Table:
-            with self._connect() as connection:
-                table = self._table(connection, name)
-                return self._reader(connection).read_rows(connection, table)
-
-        return self._repairing(read)
-
-    def note_index(self, since: date | None = None) -> pa.Table:
-        """Return all notes without their text: its MD5, length and problem, if any.
-
-        With `since`, only the notes stored (else charted) on that day or later, and those without
-        a time; some databases return more.
+        Rows have the canonical columns, in the source's types or as text; notes have no text, but
+        its MD5, length and problem, if any. With `since`, only the notes stored (else charted) on
+        that day or later, and those without a time; some databases return more. None if the
+        hospital has no such table, which must be optional. Where a CSV file turns out not to be
+        UTF-8, `load` is called again, with all rows. Raises SourceError.
         """
+        n_rows = 0
 
-        def read() -> pa.Table:
+        def batches() -> Iterator[pa.RecordBatch]:
+            nonlocal n_rows
+            n_rows = 0
             with self._connect() as connection:
-                table = self._table(connection, "notes")
-                return self._reader(connection).read_index(connection, table, since)
+                for batch in self._batches(connection, table, since):
+                    n_rows += len(batch)
+                    yield batch.rename_columns([name.lower() for name in batch.schema.names])
 
-        rows = self._repairing(read)
-        return rows if since else self._not_empty("notes", rows)
+        if table not in self.schema.selects:
+            return None
+        try:
+            try:
+                loaded = load(batches())
+            except NotUtf8Error as error:
+                self._repair(error)
+                loaded = load(batches())
+        except _AbsentError:
+            return None
+        if not n_rows and table not in OPTIONAL_TABLES and not since:
+            raise SourceError(
+                f"{self.location} has no rows for the {table} of schema {self.schema.name} - check "
+                "that the download is complete"
+            )
+        return loaded
+
+    def _batches(
+        self, connection: sa.Connection, name: str, since: date | None
+    ) -> Iterator[pa.RecordBatch]:
+        table, reader = self._table(connection, name), self._reader(connection)
+        if name != "notes":
+            return cast(Iterator[pa.RecordBatch], reader.read_rows(connection, table))
+        return cast(Iterator[pa.RecordBatch], reader.read_index(connection, table, since))
 
     def texts(self, note_ids: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
         """Yield lists of (note_id, text) with each of the given notes once."""
@@ -212,27 +227,10 @@ class Source:
             return fast_reader if is_fast else generic_reader
         return fast_reader if dialect == "duckdb" else generic_reader
 
-    def _repairing(self, read: Callable[[], pa.Table]) -> pa.Table:
-        """Read a table; once more, with repaired files, where a CSV file is not UTF-8."""
-        try:
-            rows = read()
-        except NotUtf8Error as error:
-            self._repair(error)
-            rows = read()
-        return rows.rename_columns([name.lower() for name in rows.column_names])
-
     def _repair(self, error: NotUtf8Error) -> None:
         """From now on, read CSV files with a replacement character for each invalid byte."""
         self.not_utf8 = error.place
         self._engine = folder_engine(Path(self.location), repair=True)
-
-    def _not_empty(self, table: str, rows: pa.Table) -> pa.Table:
-        if not len(rows):
-            raise SourceError(
-                f"{self.location} has no rows for the {table} of schema {self.schema.name} - check "
-                "that the download is complete"
-            )
-        return rows
 
     @contextlib.contextmanager
     def _connect(self) -> Iterator[sa.Connection]:

@@ -1,22 +1,30 @@
 """Sync: bring the store's admissions and its index of notes up to date with the source."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from featurestore.errors import SourceError
+from featurestore.source.comparison import (
+    TableStream,
+    free_memory,
+    load_batches,
+    n_rows,
+    open_comparison,
+)
 from featurestore.source.schemas import COLUMNS
 from featurestore.source.source import Source, open_source
-from featurestore.store.database import attach, open_duckdb
 from featurestore.store.forget import forgotten_test
 from featurestore.store.schema import KEYS, OPTIONAL_TABLES
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
-from featurestore.store.transaction import Transaction
+from featurestore.store.transaction import Transaction, translate_disk_errors
 
 _REQUIRED_TABLES = ("admissions", "notes")
 _TABLES = (*_REQUIRED_TABLES, *OPTIONAL_TABLES)
@@ -24,15 +32,21 @@ _MACROS = (
     *("source/implausible_date", "source/unreadable_date", "source/birth_date", "source/flag"),
     "macros/available_at",
 )
+_PATIENTS_AT_ONCE = 10_000
 
 
 @dataclass
 class SourceDiff:
-    """The differences between the source and the store, by table."""
+    """The differences between the source and the store, by table.
+
+    Rows and keys are Arrow streams from a database that spills: another connection can register
+    them, until the block of `diff_source` ends.
+    """
 
     counts: dict[str, Any]
-    rows: dict[str, pa.Table]  # new or changed, with all columns
-    deleted: dict[str, pa.Table]  # the keys of rows that are no longer in the source
+    rows: dict[str, TableStream]  # new or changed, with all columns
+    deleted: dict[str, TableStream]  # the keys of rows that are no longer in the source
+    n_excluded: int  # of the notes that are new or changed
     observed_until: datetime | None  # NULL for an extract that names no end
     is_end_new: bool  # observed_until is not what the store has
 
@@ -56,8 +70,7 @@ def sync(store: Store, force: bool = False, since: date | None = None) -> dict[s
     source, unless `force` is given.
     """
     started_at = datetime.now()
-    with store.lock("sync"):
-        diff = diff_source(store, force, since)
+    with store.lock("sync"), diff_source(store, force, since) as diff:
         if diff:
             with store.transaction("sync", started_at) as transaction:
                 apply_diff(transaction, diff)
@@ -77,56 +90,63 @@ def change_source(
     with store.lock("source"):
         source = Source(location, store.one("SELECT schema_name FROM settings")[0])
         source.check()
-        diff = diff_source(store, force, source=source)
-        with store.transaction("source") as transaction:
+        with (
+            diff_source(store, force, source=source) as diff,
+            store.transaction("source") as transaction,
+        ):
             transaction.con.execute("UPDATE settings SET source = $1", [source.location])
             transaction.counts.update(diff.counts)
     return diff.counts
 
 
+@contextlib.contextmanager
 def diff_source(
     store: Store, force: bool = False, since: date | None = None, source: Source | None = None
-) -> SourceDiff:
-    """Compare the store with its source, or with another one, in a single pass; change nothing."""
+) -> Iterator[SourceDiff]:
+    """Compare the store with its source, or with another one, in a single pass; change nothing.
+
+    Memory does not grow with the number of notes: what was read and what differs is spilled to a
+    private folder beside the store until the block ends. The caller holds the store's lock.
+    """
     started_at = datetime.now()
     source = source or open_source(store)
-    with open_duckdb() as con:
-        rows = {"admissions": source.admissions(), "notes": source.note_index(since)}
-        optional = source.optional_rows()
-        forgotten = _load(con, store, rows | optional, since)
-        end_of_source = _end_of_source(con)
-        rows = {table: _changed_rows(con, table) for table in _TABLES}
-        deleted = {table: _deleted_keys(con, table) for table in _TABLES}
-        if since:  # the notes before that day were not read
-            deleted["notes"] = deleted["notes"].slice(0, 0)
-        counts = {
-            table: _count(con, table, rows[table], deleted[table])
-            for table in _TABLES
-            if table in _REQUIRED_TABLES or table in optional or len(deleted[table])
-        }
-        for table, read in optional.items():
-            counts[table]["omitted"] = len(read) - counts[table]["total"]
-        counts["notes"]["excluded"] = dict(
-            con.execute(
-                "SELECT reason, count(*) FROM incoming_notes WHERE status = 'excluded' "
-                "GROUP BY ALL ORDER BY ALL"
-            ).fetchall()
-        )
-    for table, keys in deleted.items():
-        (n_stored,) = store.one(f"SELECT count(*) FROM {table}")
-        if len(keys) > max(10, n_stored / 2) and not force:
-            raise SourceError(
-                f"{len(keys):,} of {n_stored:,} {table} are no longer in the source, as after an "
-                "incomplete download; nothing was changed - complete it, or add --force if they "
-                "were withdrawn"
+    with open_comparison(store) as con:
+        with translate_disk_errors(store.path):
+            n_read = _load(con, source, since)
+            n_forgotten = _compare(con, store, since)
+            end_of_source = _end_of_source(con)
+            counts = {
+                table: _count(con, table)
+                for table in _TABLES
+                if table in n_read or n_rows(con, f"deleted_{table}")
+            }
+            for table in OPTIONAL_TABLES:
+                if table in n_read:
+                    counts[table]["omitted"] = n_read[table] - counts[table]["total"]
+            counts["notes"]["excluded"] = dict(
+                con.execute(
+                    "SELECT reason, count(*) FROM incoming_notes WHERE status = 'excluded' "
+                    "GROUP BY ALL ORDER BY ALL"
+                ).fetchall()
             )
-    for table, n_forgotten in forgotten.items():
-        counts[table]["forgotten"] = n_forgotten
-    if source.not_utf8:
-        counts["notes"]["not_utf8"] = source.not_utf8
-    live, stored_end = store.one("SELECT live, observed_until FROM settings")
-    end = min(started_at, end_of_source or started_at) if live else end_of_source
-    return SourceDiff(counts, rows, deleted, end, end != stored_end)
+            _forget_read_rows(con)
+        for table in _TABLES:
+            _check_deleted(store, table, n_rows(con, f"deleted_{table}"), force)
+        for table in _REQUIRED_TABLES:
+            if n_forgotten is not None:
+                counts[table]["forgotten"] = n_forgotten[table]
+        if source.not_utf8:
+            counts["notes"]["not_utf8"] = source.not_utf8
+        live, stored_end = store.one("SELECT live, observed_until FROM settings")
+        end = min(started_at, end_of_source or started_at) if live else end_of_source
+        yield SourceDiff(
+            counts,
+            {table: TableStream(con, f"changed_{table}") for table in _TABLES},
+            {table: TableStream(con, f"deleted_{table}") for table in _TABLES},
+            n_rows(con, "changed_notes WHERE status = 'excluded'"),
+            end,
+            end != stored_end,
+        )
 
 
 def apply_diff(transaction: Transaction, diff: SourceDiff) -> None:
@@ -139,30 +159,39 @@ def apply_diff(transaction: Transaction, diff: SourceDiff) -> None:
         transaction.con.execute("UPDATE settings SET observed_until = $1", [diff.observed_until])
 
 
-def _load(
-    con: duckdb.DuckDBPyConnection,
-    store: Store,
-    tables: dict[str, pa.Table],
-    since: date | None,
-) -> dict[str, int]:
-    """Create the table incoming_NAME of each table, and attach the store to compare them with.
+def _load(con: duckdb.DuckDBPyConnection, source: Source, since: date | None) -> dict[str, int]:
+    """Create the table read_NAME of each table of the source; return their numbers of rows.
 
-    Returns how many rows of each table are excluded because they belong to forgotten patients;
-    nothing where the store has forgotten nobody.
+    Tables that the hospital does not have are without rows, and are not among the numbers.
+    """
+    n_read = {}
+    for table in _TABLES:
+        load = partial(load_batches, con, f"read_{table}")
+        n_rows = source.read(table, load, since if table == "notes" else None)
+        if n_rows is None:
+            columns = ", ".join(f"{column} VARCHAR" for column in COLUMNS[table])
+            con.execute(f"CREATE TABLE read_{table} ({columns})")
+        else:
+            n_read[table] = n_rows
+    return n_read
+
+
+def _compare(
+    con: duckdb.DuckDBPyConnection, store: Store, since: date | None
+) -> dict[str, int] | None:
+    """Create the tables incoming_NAME, changed_NAME and deleted_NAME of each table.
+
+    Returns how many rows are excluded because they belong to forgotten patients; None where the
+    store has forgotten nobody.
     """
     for name in ("stable_id", "with_number_ids"):
         con.execute(read_sql(f"sync/{name}"))
     for table in _TABLES:
-        nothing = pa.table({name: pa.array([], pa.string()) for name in COLUMNS[table]})
-        con.register(f"read_{table}", tables.get(table, nothing))
         con.execute(f"CREATE VIEW all_{table} AS FROM with_number_ids('read_{table}')")
-    forgotten = _forgotten_patients(con, store)
-    con.register(
-        "forgotten_patients", pa.table({"subject_id": pa.array(forgotten or [], pa.int64())})
-    )
+    is_forgotten = forgotten_test(store)
+    _find_forgotten_patients(con, is_forgotten)
     for name in ("forgotten_admissions", "source_admissions", "source_notes"):
         con.execute(read_sql(f"sync/{name}"))
-    attach(con, store.path, "store")
     for name in _MACROS:
         con.execute(read_sql(name))
     _check(con)
@@ -170,22 +199,39 @@ def _load(
     con.execute(read_sql("sync/incoming_notes"), {"partial": since is not None})
     for table in OPTIONAL_TABLES:
         con.execute(read_sql(f"sync/optional/incoming_{table}"))
-    if forgotten is None:
-        return {}
+    for table in _TABLES:
+        key = _key(table)
+        con.execute(
+            f"CREATE TABLE changed_{table} AS FROM incoming_{table} EXCEPT FROM store.{table}"
+        )
+        # With `since`, the notes before that day were not read.
+        is_complete = not (since and table == "notes")
+        con.execute(
+            f"CREATE TABLE deleted_{table} AS SELECT {key} FROM store.{table} "
+            f"ANTI JOIN incoming_{table} USING ({key}) WHERE {is_complete}"
+        )
+    if is_forgotten is None:
+        return None
     return {
-        table: len(tables[table]) - _n_rows(con, f"source_{table}") for table in _REQUIRED_TABLES
+        table: n_rows(con, f"read_{table}") - n_rows(con, f"source_{table}")
+        for table in _REQUIRED_TABLES
     }
 
 
-def _forgotten_patients(con: duckdb.DuckDBPyConnection, store: Store) -> list[int] | None:
-    """Return the source's patients whom the store has forgotten; None where it forgot nobody."""
-    is_forgotten = forgotten_test(store)
+def _find_forgotten_patients(
+    con: duckdb.DuckDBPyConnection, is_forgotten: Callable[[int | None], bool] | None
+) -> None:
+    """Create the table forgotten_patients of the source's patients whom the store has forgotten."""
+    con.execute("CREATE TABLE forgotten_patients (subject_id BIGINT)")
     if is_forgotten is None:
-        return None
-    patients = con.execute(
+        return
+    patients = con.cursor().execute(
         "SELECT subject_id FROM all_admissions UNION SELECT subject_id FROM all_notes"
-    ).fetchall()
-    return [subject_id for (subject_id,) in patients if is_forgotten(subject_id)]
+    )
+    while rows := patients.fetchmany(_PATIENTS_AT_ONCE):
+        forgotten = [(subject_id,) for (subject_id,) in rows if is_forgotten(subject_id)]
+        if forgotten:
+            con.executemany("INSERT INTO forgotten_patients VALUES ($1)", forgotten)
 
 
 def _check(con: duckdb.DuckDBPyConnection) -> None:
@@ -197,7 +243,7 @@ def _check(con: duckdb.DuckDBPyConnection) -> None:
             f"{message} in {n_admissions:,} admissions{example} - correct it in the source; "
             "nothing was changed"
         )
-    if n_notes := _n_rows(con, "source_notes WHERE note_id IS NULL"):
+    if n_notes := n_rows(con, "source_notes WHERE note_id IS NULL"):
         raise SourceError(
             f"NOTE_ID is missing in {n_notes:,} notes - complete it in the source; "
             "nothing was changed"
@@ -221,20 +267,15 @@ def _end_of_source(con: duckdb.DuckDBPyConnection) -> datetime | None:
     return end
 
 
-def _n_rows(con: duckdb.DuckDBPyConnection, relation: str) -> int:
-    (n_rows,) = con.execute(f"SELECT count(*) FROM {relation}").fetchall()[0]
-    return int(n_rows)
-
-
-def _changed_rows(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
-    return con.execute(f"FROM incoming_{table} EXCEPT FROM store.{table}").to_arrow_table()
-
-
-def _deleted_keys(con: duckdb.DuckDBPyConnection, table: str) -> pa.Table:
-    key = _key(table)
-    return con.execute(
-        f"SELECT {key} FROM store.{table} ANTI JOIN incoming_{table} USING ({key})"
-    ).to_arrow_table()
+def _check_deleted(store: Store, table: str, n_deleted: int, force: bool) -> None:
+    """Raise SourceError where more than half of a table is gone, unless forced."""
+    (n_stored,) = store.one(f"SELECT count(*) FROM {table}")
+    if n_deleted > max(10, n_stored / 2) and not force:
+        raise SourceError(
+            f"{n_deleted:,} of {n_stored:,} {table} are no longer in the source, as after an "
+            "incomplete download; nothing was changed - complete it, or add --force if they "
+            "were withdrawn"
+        )
 
 
 def _key(table: str) -> str:
@@ -242,20 +283,25 @@ def _key(table: str) -> str:
     return KEYS[table].strip("()")
 
 
-def _count(
-    con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, deleted: pa.Table
-) -> dict[str, Any]:
-    con.register("changed_rows", rows)
-    new = _n_rows(con, f"changed_rows ANTI JOIN store.{table} USING ({_key(table)})")
+def _count(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, Any]:
+    changed = n_rows(con, f"store.{table} SEMI JOIN changed_{table} USING ({_key(table)})")
     return {
-        "total": _n_rows(con, f"incoming_{table}"),
-        "new": new,
-        "changed": len(rows) - new,
-        "withdrawn": len(deleted),
+        "total": n_rows(con, f"incoming_{table}"),
+        "new": n_rows(con, f"changed_{table}") - changed,
+        "changed": changed,
+        "withdrawn": n_rows(con, f"deleted_{table}"),
     }
 
 
-def _delete_vectors(transaction: Transaction, withdrawn: pa.Table) -> None:
+def _forget_read_rows(con: duckdb.DuckDBPyConnection) -> None:
+    """Drop what is no longer needed, and spill the rest: other work needs the memory."""
+    for table in _TABLES:
+        con.execute(f"DROP TABLE read_{table}")
+        con.execute(f"DROP TABLE incoming_{table}")
+    free_memory(con)
+
+
+def _delete_vectors(transaction: Transaction, withdrawn: TableStream) -> None:
     """Delete the vectors of withdrawn stays of which no row names the patient any more.
 
     Otherwise forget could not find them until the next run of embed deletes them.
@@ -266,7 +312,7 @@ def _delete_vectors(transaction: Transaction, withdrawn: pa.Table) -> None:
     transaction.con.unregister("withdrawn")
 
 
-def _apply(transaction: Transaction, table: str, rows: pa.Table, deleted: pa.Table) -> None:
+def _apply(transaction: Transaction, table: str, rows: TableStream, deleted: TableStream) -> None:
     con, key = transaction.con, _key(table)
     con.register("changed_rows", rows)
     con.register("deleted_keys", deleted)

@@ -5,7 +5,40 @@
 -- Columns: those of notes.
 -- Rule:    an unusable note never stops a sync: it is excluded with the first reason that applies.
 CREATE TABLE incoming_notes AS
-WITH typed_notes AS (
+WITH repeated_ids AS (
+    SELECT note_id
+    FROM source_notes
+    GROUP BY note_id
+    HAVING count(*) > 1
+),
+
+-- Only the few rows of repeated ids are sorted.
+single_notes AS (
+    SELECT
+        *,
+        FALSE AS has_several_texts
+    FROM source_notes
+    ANTI JOIN repeated_ids USING (note_id)
+    UNION ALL
+    SELECT
+        n.*,
+        count(DISTINCT n.text_hash) OVER (PARTITION BY n.note_id) > 1 AS has_several_texts
+    FROM source_notes AS n
+    SEMI JOIN repeated_ids AS r ON n.note_id = r.note_id
+    QUALIFY row_number() OVER (PARTITION BY n.note_id ORDER BY n.text_hash, n.hadm_id) = 1
+),
+
+-- Of the notes in the store, the few whose reason depends on what was found before.
+stored_reasons AS (
+    SELECT
+        note_id,
+        text_hash,
+        reason
+    FROM store.notes
+    WHERE reason IN ('no words', 'several texts under one note_id')
+),
+
+typed_notes AS (
     SELECT
         CAST(note_id AS VARCHAR) AS note_id,
         hadm_id,
@@ -26,9 +59,8 @@ WITH typed_notes AS (
         text_hash,
         CAST(n_chars AS BIGINT) AS n_chars,
         text_problem,
-        count(DISTINCT text_hash) OVER (PARTITION BY note_id) AS n_texts
-    FROM source_notes
-    QUALIFY row_number() OVER (PARTITION BY note_id ORDER BY text_hash, hadm_id) = 1
+        has_several_texts
+    FROM single_notes
 ),
 
 checked_notes AS (
@@ -51,7 +83,7 @@ checked_notes AS (
         CASE
             WHEN n.is_error THEN 'flagged as an error'
             WHEN
-                n.n_texts > 1
+                n.has_several_texts
                 -- The other texts of a partial sync may be older than its first day.
                 OR ($partial AND stored.reason = 'several texts under one note_id')
                 THEN 'several texts under one note_id'
@@ -74,7 +106,7 @@ checked_notes AS (
         END AS reason
     FROM typed_notes AS n
     LEFT JOIN incoming_admissions AS a ON n.hadm_id = a.hadm_id
-    LEFT JOIN store.notes AS stored ON n.note_id = stored.note_id
+    LEFT JOIN stored_reasons AS stored ON n.note_id = stored.note_id
 )
 
 SELECT

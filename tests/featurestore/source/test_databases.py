@@ -161,13 +161,13 @@ def test_every_format_gives_the_same_rows(kind, from_csv, tmp_path, request):
 
 def test_postgres_returns_only_the_requested_texts(postgres):
     source = Source(postgres, "mimic3")
-    requested = source.note_index().column("note_id").to_pylist()[3]
+    requested = source.read("notes").column("note_id").to_pylist()[3]
     (((note_id, _),),) = list(source.texts([str(requested)]))
     assert note_id == str(requested)
 
 
 def test_a_url_that_names_no_driver_is_accepted(postgres):
-    assert Source(postgres.replace("+psycopg", ""), "mimic3").admissions().num_rows > 60
+    assert Source(postgres.replace("+psycopg", ""), "mimic3").read("admissions").num_rows > 60
 
 
 def test_null_and_empty_text_of_postgres_stay_different(postgres, tmp_path):
@@ -176,7 +176,7 @@ def test_null_and_empty_text_of_postgres_stay_different(postgres, tmp_path):
     )
     file = own / "admissions.sql"
     file.write_text(file.read_text().replace("a.ethnicity,", ""))
-    rows = Source(postgres, own).admissions()
+    rows = Source(postgres, own).read("admissions")
     assert set(rows["ethnicity"].to_pylist()) == {""}
     assert set(rows["insurance"].to_pylist()) == {None}
 
@@ -187,7 +187,7 @@ def test_colons_and_percent_signs_in_a_schema_are_not_parameters_of_postgres(pos
         postgres, own_schema(tmp_path / "own", "    category", odd, tables_in="mimiciii.")
     )
     source.check()
-    index = source.note_index()
+    index = source.read("notes")
     assert set(index["category"].to_pylist()) == {"at :noon"}
     assert len(list(source.texts(index["note_id"].to_pylist()[:1]))) == 1
 
@@ -214,7 +214,7 @@ def test_a_postgres_session_is_read_only(postgres):
 def test_a_missing_table_or_column_of_postgres_is_named(postgres, tmp_path):
     message = 'relation "discharge" does not exist - .*schema mimic3: use --schema mimic3'
     with pytest.raises(SourceError, match=message):
-        Source(postgres, "mimic4").note_index()
+        Source(postgres, "mimic4").read("notes")
     own = own_schema(tmp_path / "own", "a.insurance", "a.payer", tables_in="mimiciii.")
     with pytest.raises(
         SourceError, match=r"own: column a.payer does not exist - correct .*own/admissions.sql"

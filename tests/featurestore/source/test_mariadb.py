@@ -121,7 +121,7 @@ def test_views_are_found_in_either_case(loaded, folder):
         con.commit()
     source = Source(loaded.replace("/mimic?", "/views?"), "mimic3")
     source.check()
-    assert len(source.admissions()) == len(Source(folder, "mimic3").admissions())
+    assert len(source.read("admissions")) == len(Source(folder, "mimic3").read("admissions"))
 
 
 def test_bits_are_flags(server, tmp_path):

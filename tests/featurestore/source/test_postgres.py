@@ -3,6 +3,7 @@
 from datetime import date
 
 import psycopg
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
@@ -100,7 +101,7 @@ def test_options_of_the_url_are_kept_and_the_session_stays_read_only(database):
             .render_as_string(hide_password=False),
             "mimic3",
         )
-        assert len(source.admissions()) == 1
+        assert len(source.read("admissions")) == 1
         with source._engine.connect() as con, pytest.raises(sa.exc.DBAPIError, match="read-only"):
             con.execute(sa.text("DELETE FROM noteevents"))
 
@@ -174,7 +175,7 @@ def test_an_error_that_a_value_causes_does_not_quote_it(database, tmp_path):
     with pytest.raises(
         SourceError, match=r"could not be read as .*InvalidTextRepresentation"
     ) as bad:
-        source.note_index()
+        source.read("notes")
     assert "PHI_CANARY" not in str(bad.value)
 
 
@@ -205,7 +206,7 @@ def test_a_time_zone_after_the_rows_that_were_checked_is_refused(database):
     source = Source(url, "mimic3")
     source.check()
     with pytest.raises(SourceError, match="STORETIME has times with a time zone - select"):
-        source.note_index()
+        source.read("notes")
 
 
 @pytest.mark.parametrize("expression", ["CAST(leak() AS INT)", "raise_note()"])
@@ -234,7 +235,7 @@ def test_both_readers_return_the_same(database):
         notes = source._table(connection, "notes")
         for since in (None, date(2150, 1, 2), date(2150, 1, 3)):
             fast, generic = (
-                reader.read_index(connection, notes, since)
+                pa.Table.from_batches(reader.read_index(connection, notes, since))
                 for reader in (fast_reader, generic_reader)
             )
             assert fast.column_names == generic.column_names

@@ -26,8 +26,8 @@ def contents(folder):
     source = Source(folder, "mimic3")
     source.check()
     texts = dict(pair for pairs in source.texts(["1", "2"]) for pair in pairs)
-    index = source.note_index().select(["note_id", "hadm_id", "text_hash", "n_chars"])
-    admissions = source.admissions().to_pylist()
+    index = source.read("notes").select(["note_id", "hadm_id", "text_hash", "n_chars"])
+    admissions = source.read("admissions").to_pylist()
     return texts, sorted(index.to_pylist(), key=lambda row: row["note_id"]), admissions
 
 
@@ -129,7 +129,7 @@ def test_a_database_error_never_quotes_a_note(folder, tmp_path):
     bad = (own / "notes.sql").read_text().replace("row_id AS", "CAST(text AS BIGINT) AS")
     (own / "notes.sql").write_text(bad)
     with pytest.raises(SourceError) as refused:
-        Source(folder, own).note_index()
+        Source(folder, own).read("notes")
     assert "ouch" not in str(refused.value)
     assert refused.value.__cause__ is None and refused.value.__suppress_context__
 
@@ -148,7 +148,7 @@ def test_an_unreadable_line_is_named_but_not_quoted(folder, line, fault):
     with (folder / "NOTEEVENTS.csv").open("ab") as stream:
         stream.write(line)
     with pytest.raises(SourceError, match=r"line \d+ of a CSV file cannot be read") as refused:
-        Source(folder, "mimic3").note_index()
+        Source(folder, "mimic3").read("notes")
     assert f"({fault}) - correct that line; nothing was changed" in str(refused.value)
     assert "PHI_CANARY" not in str(refused.value)
 
@@ -178,7 +178,7 @@ def test_unrelated_files_in_the_folder_are_ignored(folder):
     (folder / "scratch.csv").write_text("")
     (folder / "twice.csv").write_text("a,A\n1,2\n")
     (folder / "README.txt").write_text("hello")
-    assert len(Source(folder, "mimic3").admissions()) == 1
+    assert len(Source(folder, "mimic3").read("admissions")) == 1
 
 
 @pytest.mark.parametrize("bad", [b"\xff\xfe", b"\xed\xa0\x80"], ids=["bytes", "lone surrogate"])
@@ -191,7 +191,7 @@ def test_invalid_utf8_is_read_as_replacement_characters(folder, bad, compressed,
         (folder / "NOTEEVENTS.csv.gz").write_bytes(gzip.compress(data))
         file.unlink()
     source = Source(folder, "mimic3")
-    index = source.note_index()
+    index = source.read("notes")
     text = "PHI_CANARY " + "\ufffd" * len(bad) + " home"
     assert index["text_hash"].to_pylist()[2] == text_hash(text)
     name = "NOTEEVENTS.csv.gz" if compressed else "NOTEEVENTS.csv"
@@ -203,12 +203,12 @@ def test_invalid_utf8_is_read_as_replacement_characters(folder, bad, compressed,
 
 def test_other_notes_of_a_file_with_invalid_utf8_are_read_unchanged(folder):
     valid = Source(folder, "mimic3")
-    before = valid.note_index().to_pylist(), valid.admissions().to_pylist()
+    before = valid.read("notes").to_pylist(), valid.read("admissions").to_pylist()
     with (folder / "NOTEEVENTS.csv").open("ab") as stream:
         stream.write(b"3,7,7,,,,,,,\xff\r\n")
     source = Source(folder, "mimic3")
-    assert source.note_index().to_pylist()[:-1] == before[0]
-    assert source.admissions().to_pylist() == before[1]
+    assert source.read("notes").to_pylist()[:-1] == before[0]
+    assert source.read("admissions").to_pylist() == before[1]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_colons_and_percent_signs_in_a_schema_are_not_parameters(folder, tmp_pat
     own = own_schema(tmp_path / "own", "    category", f"    {clock}")
     source = Source(folder, own)
     source.check()
-    assert set(source.note_index()["category"].to_pylist()) == {"at :noon"}
+    assert set(source.read("notes")["category"].to_pylist()) == {"at :noon"}
     assert list(source.texts(["2"])) == [[("2", "b")]]
 
 

@@ -88,7 +88,7 @@ def test_mimic4_gives_the_same_rows_as_from_csv(tmp_path):
 def test_the_path_of_a_file_is_read_like_its_url(small):
     source = Source(small, "mimic3")
     source.check()
-    index = {row["note_id"]: row for row in source.note_index().to_pylist()}
+    index = {row["note_id"]: row for row in source.read("notes").to_pylist()}
     assert [index[note_id]["hadm_id"] for note_id in "1234"] == ["7", "7", None, "7"]
     # printf '38 ° für µ 漢 🙂' | md5sum
     assert index["2"]["text_hash"] == "9d917b183dec22d502b9e3a9446faba3" == text_hash(CHARACTERS)
@@ -145,7 +145,7 @@ def test_note_ids_of_several_types_are_found_by_id(tmp_path, value):
         tmp_path / "own", "row_id AS", f"CASE WHEN row_id < 5 THEN row_id ELSE {value} END AS"
     )
     source = Source(file, own)
-    ids = source.note_index()["note_id"].to_pylist()
+    ids = source.read("notes")["note_id"].to_pylist()
     assert len(set(ids)) == 9
     for number, note_id in enumerate(ids, 1):  # one note is less than half: not read in one pass
         assert list(source.texts([note_id])) == [[(note_id, f"text {number}")]]
@@ -168,10 +168,10 @@ def test_a_note_that_is_stored_late_is_found_where_old_notes_have_no_such_time(t
     file = write_sqlite(
         tmp_path / "late.sqlite", write_tables(tmp_path / "csv", [admission(7)], [*old, late])
     )
-    since = Source(file, "mimic3").note_index(day(40).date())
+    since = Source(file, "mimic3").read("notes", since=day(40).date())
     assert since["note_id"].to_pylist() == ["2000"]
     execute(file, "UPDATE noteevents SET storetime = '', charttime = '', chartdate = ''")
-    assert len(Source(file, "mimic3").note_index(day(40).date())) == 1_101
+    assert len(Source(file, "mimic3").read("notes", since=day(40).date())) == 1_101
 
 
 @pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b""], ids=["a mark of Windows", "no mark"])
@@ -180,7 +180,7 @@ def test_the_end_of_a_file_with_a_select(small, tmp_path, mark, end):
     own = own_schema(tmp_path / "own", "a.ethnicity,", "'it''s; \\' AS ethnicity, -- ; not the end")
     file = own / "admissions.sql"
     file.write_bytes(mark + file.read_bytes().replace(b"\n", b"\r\n") + end.encode())
-    assert Source(small, own).admissions()["ethnicity"].to_pylist() == ["it's; \\"]
+    assert Source(small, own).read("admissions")["ethnicity"].to_pylist() == ["it's; \\"]
 
 
 @pytest.mark.parametrize("second", ["; DELETE FROM noteevents", ") AS x; COMMIT; SELECT (1"])
@@ -213,7 +213,7 @@ def test_a_database_that_is_being_written_can_be_read(small):
     with contextlib.closing(sqlite3.connect(small)) as con:
         con.execute("PRAGMA journal_mode = WAL")
         con.execute("DELETE FROM noteevents")  # not committed
-        assert len(Source(small, "mimic3").note_index()) == 4
+        assert len(Source(small, "mimic3").read("notes")) == 4
 
 
 @pytest.mark.slow  # SQLite waits for five seconds

@@ -1,14 +1,18 @@
 """Sync: admissions and the index of notes follow the source."""
 
+import errno
 import json
 from datetime import datetime
 
+import duckdb
 import pytest
 from click.testing import CliRunner
 
 from featurestore import Store, change_source, create_store, sync
 from featurestore.cli import main
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, SourceError
+from featurestore.source import comparison
+from featurestore.source.sync import diff_source
 from tests.hospital import admission, note, own_schema, write_hospital
 from tests.timeline import day
 
@@ -365,3 +369,93 @@ def test_an_incomplete_download_removes_nothing(synced):
 def test_any_iserror_value_but_0_flags_an_error(synced, flag, status):
     store, _ = synced([admission(7)], [note(1, 7, "text", iserror=flag)])
     assert store.one("SELECT status FROM notes") == (status,)
+
+
+# --- the comparison of a large source
+
+MANY = 200_000
+CATEGORY = "CATEGORY_CANARY"
+
+
+@pytest.fixture
+def many_notes(tmp_path, monkeypatch):
+    """A function that makes a store of a hospital with many notes, compared in little memory."""
+    key = "long enough a key"
+    monkeypatch.setenv("FEATURESTORE_KEY", key)
+    monkeypatch.setattr(comparison, "_MEMORY", "80MB")
+    monkeypatch.setattr(comparison, "_MEMORY_OF_RESULT", "30MB")
+    folder = write_hospital(tmp_path / "hospital", [admission(7)], [note(1, 7, "x")])
+    (folder / "NOTEEVENTS.csv").unlink()
+    with duckdb.connect() as con:
+        con.execute(
+            "COPY (SELECT i AS ROW_ID, 7 AS SUBJECT_ID, 7 AS HADM_ID, DATE '2150-01-02' AS "
+            "CHARTDATE, TIMESTAMP '2150-01-02 09:00' AS CHARTTIME, NULL::TIMESTAMP AS STORETIME, "
+            f"'{CATEGORY}' AS CATEGORY, NULL AS ISERROR, 'PHI_CANARY ' || i AS TEXT "
+            f"FROM range({MANY}) AS r(i)) TO '{folder / 'NOTEEVENTS.parquet'}'"
+        )
+
+    def make_store(encrypt=False):
+        return create_store(tmp_path / "w.duckdb", folder, "mimic3", encrypt=encrypt)
+
+    return make_store
+
+
+@pytest.mark.parametrize("encrypt", [True, False], ids=["encrypted", "plain"])
+def test_what_does_not_fit_in_memory_is_spilled_without_text_and_removed(many_notes, encrypt):
+    store = many_notes(encrypt)
+    spill = store.staging / "sync"
+    with store.lock("test"), diff_source(store) as diff:
+        files = [path.read_bytes() for path in spill.iterdir()]
+        assert sum(map(len, files)) > 1_000_000
+        assert spill.stat().st_mode & 0o777 == 0o700
+        assert not any(b"PHI_CANARY" in data for data in files)
+        # The rest of the index is plain unless the store is encrypted.
+        assert any(CATEGORY.encode() in data for data in files) is not encrypt
+        assert len(diff.rows["notes"]) == MANY
+        with duckdb.connect() as con:
+            con.register("changed", diff.rows["notes"])  # which can be read twice
+            query = "SELECT count(*) FROM changed AS a INNER JOIN changed AS b USING (note_id)"
+            assert con.execute(query).fetchone() == (MANY,)
+    assert not store.staging.exists()
+    assert sync(store)["notes"] == {
+        "total": MANY, "new": MANY, "changed": 0, "withdrawn": 0, "excluded": {}
+    }  # fmt: skip
+    assert store.one("SELECT count(*), count(DISTINCT text_hash) FROM notes") == (MANY, MANY)
+    # md5sum of "PHI_CANARY 199999"
+    assert store.one("SELECT text_hash FROM notes WHERE note_id = '199999'") == (
+        "3715afcc259a383043339afd52dc1855",
+    )
+    assert sync(store)["notes"]["new"] == 0
+    assert not store.staging.exists()
+
+
+def test_what_a_killed_sync_has_spilled_is_removed_by_the_next_one(synced):
+    store, _ = synced([admission(7)], [note(1, 7, "x")])
+    store.staging.mkdir()
+    (store.staging / "sync").mkdir()
+    (store.staging / "sync" / "duckdb_temp_storage_DEFAULT-0.tmp").write_bytes(b"spilled")
+    sync(store)
+    assert not store.staging.exists()
+
+
+@pytest.mark.parametrize(
+    ("full", "resource"),
+    [
+        (OSError(errno.ENOSPC, "full"), "disk space"),
+        (duckdb.OutOfMemoryException("PHI_CANARY"), "memory"),
+    ],
+    ids=["disk", "memory"],
+)
+def test_no_space_for_the_index_is_not_an_error_of_the_source(synced, monkeypatch, full, resource):
+    store, _ = synced([admission(7)], [note(1, 7, "x")])
+
+    def fail(*_):
+        raise full
+
+    monkeypatch.setattr(comparison, "_insert", fail)
+    with pytest.raises(
+        FeatureStoreError, match=f"could not be changed .*free some {resource}"
+    ) as e:
+        sync(store)
+    assert not isinstance(e.value, SourceError) and "PHI_CANARY" not in str(e.value)
+    assert not store.staging.exists()

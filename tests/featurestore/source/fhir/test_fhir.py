@@ -556,7 +556,7 @@ def test_several_files_and_subfolders_are_one_table(tmp_path):
     )
     (folder / "log.ndjson").write_text('{"event": "kickoff"}\n')
     (folder / "empty.ndjson").write_text("")
-    assert sorted(Source(folder, "fhir").note_index()["note_id"].to_pylist()) == [
+    assert sorted(Source(folder, "fhir").read("notes")["note_id"].to_pylist()) == [
         "note-1", "note-2", "note-3", "note-4"
     ]  # fmt: skip
 
@@ -600,7 +600,7 @@ def test_a_broken_line_is_named_but_not_quoted(
         data = gzip.compress(data, 1)
     file.write_bytes(data)
     source = Source(folder, "fhir")
-    for read in (source.note_index, lambda: list(source.texts(["note-1", "note-9"]))):
+    for read in (lambda: source.read("notes"), lambda: list(source.texts(["note-1", "note-9"]))):
         with pytest.raises(SourceError) as refused:
             read()
         message = str(refused.value)
@@ -634,14 +634,14 @@ def test_a_compressed_file_that_is_cut_short_is_named(tmp_path):
     file = folder / "DocumentReference.000.ndjson.gz"
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(SourceError, match=r"DocumentReference.000.ndjson.gz, line \d+ .*export"):
-        Source(folder, "fhir").note_index()
+        Source(folder, "fhir").read("notes")
 
 
 def test_an_attachment_of_twenty_megabytes_is_read(tmp_path):
     text = "long " * 4_000_000
     folder = write_export(tmp_path / "export", [encounter(1), patient(), document(1, text)])
     source = Source(folder, "fhir")
-    assert source.note_index()["n_chars"].to_pylist() == [20_000_000]
+    assert source.read("notes")["n_chars"].to_pylist() == [20_000_000]
     assert list(source.texts(["note-1"])) == [[("note-1", text)]]
 
 

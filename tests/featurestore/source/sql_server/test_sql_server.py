@@ -103,7 +103,7 @@ def test_the_same_rows_as_from_csv(server, folder, tmp_path, open_store):
 
 def test_a_few_texts_are_asked_for_by_250_numbers_at_a_time(server, folder):
     source = Source(server.url, "mimic3")
-    note_ids = source.note_index()["note_id"].to_pylist()[:270]
+    note_ids = source.read("notes")["note_id"].to_pylist()[:270]
     n_before = len(server.statements())
     texts = dict(pair for pairs in source.texts(note_ids) for pair in pairs)
     from_csv = dict(pair for pairs in Source(folder, "mimic3").texts(note_ids) for pair in pairs)
@@ -115,7 +115,7 @@ def test_a_few_texts_are_asked_for_by_250_numbers_at_a_time(server, folder):
 
 def test_the_notes_of_the_last_days_are_asked_for_by_a_time_of_the_column_s_type(server, folder):
     def index(location):
-        rows = Source(location, "mimic3").note_index(since=date(2150, 1, 1)).to_pylist()
+        rows = Source(location, "mimic3").read("notes", since=date(2150, 1, 1)).to_pylist()
         return {row["note_id"]: row["text_hash"] for row in rows}
 
     recent = index(server.url)
@@ -125,7 +125,7 @@ def test_the_notes_of_the_last_days_are_asked_for_by_a_time_of_the_column_s_type
 
 def test_a_note_with_characters_of_all_lengths_keeps_them(small):
     source = Source(small.url, "mimic3")
-    index = {row["note_id"]: row for row in source.note_index().to_pylist()}
+    index = {row["note_id"]: row for row in source.read("notes").to_pylist()}
     # printf '38 ° für µ 漢 🙂' | md5sum
     assert index["1"]["text_hash"] == text_hash(CHARACTERS) == "9d917b183dec22d502b9e3a9446faba3"
     assert index["1"]["n_chars"] == "14"
