@@ -21,8 +21,14 @@ from batch.scoring.monitoring import (
 )
 from batch.scoring.score import add_scores, scores_due
 from batch.scoring.scorer_registry import check_cutoff_kept, find_scorer, why_no_signal
-from featurestore.errors import ModelError, UnusualNightError
-from featurestore.source.sync import SourceDiff, apply_diff, diff_source
+from featurestore.errors import FeatureStoreError, ModelError, UnusualNightError
+from featurestore.source.sync import (
+    SourceDiff,
+    apply_diff,
+    diff_source,
+    record_sync,
+    since_last_complete_sync,
+)
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
 
@@ -42,6 +48,7 @@ def nightly(
     since: date | None = None,
     progress: Progress | None = None,
     ray: str | None = None,
+    full_every: int | None = None,
 ) -> dict[str, Any]:
     """Sync, embed pending notes, score, check for drift and commit once; return the counts.
 
@@ -51,14 +58,23 @@ def nightly(
     has `no_signal`, why all probabilities of the scorer are the prevalence (else None), and
     `seconds` by stage.
 
+    With `since`, only the notes of that day and later are synced; with `full_every`, those of the
+    last weeks, and all notes once in so many days (`since_last_complete_sync`). `sync` of the
+    result is `complete` or the first day, and `not_seen` what such a sync cannot see. A complete
+    sync that `full_every` asks for is recorded even if it found nothing.
+
     Raises FeatureStoreError if a stage fails, and UnusualNightError if the night differs from the
     last ones (batch/embedding/drift.py) and `force` is not given. The store then stays as it was,
     and embedded windows stay staged for the next run.
     """
+    if since and full_every:
+        raise FeatureStoreError("since and full_every exclude each other - give one of them")
     started_at, stopwatch = datetime.now(), _Stopwatch()
     with store.lock("nightly"), contextlib.ExitStack() as stack:
         scorer_id = _check_scorer(store, scorer, encoder)
         no_signal = why_no_signal(store, scorer_id)
+        if full_every:
+            since = since_last_complete_sync(store, full_every, started_at)
         diff = stack.enter_context(diff_source(store, force, since))
         stopwatch.lap("sync")
         staged = stage(store, encoder, progress=progress, diff=diff, ray=ray)
@@ -82,11 +98,19 @@ def nightly(
                 run_id = transaction.run_id
             stopwatch.lap("commit")
         else:
+            if full_every and not since:
+                run_id = record_sync(store, diff, started_at)
             (ready,) = store.one("SELECT count(*) FROM notes WHERE status = 'ready'")
             counts |= staged.counts | {"scored": 0, **NOTHING_FOUND}
             counts["unchanged"] = ready - counts["waiting"]
         staged.shards.clear()
-    return {"run_id": run_id, **counts, "no_signal": no_signal, "seconds": stopwatch.seconds}
+    return {
+        "run_id": run_id,
+        **counts,
+        "not_seen": diff.not_seen,
+        "no_signal": no_signal,
+        "seconds": stopwatch.seconds,
+    }
 
 
 def _monitor(
@@ -141,7 +165,8 @@ def _sync_counts(diff: SourceDiff) -> dict[str, Any]:
     """Return the counts of the sync; `excluded` counts among the `seen`, new or changed notes."""
     names = ("total", "new", "changed", "withdrawn", "forgotten", "not_utf8")
     counts = {name: diff.counts["notes"][name] for name in names if name in diff.counts["notes"]}
-    return {**counts, "seen": len(diff.rows["notes"]), "excluded": diff.n_excluded}
+    counts |= {"seen": len(diff.rows["notes"]), "excluded": diff.n_excluded}
+    return {"sync": diff.extent, **counts}
 
 
 def _hours_since_last_night(con: duckdb.DuckDBPyConnection, now: datetime) -> float:

@@ -18,6 +18,12 @@ from featurestore.cli.progress import progress
 @DEVICE
 @click.option("--force", is_flag=True, help="Commit even if the drift check fails.")
 @SINCE
+@click.option(
+    "--full-every",
+    metavar="DAYS",
+    type=click.IntRange(1, 365),
+    help="Sync all notes once in so many days, and in between those of the last weeks.",
+)
 @RAY
 def nightly_command(
     store: Path,
@@ -26,6 +32,7 @@ def nightly_command(
     device: str,
     force: bool,
     since: datetime | None,
+    full_every: int | None,
     ray: str | None,
 ) -> None:
     """Sync, embed, score and check for drift, in one commit.
@@ -34,11 +41,13 @@ def nightly_command(
     """
     from featurestore import OnnxEncoder, Store, nightly
 
+    if since and full_every:
+        raise click.UsageError("--since and --full-every exclude each other.")
     opened = Store(store)
     with opened.lock("nightly"):  # a second job fails before it loads a model
         encoder = OnnxEncoder(model, device, load=ray is None)
         with progress("notes") as advance:
             day = since.date() if since else None
-            result = nightly(opened, encoder, scorer, force, day, advance, ray)
+            result = nightly(opened, encoder, scorer, force, day, advance, ray, full_every)
     say_skipped(result)
     click.echo(json.dumps(result))

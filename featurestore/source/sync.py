@@ -1,38 +1,34 @@
 """Sync: bring the store's admissions and its index of notes up to date with the source."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
-from functools import partial
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from featurestore.errors import SourceError
 from featurestore.source.comparison import (
+    REQUIRED_TABLES,
+    TABLES,
     TableStream,
-    free_memory,
-    load_batches,
+    compare,
+    count_changes,
+    end_of_source,
+    keep_differences,
+    key_columns,
+    load_source,
     n_rows,
     open_comparison,
 )
-from featurestore.source.schemas import COLUMNS
 from featurestore.source.source import Source, open_source
-from featurestore.store.forget import forgotten_test
-from featurestore.store.schema import KEYS, OPTIONAL_TABLES
+from featurestore.store.schema import OPTIONAL_TABLES
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction, translate_disk_errors
 
-_REQUIRED_TABLES = ("admissions", "notes")
-_TABLES = (*_REQUIRED_TABLES, *OPTIONAL_TABLES)
-_MACROS = (
-    *("source/implausible_date", "source/unreadable_date", "source/birth_date", "source/flag"),
-    "macros/available_at",
-)
-_PATIENTS_AT_ONCE = 10_000
+_COMPLETE = "complete"
+_DAYS_BEFORE = 30  # American hospitals have to complete a record within 30 days (42 CFR 482.24)
 
 
 @dataclass
@@ -49,6 +45,23 @@ class SourceDiff:
     n_excluded: int  # of the notes that are new or changed
     observed_until: datetime | None  # NULL for an extract that names no end
     is_end_new: bool  # observed_until is not what the store has
+    since: date | None  # the first day whose notes were read; None for a complete sync
+
+    @property
+    def extent(self) -> str:
+        """What a run records as `sync`: complete, or the first day whose notes were read."""
+        return self.since.isoformat() if self.since else _COMPLETE
+
+    @property
+    def not_seen(self) -> list[str]:
+        """What a sync of recent notes cannot see: the next complete sync finds it."""
+        if not self.since:
+            return []
+        return [
+            "notes that were withdrawn from the source",
+            f"notes dated before {self.since} that are new or changed, or whose admission is new, "
+            "withdrawn or of another patient",
+        ]
 
     def __bool__(self) -> bool:
         """Return whether there is anything to apply."""
@@ -74,8 +87,30 @@ def sync(store: Store, force: bool = False, since: date | None = None) -> dict[s
         if diff:
             with store.transaction("sync", started_at) as transaction:
                 apply_diff(transaction, diff)
-                transaction.counts.update(diff.counts)
+                transaction.counts.update(diff.counts, sync=diff.extent)
     return diff.counts
+
+
+def since_last_complete_sync(store: Store, full_every: int, now: datetime) -> date | None:
+    """Return the first day whose notes a night has to read; None if a complete sync is due.
+
+    That is so every `full_every` days, after the first sync, after a change of the source, and
+    where the last complete sync is in the future by this machine's clock. In between, notes are
+    read from 30 days before the last complete sync, so that a night sees what earlier ones missed,
+    such as notes that reached the source late or with the clock of another machine.
+    """
+    (last,) = store.one(read_sql("sync/last_complete_sync"))
+    if last is None or last > now or (now.date() - last.date()).days >= full_every:
+        return None
+    first_day: date = last.date() - timedelta(days=_DAYS_BEFORE)
+    return first_day
+
+
+def record_sync(store: Store, diff: SourceDiff, started_at: datetime) -> int:
+    """Record a sync that found nothing, so that the next one knows when it was; return the run."""
+    with store.transaction("sync", started_at) as transaction:
+        transaction.counts.update(diff.counts, sync=diff.extent)
+    return transaction.run_id
 
 
 def change_source(
@@ -112,12 +147,12 @@ def diff_source(
     source = source or open_source(store)
     with open_comparison(store) as con:
         with translate_disk_errors(store.path):
-            n_read = _load(con, source, since)
-            n_forgotten = _compare(con, store, since)
-            end_of_source = _end_of_source(con)
+            n_read = load_source(con, source, since)
+            n_forgotten = compare(con, store, since)
+            stated_end = end_of_source(con)
             counts = {
-                table: _count(con, table)
-                for table in _TABLES
+                table: count_changes(con, table)
+                for table in TABLES
                 if table in n_read or n_rows(con, f"deleted_{table}")
             }
             for table in OPTIONAL_TABLES:
@@ -129,23 +164,24 @@ def diff_source(
                     "GROUP BY ALL ORDER BY ALL"
                 ).fetchall()
             )
-            _forget_read_rows(con)
-        for table in _TABLES:
+            keep_differences(con)
+        for table in TABLES:
             _check_deleted(store, table, n_rows(con, f"deleted_{table}"), force)
-        for table in _REQUIRED_TABLES:
+        for table in REQUIRED_TABLES:
             if n_forgotten is not None:
                 counts[table]["forgotten"] = n_forgotten[table]
         if source.not_utf8:
             counts["notes"]["not_utf8"] = source.not_utf8
         live, stored_end = store.one("SELECT live, observed_until FROM settings")
-        end = min(started_at, end_of_source or started_at) if live else end_of_source
+        end = min(started_at, stated_end or started_at) if live else stated_end
         yield SourceDiff(
             counts,
-            {table: TableStream(con, f"changed_{table}") for table in _TABLES},
-            {table: TableStream(con, f"deleted_{table}") for table in _TABLES},
+            {table: TableStream(con, f"changed_{table}") for table in TABLES},
+            {table: TableStream(con, f"deleted_{table}") for table in TABLES},
             n_rows(con, "changed_notes WHERE status = 'excluded'"),
             end,
             end != stored_end,
+            since,
         )
 
 
@@ -159,114 +195,6 @@ def apply_diff(transaction: Transaction, diff: SourceDiff) -> None:
         transaction.con.execute("UPDATE settings SET observed_until = $1", [diff.observed_until])
 
 
-def _load(con: duckdb.DuckDBPyConnection, source: Source, since: date | None) -> dict[str, int]:
-    """Create the table read_NAME of each table of the source; return their numbers of rows.
-
-    Tables that the hospital does not have are without rows, and are not among the numbers.
-    """
-    n_read = {}
-    for table in _TABLES:
-        load = partial(load_batches, con, f"read_{table}")
-        n_rows = source.read(table, load, since if table == "notes" else None)
-        if n_rows is None:
-            columns = ", ".join(f"{column} VARCHAR" for column in COLUMNS[table])
-            con.execute(f"CREATE TABLE read_{table} ({columns})")
-        else:
-            n_read[table] = n_rows
-    return n_read
-
-
-def _compare(
-    con: duckdb.DuckDBPyConnection, store: Store, since: date | None
-) -> dict[str, int] | None:
-    """Create the tables incoming_NAME, changed_NAME and deleted_NAME of each table.
-
-    Returns how many rows are excluded because they belong to forgotten patients; None where the
-    store has forgotten nobody.
-    """
-    for name in ("stable_id", "with_number_ids"):
-        con.execute(read_sql(f"sync/{name}"))
-    for table in _TABLES:
-        con.execute(f"CREATE VIEW all_{table} AS FROM with_number_ids('read_{table}')")
-    is_forgotten = forgotten_test(store)
-    _find_forgotten_patients(con, is_forgotten)
-    for name in ("forgotten_admissions", "source_admissions", "source_notes"):
-        con.execute(read_sql(f"sync/{name}"))
-    for name in _MACROS:
-        con.execute(read_sql(name))
-    _check(con)
-    con.execute(read_sql("sync/incoming_admissions"))
-    con.execute(read_sql("sync/incoming_notes"), {"partial": since is not None})
-    for table in OPTIONAL_TABLES:
-        con.execute(read_sql(f"sync/optional/incoming_{table}"))
-    for table in _TABLES:
-        key = _key(table)
-        con.execute(
-            f"CREATE TABLE changed_{table} AS FROM incoming_{table} EXCEPT FROM store.{table}"
-        )
-        # With `since`, the notes before that day were not read.
-        is_complete = not (since and table == "notes")
-        con.execute(
-            f"CREATE TABLE deleted_{table} AS SELECT {key} FROM store.{table} "
-            f"ANTI JOIN incoming_{table} USING ({key}) WHERE {is_complete}"
-        )
-    if is_forgotten is None:
-        return None
-    return {
-        table: n_rows(con, f"read_{table}") - n_rows(con, f"source_{table}")
-        for table in _REQUIRED_TABLES
-    }
-
-
-def _find_forgotten_patients(
-    con: duckdb.DuckDBPyConnection, is_forgotten: Callable[[int | None], bool] | None
-) -> None:
-    """Create the table forgotten_patients of the source's patients whom the store has forgotten."""
-    con.execute("CREATE TABLE forgotten_patients (subject_id BIGINT)")
-    if is_forgotten is None:
-        return
-    patients = con.cursor().execute(
-        "SELECT subject_id FROM all_admissions UNION SELECT subject_id FROM all_notes"
-    )
-    while rows := patients.fetchmany(_PATIENTS_AT_ONCE):
-        forgotten = [(subject_id,) for (subject_id,) in rows if is_forgotten(subject_id)]
-        if forgotten:
-            con.executemany("INSERT INTO forgotten_patients VALUES ($1)", forgotten)
-
-
-def _check(con: duckdb.DuckDBPyConnection) -> None:
-    """Raise SourceError where an admission is invalid or a note has no note_id."""
-    if problem := con.execute(read_sql("sync/invalid_admissions")).fetchone():
-        message, n_admissions, example = problem
-        example = f" ({example})" if example else ""
-        raise SourceError(
-            f"{message} in {n_admissions:,} admissions{example} - correct it in the source; "
-            "nothing was changed"
-        )
-    if n_notes := n_rows(con, "source_notes WHERE note_id IS NULL"):
-        raise SourceError(
-            f"NOTE_ID is missing in {n_notes:,} notes - complete it in the source; "
-            "nothing was changed"
-        )
-
-
-def _end_of_source(con: duckdb.DuckDBPyConnection) -> datetime | None:
-    """Return the `observed_until` of the source's admissions; None where it has none.
-
-    Raises SourceError unless it is one time.
-    """
-    if "observed_until" not in con.table("source_admissions").columns:
-        return None
-    ends = con.execute(read_sql("sync/ends_of_source")).fetchall()
-    if len(ends) > 1 or (ends and ends[0][0] is None):
-        raise SourceError(
-            "OBSERVED_UNTIL of admissions is not one time - return the end of the extract in every "
-            "row; nothing was changed"
-        )
-    end: datetime | None = ends[0][0] if ends else None
-    return end
-
-
 def _check_deleted(store: Store, table: str, n_deleted: int, force: bool) -> None:
     """Raise SourceError where more than half of a table is gone, unless forced."""
     (n_stored,) = store.one(f"SELECT count(*) FROM {table}")
@@ -276,29 +204,6 @@ def _check_deleted(store: Store, table: str, n_deleted: int, force: bool) -> Non
             "incomplete download; nothing was changed - complete it, or add --force if they "
             "were withdrawn"
         )
-
-
-def _key(table: str) -> str:
-    """Return the columns of a table's key, separated by commas."""
-    return KEYS[table].strip("()")
-
-
-def _count(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, Any]:
-    changed = n_rows(con, f"store.{table} SEMI JOIN changed_{table} USING ({_key(table)})")
-    return {
-        "total": n_rows(con, f"incoming_{table}"),
-        "new": n_rows(con, f"changed_{table}") - changed,
-        "changed": changed,
-        "withdrawn": n_rows(con, f"deleted_{table}"),
-    }
-
-
-def _forget_read_rows(con: duckdb.DuckDBPyConnection) -> None:
-    """Drop what is no longer needed, and spill the rest: other work needs the memory."""
-    for table in _TABLES:
-        con.execute(f"DROP TABLE read_{table}")
-        con.execute(f"DROP TABLE incoming_{table}")
-    free_memory(con)
 
 
 def _delete_vectors(transaction: Transaction, withdrawn: TableStream) -> None:
@@ -313,7 +218,7 @@ def _delete_vectors(transaction: Transaction, withdrawn: TableStream) -> None:
 
 
 def _apply(transaction: Transaction, table: str, rows: TableStream, deleted: TableStream) -> None:
-    con, key = transaction.con, _key(table)
+    con, key = transaction.con, key_columns(table)
     con.register("changed_rows", rows)
     con.register("deleted_keys", deleted)
     con.execute(

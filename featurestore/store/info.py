@@ -15,6 +15,7 @@ def info(store: Store) -> dict[str, Any]:
         "SELECT count(*) FILTER (status = 'ready'), count(*) FILTER (status = 'excluded') "
         "FROM notes"
     )
+    (last,) = store.one(read_sql("sync/last_complete_sync"))
     return {
         "store": f"{store.path} ({store.path.stat().st_size / 1e6:,.1f} MB)",
         "encrypted": "yes" if store.is_encrypted() else "no",
@@ -22,6 +23,7 @@ def info(store: Store) -> dict[str, Any]:
         "observed": f"until {observed_until}"
         if live or observed_until
         else "fully (a research extract)",
+        "synced": f"completely at {last}" if last else "not completely yet",
         "admissions": store.one("SELECT count(*) FROM admissions")[0],
         "notes": f"{ready:,} ready, {excluded:,} excluded",
         **{

@@ -325,7 +325,11 @@ def test_a_sync_is_recorded_as_a_run_with_its_counts(synced):
     command, status, recorded = store.one(
         "SELECT command, status, counts FROM runs WHERE run_id = 1"
     )
-    assert (command, status, json.loads(recorded)) == ("sync", "done", counts)
+    assert (command, status, json.loads(recorded)) == (
+        "sync",
+        "done",
+        counts | {"sync": "complete"},
+    )
 
 
 @pytest.mark.parametrize(
