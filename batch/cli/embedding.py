@@ -47,7 +47,7 @@ def embed_command(
 
     opened = Store(store)
     encoder = OnnxEncoder(model, device, load=ray is None)
-    say(f"{encoder.id} on {'Ray' if ray else encoder.provider}")
+    say(f"{encoder.id} on {encoder.provider if ray is None else 'Ray'}")
     with progress("notes") as advance:
         counts = embed_pending(opened, encoder, limit, advance, category, ray)
     say_skipped(counts)
@@ -61,9 +61,10 @@ def embed_command(
 def say_skipped(counts: dict[str, Any]) -> None:
     """Print warnings on stderr if notes ended their worker, or changed for the second time."""
     if n_notes := counts["crashed"]:
+        notes = "1 note ended its" if n_notes == 1 else f"{n_notes:,} notes ended their"
         say(
-            f"Warning: {n_notes:,} notes ended their worker each time they were embedded, and wait "
-            "- look at the ready notes without a vector"
+            f"Warning: {notes} worker each time, and may wait for ever - look for a ready note "
+            "without a vector"
         )
     if n_notes := counts["changed since sync, again"]:
         say(

@@ -109,7 +109,7 @@ def stage(
         throughput.padding += padding
         report()
 
-    workers = RayWorkers(store, encoder, ray) if ray else None
+    workers = None if ray is None else RayWorkers(store, encoder, ray)
     chunks = (
         workers.embed_notes(to_embed, on_batch)
         if workers

@@ -34,7 +34,7 @@ _CORES_PER_WORKER = 4  # without a GPU
 _CHUNKS_AHEAD = 2  # that a worker may finish before the first is fetched
 _TRIES = 2  # of a part of the notes that makes no progress, before it is halved
 _FAILED_STARTS = 3  # in a row
-_MOST_CRASHED = 10  # notes, before the fault is taken to lie elsewhere
+_FUTILE_WORKERS = 20  # in a row, before the fault is taken to lie elsewhere than in the notes
 _PLACEMENT_SECONDS = 120  # until a cluster that makes room is given up
 _POLL_SECONDS = 5
 
@@ -172,6 +172,7 @@ class _Run:
         self._idle: list[_Worker] = []
         self._files: Any = None  # the model's, in Ray's object store
         self._failed_starts = 0
+        self._futile_workers = 0  # that ended without a finished chunk since the last one
         self._last_sign = time.monotonic()
 
     def chunks(self, on_batch: OnBatch) -> Generator[EmbeddedNotes]:
@@ -199,7 +200,7 @@ class _Run:
                 raise self._error(answer, worker)
             if isinstance(answer, Chunk):
                 assert worker.part
-                worker.part.tries = 0
+                worker.part.tries = self._futile_workers = 0
                 worker.part.done += answer.notes.note_ids
                 worker.part.done += [note_id for note_id, _ in answer.notes.changed]
                 on_batch(answer.tokens, answer.padding)
@@ -261,6 +262,12 @@ class _Run:
             return
         notes = part.remaining()
         tries = part.tries + 1
+        self._futile_workers += 1
+        if self._futile_workers == _FUTILE_WORKERS:
+            raise FeatureStoreError(
+                f"{_FUTILE_WORKERS} workers in a row died before they had embedded a note - check "
+                "the memory of their machines, then run this again: finished work is kept"
+            )
         if not len(notes):
             return
         if tries < _TRIES:
@@ -272,12 +279,6 @@ class _Run:
             )
         else:
             self._workers.crashed += notes["note_id"].to_pylist()
-            if len(self._workers.crashed) > _MOST_CRASHED:
-                raise FeatureStoreError(
-                    f"more than {_MOST_CRASHED} notes ended their worker each time they were "
-                    "embedded - check the memory of the workers' machines, then run this again: "
-                    "finished work is kept"
-                )
 
     def _check_placement(self) -> None:
         """Raise FeatureStoreError if no worker has found a place for a long time."""

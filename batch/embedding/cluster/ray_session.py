@@ -27,6 +27,9 @@ LOCAL = "local"
 
 _PREFIX = "fs-ray-"
 _CONNECT_SECONDS = 5
+# What a client of HTTP/2 sends first; a server answers with settings, a frame of the same kind.
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _STORE_BYTES = 300_000_000  # of Ray's shared memory: vectors on their way to the shards
 # Ray keeps the first token of a process for as long as that lives.
 _TOKEN = secrets.token_hex(32)
@@ -67,7 +70,7 @@ def ray_session(address: str, gpus: bool) -> Iterator[ModuleType]:
                 "this program is connected to Ray already - call ray.shutdown() before"
             )
         stack.enter_context(_without_messages())
-        stack.callback(ray.shutdown)
+        stack.callback(_shut_down, ray)
         if address == LOCAL:
             _start(ray, folder / "r", gpus)
         else:
@@ -117,6 +120,11 @@ def _start(ray: ModuleType, folder: Path, gpus: bool) -> None:
         )
 
 
+def _shut_down(ray: ModuleType) -> None:
+    with contextlib.redirect_stdout(None):  # it prints messages that came twice
+        ray.shutdown()
+
+
 def _connect(ray: ModuleType, address: str) -> None:
     try:
         with _own_signals():
@@ -142,15 +150,19 @@ def _connect(ray: ModuleType, address: str) -> None:
 
 
 def _check_port(address: str) -> None:
-    """Raise FeatureStoreError unless something listens there: Ray would wait for minutes."""
+    """Raise FeatureStoreError unless a gRPC server answers there: Ray would wait for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         raise FeatureStoreError(
-            f"{address} is not the address of a Ray cluster - give HOST:PORT, as "
+            f"{address!r} is not the address of a Ray cluster - give HOST:PORT, as "
             '"ray start --head" prints it, or nothing for this machine'
         )
     try:
-        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+        with socket.create_connection((host, int(port)), _CONNECT_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") in ("0", "false"):
+                connection.sendall(_HTTP2_PREFACE + _HTTP2_SETTINGS)
+                if connection.recv(len(_HTTP2_SETTINGS))[3:4] != _HTTP2_SETTINGS[3:4]:
+                    raise ConnectionError
     except (OSError, OverflowError):
         raise FeatureStoreError(
             f"no Ray cluster answers at {address} - check the address, and that the cluster runs"

@@ -114,7 +114,7 @@ def test_an_address_where_nothing_answers_fails_at_once(copied, model):
     assert store.one("SELECT count(*) FROM embeddings") == (0,)
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:x"])
+@pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:x", ""])
 def test_what_is_not_an_address_is_refused(copied, model, address):
     with pytest.raises(FeatureStoreError, match="is not the address of a Ray cluster"):
         embed_pending(copied(), OnnxEncoder(model, load=False), ray=address)
