@@ -331,7 +331,7 @@ def test_a_hospital_with_tables_of_its_own(copied):
 
 
 def test_an_encrypted_store_is_encrypted(copied):
-    for block in blocks("docs/encryption.md", "sh"):
+    for block in blocks("docs/privacy.md", "sh"):
         run_block(block)
     assert Store("ward.duckdb").is_encrypted()
 

@@ -45,7 +45,7 @@ class RayWatch(Watch):
         self.open_folders, self.listening, self.outside = set(), set(), set()
 
     def check(self):
-        for folder in [found for top in FOLDERS for found in top.glob("fs-ray-*")]:
+        for folder in [path for top in FOLDERS for path in top.glob("fs-ray-*")]:
             with contextlib.suppress(FileNotFoundError):
                 if stat.S_IMODE(folder.stat().st_mode) != 0o700:
                     self.open_folders.add(str(folder))
@@ -126,7 +126,7 @@ def assert_private(watch, out, err, places):
     assert watch.open_folders == set()
     assert watch.outside == set()
     assert in_files(*places) == []
-    assert [found for top in FOLDERS for found in top.glob("fs-ray-*")] == []
+    assert [path for top in FOLDERS for path in top.glob("fs-ray-*")] == []
 
 
 def test_a_run_on_ray_reveals_no_text_password_or_key(watched, server, model, tmp_path):

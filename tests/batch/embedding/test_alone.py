@@ -178,7 +178,15 @@ print(constants.HF_HUB_DISABLE_TELEMETRY)
 
 
 def test_importing_any_package_sets_every_switch():
-    # Ray is not installed, so that its switch is only checked to be set.
     for wing in ("featurestore", "batch", "export", "featurestore.cli"):
         script = f"import {wing}, os; print(*(os.environ[name] for name in {[*SWITCHES]!r}))"
         assert child(script).split() == list(SWITCHES.values())
+
+
+def test_the_switch_of_ray_disables_its_usage_statistics():
+    script = """
+import featurestore
+from ray._common.usage.usage_lib import usage_stats_enabled
+print(usage_stats_enabled())
+"""
+    assert child(script) == "False"

@@ -104,20 +104,20 @@ def wait_for_shards(store, process, number):
 
 def processes(name):
     """Return the numbers of the processes with a word in their arguments, oldest first."""
-    found = []
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if name.encode() in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-    return sorted(found)
+                pids.append(int(folder.name))
+    return sorted(pids)
 
 
 def workers_of(process):
     """Return the numbers of the processes that embed for a driver of this machine."""
     (folder,) = {
-        found[0]
+        match[0]
         for pid in children(process.pid)
-        if (found := re.search(rb"/fs-ray-\w+", Path(f"/proc/{pid}/cmdline").read_bytes()))
+        if (match := re.search(rb"/fs-ray-\w+", Path(f"/proc/{pid}/cmdline").read_bytes()))
     }
     raylets = processes(f"--temp_dir={FOLDERS}{folder.decode()}")
     return [
@@ -129,12 +129,12 @@ def workers_of(process):
 
 
 def children(pid):
-    found = []
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(folder.name))
-    return sorted(found)
+                pids.append(int(folder.name))
+    return sorted(pids)
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_notes_are_embedded(store, model, expected):

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync, verify
+from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync, train, verify
 from featurestore.errors import FeatureStoreError
 from featurestore.store.vectors import arrow_to_vectors
+from tests.batch.test_nightly import Ward
 from tests.conftest import prose
 from tests.hospital import admission, note, write_hospital
 
@@ -75,6 +76,23 @@ def test_two_workers_store_the_same_rows_and_leave_nothing_behind(copied, model)
     provider = "SELECT counts ->> 'provider' FROM runs WHERE command = 'embed'"
     assert on_ray.one(provider) == ("CPUExecutionProvider",)
     assert list(SHARED_MEMORY.glob("fs-ray-*")) == []
+
+
+@pytest.mark.slow
+def test_a_night_on_ray_is_one_json_line_and_one_commit(tmp_path, model):
+    ward = Ward(tmp_path)
+    encoder = OnnxEncoder(model, "cpu")
+    embed_pending(ward.store, encoder)
+    train(ward.store, "on_ray", encoder.id, baseline=False)
+    ward.add(40)
+    finished = run("nightly", ward.store.path, model, "on_ray", "--device", "cpu", "--ray")
+    assert finished.returncode == 0, finished.stderr
+    (line,) = finished.stdout.splitlines()
+    counts = json.loads(line)
+    assert (counts["new"], counts["embedded"], counts["waiting"]) == (40, 40, 0)
+    assert counts["provider"] == "CPUExecutionProvider"
+    assert counts["run_id"] == ward.store.one("SELECT max(run_id) FROM runs")[0]
+    assert verify(ward.store) == []
 
 
 def test_without_the_extra_one_line_says_how_to_get_it(copied, model, tmp_path):
