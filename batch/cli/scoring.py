@@ -120,14 +120,13 @@ def outcomes_table(result: dict[str, Any]) -> str:
         "alerts": "alerts",
     }
     titles = [f"{title:>{len(title) + 2}}" for title in columns.values()]
-    lines = [f"{'':<7}{''.join(titles)}{'outcomes':>16}{'PPV':>6}  AUROC (95%)"]
+    lines = [f"{'':<7}{''.join(titles)}{'outcomes':>16}{'PPV %':>12}  AUROC (95%)"]
     for period in [*result["periods"], {**result, "period": "all"}][-13:]:
         cells = "".join(f"{period[name]:>{len(title) + 2},.0f}" for name, title in columns.items())
         split = "/".join(f"{n:,}" for n in period["alert_outcomes"].values())
-        ppv = "-" if period["ppv"] is None else f"{period['ppv']:.0%}"
-        lines.append(
-            f"{period['period']:<7}{cells}{split:>16}{ppv:>6}  {interval(period['auroc'])}"
-        )
+        ppv = interval([100 * end for end in period["ppv"] or ()], 0)
+        auroc = interval(period["auroc"], 2)
+        lines.append(f"{period['period']:<7}{cells}{split:>16}{ppv:>12}  {auroc}")
     if len(result["periods"]) == 1:
         del lines[1]
     returns = result["outcome"] == DEFAULT_OUTCOME

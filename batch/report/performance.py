@@ -8,17 +8,20 @@ import numpy.typing as npt
 from batch.report.colours import ACCENT, INK, MUTED, PAPER, RULE, SECOND
 from batch.report.data import Floats, ReportData, system_name
 from batch.report.svg import WIDTH, error_bars, truncate, unit_square
+from batch.training import metrics
 from featurestore.store.scorer_metrics import Interval, format_interval, negate, positives
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _THRESHOLDS = np.linspace(0.01, 0.6, 119)
+# The same notes otherwise, and what is known without them: more curves hide each other.
 _LINES: dict[str, dict[str, Any]] = {
     "scorer": {"color": ACCENT, "linewidth": 2.2, "zorder": 4},
     "bag_of_words": {"color": SECOND, "linewidth": 1.5},
-    "classifier_head": {"color": SECOND, "linewidth": 1.3, "linestyle": (0, (4, 2))},
-    "prior_admissions": {"color": MUTED, "linewidth": 1.3, "linestyle": (0, (1, 1.5))},
+    "utilisation": {"color": MUTED, "linewidth": 1.3},
+    "lace": {"color": MUTED, "linewidth": 1.3, "linestyle": (0, (4, 2))},
+    "hospital_score": {"color": MUTED, "linewidth": 1.3, "linestyle": (0, (1, 1.5))},
 }
 
 
@@ -185,7 +188,7 @@ def _label(data: ReportData, name: str, metric: str) -> str:
 
 
 def net_benefit(y: npt.NDArray[np.bool_], p: Floats) -> Floats:
-    """Return the net benefit per stay at each threshold (Vickers and Elkin 2006)."""
-    alerted = p[:, None] >= _THRESHOLDS
-    true, false = (alerted & y[:, None]).mean(axis=0), (alerted & ~y[:, None]).mean(axis=0)
-    return np.asarray(true - false * _THRESHOLDS / (1 - _THRESHOLDS))
+    """Return the net benefit per stay at each threshold of the figure."""
+    return np.array(
+        [metrics.net_benefit(t).values(y.astype(np.float64), p).mean() for t in _THRESHOLDS]
+    )

@@ -1,7 +1,6 @@
 """Compare two scorers, or a scorer and a baseline, on the same test stays."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,15 @@ import numpy as np
 from batch.scoring.scorer_registry import find_scorer, why_no_signal
 from batch.training.baselines import BASELINES
 from batch.training.bootstrap import MIN_ALERTS, MIN_OUTCOMES, PatientBootstrap, enough_outcomes
-from batch.training.metrics import Metric, auprc, auroc, brier, log_loss, net_benefit
+from batch.training.metrics import (
+    Metric,
+    auprc,
+    auroc,
+    brier,
+    is_alerted,
+    log_loss,
+    net_benefit,
+)
 from featurestore.errors import FeatureStoreError, NotEnoughDataError
 from featurestore.store.scorer_metrics import Interval
 from featurestore.store.sql_files import read_sql
@@ -36,7 +43,8 @@ def compare(
     Returns `metrics` (auroc, auprc, brier, log_loss) and `net_benefit` at each of `thresholds`
     (Vickers & Elkin 2006; `alert_all` is that of alerting every stay), each with `scorer`, `other`
     and `difference`, the first less the second, as [estimate, low, high]. A net benefit is None
-    below 20 alerts, and a difference where fewer than 20 stays are alerted by one of them only.
+    below 20 alerts, and a difference where fewer than 20 stays are alerted by one of them only. A
+    difference of AUPRC has no interval below 100 stays of an outcome.
     `admissions`, `patients` and `positives` are those that were compared, `excluded` counts the
     other test stays by reason, and `notes` are sentences to read first. Raises UnknownNameError for
     an unknown scorer, FeatureStoreError for different tasks, and NotEnoughDataError where too few
@@ -72,11 +80,11 @@ def compare(
         return dict(zip(("scorer", "other", "difference"), intervals, strict=True))
 
     benefits: list[dict[str, Any]] = []
-    at_thresholds = {str(t): partial(net_benefit, threshold=t) for t in thresholds}
+    at_thresholds: dict[str, Metric] = {str(t): net_benefit(t) for t in thresholds}
     compared = bootstrap.compare(COMPARED | at_thresholds, p, q)
     for t in thresholds:
         ours, theirs, difference = compared[str(t)]
-        alerted = [risk >= t for risk in (p, q)]
+        alerted = [is_alerted(risk, t) for risk in (p, q)]
         alerts = [int(each.sum()) for each in alerted]
         only_by_one = int((alerted[0] != alerted[1]).sum())
         benefits.append(

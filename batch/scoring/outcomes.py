@@ -7,9 +7,15 @@ import numpy.typing as npt
 
 from batch.scoring.outcome_charts import cusum_summary, observed_expected
 from batch.scoring.scorer_registry import default_threshold, find_scorer, why_no_signal
-from batch.training.bootstrap import MIN_ALERTS, PatientBootstrap, alert_outcomes
+from batch.training.bootstrap import PatientBootstrap, alert_outcomes
 from batch.training.calibration import Floats
-from batch.training.metrics import auroc, calibration_intercept, calibration_slope
+from batch.training.metrics import (
+    auroc,
+    calibration_intercept,
+    calibration_slope,
+    is_alerted,
+)
+from batch.training.performance.thresholds import alert_ppv
 from featurestore.cohort.tasks import Task, find_task, scorer_task
 from featurestore.errors import NotEnoughDataError
 from featurestore.store.sql_files import read_sql
@@ -36,8 +42,9 @@ def outcomes(
     `expected` is the sum of their probabilities, `observed_expected` the ratio with its exact
     Poisson interval), and some are `not_judged`, as they have none.
     `alert_outcomes` splits the alerts that are not waiting; `ppv` is the fraction of them that
-    are positive, None below 20. `outcome` is what positives did. `cusum` says where the
-    risk-adjusted charts of the judged admissions stand (`cusum_summary`; None of an extract).
+    are positive, with its interval, None below 20. `outcome` is what positives did. `cusum` says
+    where the risk-adjusted charts of the judged admissions stand (`cusum_summary`; None of an
+    extract).
     `no_signal` says why all probabilities are the prevalence; then nobody is alerted by default.
     Raises NotEnoughDataError if nothing was scored.
     """
@@ -65,9 +72,9 @@ def outcomes(
         threshold = 1.0
     else:
         threshold = default_threshold(store.connect(), scorer_id)
-    bootstrap = PatientBootstrap(y[judged], np.array(rows["subject_id"])[judged])
-    # Probabilities that are equal in SQL and in Python may differ in the last bit.
-    alerted = (p >= threshold * (1 - 1e-12)) & scored
+    patient = np.array(rows["subject_id"])
+    bootstrap = PatientBootstrap(y[judged], patient[judged])
+    alerted = is_alerted(p, threshold) & scored
 
     def counts(members: Any) -> dict[str, Any]:
         with_label, mature_alerts = members & judged, members & alerted & mature
@@ -82,7 +89,7 @@ def outcomes(
             "observed_expected": observed_expected(y[with_label], p[with_label]),
             "alerts": int((members & alerted).sum()),
             "alert_outcomes": alert_outcomes(y[mature_alerts], reason[mature_alerts]),
-            "ppv": float(y[mature_alerts].mean()) if mature_alerts.sum() >= MIN_ALERTS else None,
+            "ppv": alert_ppv(y, mature_alerts, patient),
             "auroc": bootstrap.subset(members[judged]).estimate(auroc, p[with_label])
             if with_label.any()
             else None,

@@ -18,9 +18,10 @@ from batch.training.intervals import (
     LOGIT,
     Scale,
     clustered_error,
+    clustered_freedom,
     extreme_interval,
+    linearized_interval,
     patients_with_rarer_outcome,
-    proportion_interval,
     student_interval,
     wilson_interval,
 )
@@ -37,6 +38,7 @@ from batch.training.metrics import (
     brier,
     calibration_intercept,
     calibration_slope,
+    influence,
     recall_at_precision_balanced,
 )
 from featurestore.store.scorer_metrics import AlertMetrics, AlertOutcomes, Interval
@@ -55,9 +57,9 @@ _SCALES: dict[Metric, Scale] = {
     accuracy: LOGIT,
     brier: LOGIT,
 }
-# Metrics with as many degrees of freedom as patients, less one. Others, whose error is mostly that
-# of the rarer outcome, have as many as patients with that outcome, less one.
-_FREEDOM_OF_ALL_PATIENTS = {accuracy, brier, calibration_intercept}
+# With fewer stays of an outcome no interval of a difference covers: average precision is too high
+# in small samples, by how much depends on the scorer (Boyd, Eng & Page 2013).
+_MIN_OUTCOMES_OF_AUPRC_DIFFERENCE = 100
 
 
 def enough_outcomes(y: npt.NDArray[np.bool_]) -> bool:
@@ -117,7 +119,7 @@ class PatientBootstrap:
         sampled = {name: metric for name, metric in metrics.items() if metric not in _RECALIBRATED}
         samples = self.samples(sampled, p)
         return {
-            name: self._interval(metric, samples[name])
+            name: self._interval(metric, p, samples[name])
             if name in samples
             else self._recalibration(metric, p)
             for name, metric in metrics.items()
@@ -140,33 +142,39 @@ class PatientBootstrap:
         ours, theirs = self.samples(metrics, p), self.samples(metrics, other)
         return {
             name: (
-                self._interval(metric, ours[name]),
-                self._interval(metric, theirs[name]),
-                self._difference(ours[name] - theirs[name]),
+                self._interval(metric, p, ours[name]),
+                self._interval(metric, other, theirs[name]),
+                self._difference(metric, p, other, ours[name] - theirs[name]),
             )
             for name, metric in metrics.items()
         }
 
-    def _interval(self, metric: Metric, samples: Floats) -> Interval:
+    def _interval(self, metric: Metric, p: Floats, samples: Floats) -> Interval:
         if metric is recall_at_precision_balanced:  # no interval of it covers
             return [float(samples[0])] if np.isfinite(samples[0]) else None
         estimate, scale = float(samples[0]), _SCALES.get(metric, IDENTITY)
         if scale is not IDENTITY and estimate in (0, 1):  # as all samples are
             return extreme_interval(estimate, self.y, self.patient)
-        return student_interval(estimate, _error(samples), self._freedom(metric), scale)
+        freedom = self._freedom(influence(metric, self.y, p))
+        return student_interval(estimate, _error(samples), freedom, scale)
 
-    def _difference(self, samples: Floats) -> Interval:
-        freedom = patients_with_rarer_outcome(self.y, self.patient) - 1
-        return student_interval(float(samples[0]), _error(samples), freedom)
+    def _difference(self, metric: Metric, p: Floats, other: Floats, samples: Floats) -> Interval:
+        rarer = min(self.y.sum(), (~self.y).sum())
+        if metric is auprc and rarer < _MIN_OUTCOMES_OF_AUPRC_DIFFERENCE:
+            return [float(samples[0])]
+        ours, theirs = (influence(metric, self.y, each) for each in (p, other))
+        both = None if ours is None or theirs is None else ours - theirs
+        return student_interval(float(samples[0]), _error(samples), self._freedom(both))
 
-    def _freedom(self, metric: Metric) -> int:
-        """Return the degrees of freedom of the standard error of a metric."""
-        if metric in _FREEDOM_OF_ALL_PATIENTS:
-            return self._patients() - 1
-        return patients_with_rarer_outcome(self.y, self.patient) - 1
+    def _freedom(self, influence: Floats | None) -> float:
+        """Return the degrees of freedom of the standard error of a metric.
 
-    def _patients(self) -> int:
-        return len(np.unique(self.patient))
+        Where the influence of stays is not known they are the patients with the rarer outcome, less
+        one.
+        """
+        if influence is None:
+            return patients_with_rarer_outcome(self.y, self.patient) - 1
+        return clustered_freedom(influence, self.y, self.patient)
 
     def _recalibration(self, metric: Metric, p: Floats) -> Interval:
         """Return the calibration slope, or the intercept, with its interval.
@@ -183,9 +191,8 @@ class PatientBootstrap:
         risk = probability(intercept + b * z)
         curvature = risk * (1 - risk)
         z = z - (curvature @ z) / curvature.sum() if slope else np.ones(len(z))
-        influence = (self.y - risk) * z / (curvature @ z**2) * len(z)
-        error = clustered_error(influence, self.patient)
-        return student_interval(float(b if slope else intercept), error, self._freedom(metric))
+        moved = (self.y - risk) * z / (curvature @ z**2) * len(z)
+        return linearized_interval(float(b if slope else intercept), moved, self.y, self.patient)
 
     def alerts(self, p: Floats, reason: npt.NDArray[np.str_]) -> list[AlertMetrics]:
         """Return PPV, recall and outcomes of alerts on the 1, 5, 10, 20 or 30% of highest risk.
@@ -230,22 +237,8 @@ class PatientBootstrap:
             self._proportion(float(recall), errors[1], float(self.y.sum())),
         )
 
-    def at_threshold(self, p: Floats, threshold: float) -> tuple[Interval, Interval]:
-        """Return PPV and recall with intervals where stays are alerted from a probability on.
-
-        The threshold must not have been chosen on these outcomes. PPV is None below 20 alerts, both
-        are with fewer than 10 stays of an outcome.
-        """
-        if not enough_outcomes(self.y):
-            return None, None
-        alerted, freedom = p >= threshold, self._patients() - 1
-        recall = proportion_interval(alerted, self.y, self.patient, freedom)
-        if alerted.sum() < MIN_ALERTS:
-            return None, recall
-        return proportion_interval(self.y, alerted, self.patient, freedom), recall
-
     def _proportion(self, estimate: float, error: float, n: float) -> Interval:
-        return wilson_interval(estimate, error, n, self._patients() - 1)
+        return wilson_interval(estimate, error, n, len(np.unique(self.patient)) - 1)
 
 
 _RECALIBRATED = (calibration_slope, calibration_intercept)

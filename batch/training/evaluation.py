@@ -16,13 +16,13 @@ from batch.training.bootstrap import (
 )
 from batch.training.calibration import MIN_CHI_SQUARED, Floats, probability
 from batch.training.data import UNLABELLED, Cohort, Mask, TrainingData
-from batch.training.metrics import auroc, calibration_slope
+from batch.training.metrics import auroc, calibration_slope, is_alerted
 from batch.training.model_selection import CalibratedFit, fit_subset, patients_calibrated_on
 from batch.training.performance.calibration_curve import ici_if_calibrated
 from batch.training.performance.covariates_alone import auroc_alone
 from batch.training.performance.estimates import prediction_metrics
 from batch.training.performance.subgroups import subgroup_metrics
-from batch.training.performance.thresholds import default_threshold
+from batch.training.performance.thresholds import alert_ppv, default_threshold, sensitivity
 from batch.training.regression import observed_means
 from featurestore.store.scorer_metrics import (
     AlertMetrics,
@@ -114,10 +114,15 @@ def _at_precision(
     threshold = threshold_at_precision(cohort.y[chosen_on], model.out_of_fold)
     if threshold is None:
         return {"threshold": None, "alerts": 0, "precision": None, "recall": None}
-    p = model.probability[cohort.split == "test"]
-    precision, recall = bootstrap.at_threshold(p, threshold)
-    alerts = int((p >= threshold).sum())
-    return {"threshold": threshold, "alerts": alerts, "precision": precision, "recall": recall}
+    y, patient = bootstrap.y, bootstrap.patient
+    alerted = is_alerted(model.probability[cohort.split == "test"], threshold)
+    enough = enough_outcomes(y)
+    return {
+        "threshold": threshold,
+        "alerts": int(alerted.sum()),
+        "precision": alert_ppv(y, alerted, patient) if enough else None,
+        "recall": sensitivity(y, alerted, patient) if enough else None,
+    }
 
 
 def _candidate(
@@ -128,7 +133,6 @@ def _candidate(
         "aggregate": candidate.aggregate,
         "c": candidate.c,
         "log_loss": candidate.log_loss,
-        "gain": candidate.gain,
         "test_auroc": bootstrap.estimate(auroc, log_odds),
         "test_slope": bootstrap.estimate(calibration_slope, probability(log_odds)),
         "selected": selected,
@@ -140,7 +144,7 @@ def _covariates(data: TrainingData, model: CalibratedFit) -> list[CovariateMetri
     if data.design is None:
         return []
     is_train = data.cohort.split == "train"
-    design, y = data.design[is_train], data.cohort.y[is_train]
+    design, members = data.design[is_train], data.cohort.subset(is_train)
     means = observed_means(design)
     values = design[:, ::2] + design[:, 1::2] * means
     coef = model.calibration.slope * model.coef[len(model.coef) - design.shape[1] :]
@@ -152,7 +156,7 @@ def _covariates(data: TrainingData, model: CalibratedFit) -> list[CovariateMetri
             "missing": float(design[:, 2 * k + 1].mean()),
             "log_odds": float(coef[2 * k] * values[:, k].std()),
             "log_odds_if_missing": float(coef[2 * k + 1] - coef[2 * k] * means[k]),
-            "auroc": auroc_alone(y, design[:, 2 * k : 2 * k + 2]),
+            "auroc": auroc_alone(members.y, design[:, 2 * k : 2 * k + 2], members.subject_id),
             "is_limited": name not in data.unlimited_covariates,
         }
         for k, name in enumerate(data.covariates)

@@ -37,7 +37,7 @@ COMPLEMENT = Scale(
 
 
 def student_interval(
-    estimate: float, error: float, freedom: int, scale: Scale = IDENTITY
+    estimate: float, error: float, freedom: float, scale: Scale = IDENTITY
 ) -> Interval:
     """Return the interval of an estimate by its standard error and Student's quantile.
 
@@ -52,6 +52,21 @@ def student_interval(
     centre = scale.forward(np.array(estimate))
     low, high = sorted(float(scale.back(centre + side * margin)) for side in (-1, 1))
     return [float(estimate), low, high]
+
+
+def linearized_interval(
+    estimate: float,
+    influence: Floats,
+    y: Mask,
+    patient: npt.NDArray[Any],
+    scale: Scale = IDENTITY,
+) -> Interval:
+    """Return the interval of an estimate by the influence of each stay (stays,) on it.
+
+    Patients are clusters (Taylor linearization; Binder 1983, doi 10.2307/1402588).
+    """
+    error, freedom = clustered_error(influence, patient), clustered_freedom(influence, y, patient)
+    return student_interval(estimate, error, freedom, scale)
 
 
 def wilson_interval(
@@ -77,17 +92,17 @@ def wilson_interval(
     return [float(estimate), min(low, float(estimate)), max(high, float(estimate))]
 
 
-def proportion_interval(
-    hit: Mask, counted: Mask, patient: npt.NDArray[Any], freedom: float = np.inf
-) -> Interval:
+def proportion_interval(hit: Mask, counted: Mask, patient: npt.NDArray[Any]) -> Interval:
     """Return the fraction of the counted stays (stays,) that are hits, with Wilson's interval.
 
-    The number of stays is the effective one, as a patient may have several.
+    The number of stays is the effective one, as a patient may have several. It is no more than the
+    stays: several stays of a patient look better than independent ones by chance only (Parker et
+    al. 2017, National Center for Health Statistics, Vital Health Stat 2(175)).
     """
     hits, n = hit & counted, int(counted.sum())
     estimate = float(hits.sum() / n)
     error = clustered_error((hits - estimate * counted) / counted.mean(), patient)
-    return wilson_interval(estimate, error, n, freedom)
+    return wilson_interval(estimate, max(error, (estimate * (1 - estimate) / n) ** 0.5), n)
 
 
 def patients_with_rarer_outcome(y: Mask, patient: npt.NDArray[Any]) -> int:
@@ -104,12 +119,33 @@ def extreme_interval(estimate: float, y: Mask, patient: npt.NDArray[Any]) -> Int
 def clustered_error(influence: Floats, patient: npt.NDArray[Any]) -> float:
     """Return the standard error of a mean of (stays,), with the stays of a patient as a cluster.
 
-    Given the influence of each stay on an estimate, it is that of the estimate (Taylor
-    linearization; Binder 1983, doi 10.2307/1402588).
+    Given the influence of each stay on an estimate, it is that of the estimate.
     """
-    patients, index = np.unique(patient, return_inverse=True)
-    n = len(patients)
+    by_patient = _sums(influence, patient)
+    n = len(by_patient)
     if n < 2:
         return float("nan")
-    by_patient = np.bincount(index, influence - influence.mean())
     return float(np.sqrt(by_patient @ by_patient * n / (n - 1)) / len(influence))
+
+
+def clustered_freedom(influence: Floats, y: Mask, patient: npt.NDArray[Any]) -> float:
+    """Return the degrees of freedom of the standard error of an estimate.
+
+    Given the influence (stays,) as in `clustered_error`, and the outcomes. They are the patients
+    less one, and fewer where few of the patients decide the estimate, as the 11 with the outcome
+    do: Satterthwaite's 2 V^2 / var(V), where V is the variance, and var(V) that of its terms, one
+    for each patient (Pan & Wall 2002, doi 10.1002/sim.1142). They are no fewer than the patients
+    with the rarer outcome, less one: var(V) is too large where one patient stands out.
+    """
+    squares = _sums(influence, patient) ** 2
+    n, spread = len(squares), float(((squares - squares.mean()) ** 2).sum())
+    if n < 2 or not spread > 0:
+        return n - 1
+    fewest = patients_with_rarer_outcome(y, patient) - 1
+    return float(np.clip(2 * squares.sum() ** 2 * (n - 1) / n / spread, fewest, n - 1))
+
+
+def _sums(influence: Floats, patient: npt.NDArray[Any]) -> Floats:
+    """Return the influence of each patient on an estimate: (patients,)."""
+    _, index = np.unique(patient, return_inverse=True)
+    return np.asarray(np.bincount(index, influence - influence.mean()), np.float64)

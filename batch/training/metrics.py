@@ -5,10 +5,12 @@ is undefined.
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
 from batch.training.calibration import Floats, log_odds, recalibrate
 
@@ -125,31 +127,49 @@ def recall_at_precision_balanced(sample: Resampled) -> Floats:
     return np.asarray(reached.max(axis=1, initial=0) / sample.positives)
 
 
-def accuracy(sample: Resampled) -> Floats:
-    """Return the fraction of stays that a threshold of 0.5 classifies correctly."""
-    ranked = sample.ranked
-    return sample.mean(((ranked.p > 0.5) == ranked.y).astype(np.float64))
+@dataclass(frozen=True)
+class Mean:
+    """A metric that is the mean of a value of each stay."""
+
+    values: Callable[[Floats, Floats], Floats]  # of outcomes (0, 1) and probabilities (stays,)
+
+    def __call__(self, sample: Resampled) -> Floats:
+        """Return the mean in each sample."""
+        return sample.mean(self.values(sample.ranked.y, sample.ranked.p))
 
 
-def brier(sample: Resampled) -> Floats:
-    """Return the mean squared difference of probability and outcome (Brier 1950)."""
-    return sample.mean((sample.ranked.p - sample.ranked.y) ** 2)
+def net_benefit(threshold: float) -> Mean:
+    """Return the metric of true less false alerts per stay, from a probability of `threshold` on.
 
-
-def log_loss(sample: Resampled) -> Floats:
-    """Return the mean of -ln of the probability of the outcome, for p clipped at 1e-9."""
-    p = np.clip(sample.ranked.p, 1e-9, 1 - 1e-9)
-    return sample.mean(-np.log(np.where(sample.ranked.y > 0, p, 1 - p)))
-
-
-def net_benefit(sample: Resampled, threshold: float) -> Floats:
-    """Return true less false alerts per stay, the false ones times the odds of the threshold.
-
-    A stay is alerted from a probability of `threshold` on (Vickers & Elkin 2006, doi
+    False alerts count with the odds of the threshold (Vickers & Elkin 2006, doi
     10.1177/0272989X06295361).
     """
-    benefit = np.where(sample.ranked.y > 0, 1.0, -threshold / (1 - threshold))
-    return sample.mean(np.where(sample.ranked.p >= threshold, benefit, 0.0))
+    return Mean(partial(_benefit, threshold))
+
+
+def _benefit(threshold: float, y: Floats, p: Floats) -> Floats:
+    benefit = np.where(y > 0, 1.0, -threshold / (1 - threshold))
+    return np.where(is_alerted(p, threshold), benefit, 0.0)
+
+
+def is_alerted(p: Floats, threshold: float) -> npt.NDArray[np.bool_]:
+    """Return which stays reach a threshold."""
+    # Probabilities that are equal in SQL and in Python may differ in the last bit.
+    return np.asarray(p >= threshold * (1 - 1e-12))
+
+
+def _correct(y: Floats, p: Floats) -> Floats:
+    return np.equal(p > 0.5, y > 0).astype(np.float64)
+
+
+def _log_loss(y: Floats, p: Floats) -> Floats:
+    p = np.clip(p, 1e-9, 1 - 1e-9)
+    return -np.log(np.where(y > 0, p, 1 - p))
+
+
+accuracy = Mean(_correct)  # the fraction of stays that a threshold of 0.5 classifies correctly
+brier = Mean(lambda y, p: (p - y) ** 2)  # Brier 1950
+log_loss = Mean(_log_loss)
 
 
 def calibration_slope(sample: Resampled) -> Floats:
@@ -165,6 +185,46 @@ def calibration_intercept(sample: Resampled) -> Floats:
 
 
 Metric = Callable[[Resampled], Floats]
+
+
+def influence(metric: Metric, y: npt.NDArray[np.bool_], p: Floats) -> Floats | None:
+    """Return by how much each stay (stays,) moves a metric, the stays times; None if not known.
+
+    The mean over the stays is 0. Of AUROC these are the placement values (DeLong 1988,
+    doi 10.2307/2531595).
+    """
+    if isinstance(metric, Mean):
+        values = metric.values(y.astype(np.float64), p)
+        return np.asarray(values - values.mean())
+    if metric is auroc:
+        rank, placement = rankdata(p), np.empty(len(y))
+        placement[y] = (rank[y] - rankdata(p[y])) / (~y).sum()  # the negatives below it
+        placement[~y] = 1 - (rank[~y] - rankdata(p[~y])) / y.sum()
+        return np.asarray((placement - placement[y].mean()) / np.where(y, y.mean(), (~y).mean()))
+    return _influence_on_auprc(y, p) if metric is auprc else None
+
+
+def _influence_on_auprc(y: npt.NDArray[np.bool_], p: Floats) -> Floats:
+    """Return that on the average precision, the mean of the precision at each positive.
+
+    A stay of higher rank than a positive raises its precision if it is positive, or lowers it.
+    """
+    order = np.argsort(-p, kind="stable")
+    positive, key = y[order].astype(np.float64), -p[order]
+    first, alerted = np.searchsorted(key, key), np.searchsorted(key, key, side="right")
+    precision = np.cumsum(positive)[alerted - 1] / alerted
+    estimate = positive @ precision / positive.sum()
+
+    def below(values: Floats) -> Floats:
+        """Return the sum of values over the stays of the same or a lower rank."""
+        return np.cumsum(values[::-1])[::-1][first]
+
+    weight = positive / alerted
+    moved = positive * (precision - estimate + below(weight)) - below(weight * precision)
+    result = np.empty(len(y))
+    result[order] = moved / y.mean()
+    return result
+
 
 METRICS: dict[str, Metric] = {
     "auroc": auroc,

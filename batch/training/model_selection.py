@@ -8,13 +8,13 @@ import numpy.typing as npt
 from batch.training.aggregates import CLINICALBERT, MEAN, Vectors
 from batch.training.calibration import Calibration, Floats, calibrate, log_loss, log_odds, platt
 from batch.training.data import Cohort, Mask, TrainingData
+from batch.training.intervals import clustered_error
 from batch.training.regression import fit_exactly, fit_path, standardize
-from featurestore.store.scorer_metrics import Interval
 
 # From strong to weak regularization of standardized columns.
 GRID = tuple(float(c) for c in np.logspace(-5, 1, 13))
 FOLDS = 5
-_CONFIDENCE = 0.95  # with which an aggregate must be better than the mean
+_LEVEL = 0.05  # two-sided, at which an aggregate must be better than the mean
 
 
 @dataclass
@@ -31,7 +31,6 @@ class CalibratedFit:
     # not fitted on its patient
     out_of_fold: Floats
     losses: Floats  # (stays,) log loss of these
-    gain: Interval = None  # mean log loss that it saves, compared with the mean of the windows
 
     @property
     def aggregate(self) -> str:
@@ -71,44 +70,30 @@ def fit_candidates(data: TrainingData, aggregate: str | None = None) -> list[Cal
 
 
 def rank(candidates: list[CalibratedFit], subject_id: npt.NDArray[np.int64]) -> list[CalibratedFit]:
-    """Return the selected candidate, then the others by their log loss; set the gain of each.
+    """Return the selected candidate, then the others by their log loss.
 
-    The first candidate is the reference. Another one is selected where the interval of its gain
-    lies above 0; of several, the one with the least log loss. `subject_id` (stays,) is the patient
-    of each loss.
+    The first candidate is the reference. Another one is selected where it saves log loss beyond
+    chance, by a paired test whose level is divided by the number of candidates (Bonferroni); of
+    several, the one with the least log loss. `subject_id` (stays,) is the patient of each loss.
     """
     reference, *others = candidates
-    for candidate in others:
-        candidate.gain = _mean_by_patient(
-            reference.losses - candidate.losses, subject_id, 1 - (1 - _CONFIDENCE) / len(others)
-        )
 
     def loss(candidate: CalibratedFit) -> float:
         return candidate.log_loss or 0.0
 
-    better = [each for each in others if each.gain and each.gain[1] > 0]
+    def is_better(candidate: CalibratedFit) -> bool:
+        from scipy.stats import t
+
+        saved = reference.losses - candidate.losses
+        freedom = len(np.unique(subject_id)) - 1
+        if freedom < 1:
+            return False
+        quantile = float(t.ppf(1 - _LEVEL / 2 / len(others), freedom))
+        return bool(saved.mean() > quantile * clustered_error(saved, subject_id))
+
+    better = [each for each in others if is_better(each)]
     selected = min(better, key=loss) if better else reference
     return [selected, *sorted((c for c in candidates if c is not selected), key=loss)]
-
-
-def _mean_by_patient(
-    values: Floats, subject_id: npt.NDArray[np.int64], confidence: float
-) -> Interval:
-    """Return the mean of values (stays,) with its interval; stays of a patient are one cluster.
-
-    The variance is that of the sums by patient, the quantile Student's.
-    """
-    from scipy.stats import t
-
-    patients, patient = np.unique(subject_id, return_inverse=True)
-    n = len(patients)
-    if n < 2:
-        return None
-    mean = float(values.mean())
-    residual = np.bincount(patient, values - mean)
-    error = float(np.sqrt(residual @ residual * n / (n - 1))) / len(values)
-    margin = float(t.ppf((1 + confidence) / 2, n - 1)) * error
-    return [mean, mean - margin, mean + margin]
 
 
 def fit_calibrated(

@@ -40,7 +40,6 @@ class CandidateMetrics(TypedDict):
     aggregate: str
     c: float
     log_loss: float | None  # calibrated, on the patients calibrated on
-    gain: Interval  # log loss that it saves, compared with the mean; corrected for their number
     test_auroc: Interval
     test_slope: Interval  # before calibration
     selected: bool

@@ -13,8 +13,8 @@ and 0.87), where nine of ten hospitals or more have one; below 1,000 intervals a
 """
 
 import argparse
-from functools import cache, partial
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,7 +50,7 @@ COMPARED = {
     "auprc": auprc,
     "brier": brier,
     "log_loss": log_loss,
-    "net_benefit": partial(net_benefit, threshold=ALERT_RISK),
+    "net_benefit": net_benefit(ALERT_RISK),
 }
 AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv", "net_benefit")
 
@@ -126,9 +126,9 @@ def intervals(stays, cuts, seed=0, bootstraps=BOOTSTRAPS):
         shown |= {f"ppv {top}": alert["ppv"], f"recall {top}": alert["sensitivity"]}
     every = np.ones(len(y), bool)
     for often in ("often", "rarely"):
-        (row,) = threshold_metrics(y, p, every, patient, [cuts[often]])
+        row: Any = threshold_metrics(y, p, every, patient, [cuts[often]])[0]
         shown |= {f"{name} at a threshold, {often}": row[name] for name in AT_THRESHOLD}
-    of_group = subgroup_metrics(y, p, every, patient, {"": group}, cuts["often"])[0]
+    of_group: Any = subgroup_metrics(y, p, every, patient, {"": group}, cuts["often"])[0]
     for name, difference in of_group["differences"].items():
         shown |= {f"group: {name}": of_group[name], f"group: difference of {name}": difference}
     return shown

@@ -17,10 +17,10 @@ from batch.training.intervals import (
     Mask,
     clustered_error,
     extreme_interval,
-    patients_with_rarer_outcome,
-    student_interval,
+    linearized_interval,
     wilson_interval,
 )
+from batch.training.metrics import Ranked, Resampled, auroc, influence
 from batch.training.performance.calibration_curve import calibration_errors
 from featurestore.errors import FeatureStoreError
 from featurestore.store.scorer_metrics import Interval
@@ -93,23 +93,21 @@ def oe_ratio(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> Interval:
 def clustered_auroc(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> Interval:
     """Return the AUROC (stays,) with its interval; None with fewer than 10 stays of an outcome.
 
-    The standard error is that of the placement values by patient (Obuchowski 1997,
-    doi 10.2307/2533958), the interval is symmetric in the log odds.
+    The standard error is that of the placement values by patient, of each outcome (Obuchowski 1997,
+    doi 10.2307/2533958; DeLong's for patients with one stay), the interval is symmetric in the log
+    odds.
     """
     if not enough_outcomes(y):
         return None
-    from scipy.stats import rankdata
-
-    rank = rankdata(p)
-    placement = np.empty(len(y))  # of a positive: the fraction of negatives below it
-    placement[y] = (rank[y] - rankdata(p[y])) / (~y).sum()
-    placement[~y] = 1 - (rank[~y] - rankdata(p[~y])) / y.sum()
-    auroc = float(placement[y].mean())
-    if auroc in (0, 1):  # without an error that could be estimated
-        return extreme_interval(auroc, y, patient)
-    influence = (placement - auroc) / np.where(y, y.mean(), (~y).mean())
-    freedom = len(np.unique(patient)) - 1
-    return student_interval(auroc, clustered_error(influence, patient), freedom, LOGIT)
+    estimate = float(auroc(Resampled(Ranked(y, p), np.ones((1, len(y)))))[0])
+    if estimate in (0, 1):  # without an error that could be estimated
+        return extreme_interval(estimate, y, patient)
+    n_all, *n = (len(np.unique(patient[members])) for members in (y | True, y, ~y))
+    if min(n) < 2:
+        return None
+    few = [(each / (each - 1) * (n_all - 1) / n_all) ** 0.5 for each in n]
+    moved = influence(auroc, y, p) * np.where(y, *few)
+    return linearized_interval(estimate, moved, y, patient, LOGIT)
 
 
 def scaled_brier(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> Interval:
@@ -122,6 +120,5 @@ def scaled_brier(y: Mask, p: Floats, patient: npt.NDArray[Any]) -> Interval:
         return None
     squared, prevalence = (p - y) ** 2, float(y.mean())
     score, variance = float(squared.mean()), prevalence * (1 - prevalence)
-    influence = score * (1 - 2 * prevalence) * y / variance**2 - squared / variance
-    freedom = patients_with_rarer_outcome(y, patient) - 1
-    return student_interval(1 - score / variance, clustered_error(influence, patient), freedom)
+    moved = score * (1 - 2 * prevalence) * y / variance**2 - squared / variance
+    return linearized_interval(1 - score / variance, moved, y, patient)

@@ -10,13 +10,9 @@ import numpy.typing as npt
 from batch.training.bootstrap import MIN_OUTCOMES
 from batch.training.calibration import Floats
 from batch.training.intervals import Mask
+from batch.training.metrics import is_alerted
 from batch.training.performance.estimates import clustered_auroc, oe_ratio
-from batch.training.performance.thresholds import (
-    alert_ppv,
-    is_alerted,
-    proportion,
-    sensitivity,
-)
+from batch.training.performance.thresholds import alert_ppv, proportion, sensitivity
 from featurestore.store.scorer_metrics import GroupEstimates, Interval, SubgroupMetrics
 from featurestore.store.sql_files import read_sql
 

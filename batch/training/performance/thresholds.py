@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from batch.training.bootstrap import MIN_ALERTS, MIN_OUTCOMES, enough_outcomes
 from batch.training.calibration import Floats
-from batch.training.intervals import Mask, clustered_error, proportion_interval, student_interval
+from batch.training.intervals import Mask, linearized_interval, proportion_interval
+from batch.training.metrics import is_alerted, net_benefit
 from featurestore.store.scorer_metrics import Interval
 
 THRESHOLDS = (0.05, 0.10, 0.15, 0.20, 0.30, 0.50)
@@ -60,16 +61,11 @@ def threshold_metrics(
                 "npv": proportion(~y, has_label & ~alerted, patient, at_least=MIN_ALERTS),
                 "number_needed_to_evaluate": inverse(ppv),
                 "net_benefit": _net_benefit(
-                    y[has_label], alerted[has_label], patient[has_label], threshold
+                    y[has_label], p[has_label], patient[has_label], threshold
                 ),
             }
         )
     return rows
-
-
-def is_alerted(p: Floats, threshold: float) -> Mask:
-    """Return which stays reach a threshold, up to the rounding of a probability."""
-    return np.asarray(p >= threshold * (1 - 1e-12))
 
 
 def default_threshold(p: Floats) -> float:
@@ -102,12 +98,10 @@ def inverse(interval: Interval) -> Interval:
     return [1 / interval[0], *(1 / end for end in reversed(interval[1:]))]
 
 
-def _net_benefit(y: Mask, alerted: Mask, patient: npt.NDArray[Any], threshold: float) -> Interval:
+def _net_benefit(y: Mask, p: Floats, patient: npt.NDArray[Any], threshold: float) -> Interval:
     if not enough_outcomes(y) or threshold >= 1:
         return None
-    if not alerted.any():
+    benefit = net_benefit(threshold).values(y.astype(np.float64), p)
+    if not benefit.any():  # nobody is alerted
         return [0.0]
-    odds = threshold / (1 - threshold)
-    benefit = (alerted & y) - odds * (alerted & ~y)
-    freedom = len(np.unique(patient[alerted | y])) - 1
-    return student_interval(float(benefit.mean()), clustered_error(benefit, patient), freedom)
+    return linearized_interval(float(benefit.mean()), benefit, y, patient)

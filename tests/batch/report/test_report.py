@@ -25,7 +25,7 @@ PATIENTS = 300
 CANARY = "zebrafinch"
 SUBJECTS = range(7_310_001, 7_310_001 + PATIENTS)
 STAYS, NOTES = 1_100_000, 2_200_000  # added to subject_id
-SYSTEMS = ("scorer", "bag_of_words", "classifier_head", "prior_admissions")
+SYSTEMS = ("scorer", "bag_of_words", "lace", "prior_admissions")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def with_scorer(store, one_outcome=False, **changed):
         predictions = np.clip(rng.normal(0.35, 0.15, (len(rows), 4)), 0.01, 0.99)
         transaction.con.executemany(
             "INSERT INTO scorer_admissions (scorer_id, hadm_id, split, label, subject_id, "
-            "probability, prior_admissions, bag_of_words, classifier_head) VALUES "
+            "probability, prior_admissions, bag_of_words, lace) VALUES "
             "('readmit-v1', $1, $2, $3, $4, $5, $6, $7, $8)",
             [[*row, *p] for row, p in zip(rows, predictions.tolist(), strict=True)],
         )
@@ -216,15 +216,32 @@ def test_the_page_has_every_figure_with_a_caption_and_every_table(reported):
     assert "It needs a live hospital with two months" in page
     for table in ("metrics", "candidates", "tripod", "thresholds", "groups", "characteristics"):
         assert page.count(f'id="{table}"') == 1
-    items = re.findall(r'<td class="number">(\d+)([a-g]?)</td>', page)
+    items = re.findall(r'<td class="number">(\d+)([a-g]?(?:-[a-g])?)</td>', page)
     assert list(dict.fromkeys(number for number, _ in items)) == [str(n) for n in range(1, 28)]
     parts = {number: "".join(part for each, part in items if each == number) for number, _ in items}
     assert {number: letters for number, letters in parts.items() if letters} == {
+        "3": "a-c",
+        "5": "ab",
         "6": "abc",
+        "8": "a-c",
+        "9": "a-c",
         "12": "abcdefg",
+        "18": "a-f",
         "20": "abc",
         "23": "ab",
+        "27": "a-c",
     }
+
+
+def test_curves_are_of_the_scorer_of_words_and_of_what_is_known_without_notes(reported):
+    page = reported[2].read_text()
+    for name in ("roc", "pr"):
+        (figure,) = re.findall(rf'<figure id="{name}">.*?</figure>', page, re.S)
+        assert all(f">{system} 0." in figure for system in ("Scorer", "Bag-of-words", "LACE"))
+        assert "Prior admissions" not in figure
+        assert "the table above has all systems" in figure
+    (metrics,) = re.findall(r'<div[^>]* id="metrics".*?</div>', page, re.S)
+    assert "Prior admissions" in metrics
 
 
 def test_the_page_has_no_scripts_and_no_external_resources(reported):
@@ -358,9 +375,7 @@ def test_baselines_that_were_not_fitted_are_not_shown(embedded, tmp_path):
     alone = {"scorer": numbers([])["test"]["scorer"]}
     with_scorer(store, test=alone, differences={}, stays_per_day=None)
     with store.transaction("test") as transaction:
-        transaction.con.execute(
-            "UPDATE scorer_admissions SET bag_of_words = NULL, classifier_head = NULL"
-        )
+        transaction.con.execute("UPDATE scorer_admissions SET bag_of_words = NULL, lace = NULL")
     report(store, "readmit", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "Bag-of-words" not in page and "Fine-tuned model" not in page

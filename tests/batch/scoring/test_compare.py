@@ -82,10 +82,14 @@ def test_differences_are_those_of_scikit_learn_with_paired_intervals(store):
         row = result["metrics"][name]
         assert row["scorer"][0] == pytest.approx(metric(Y, BETTER)), name
         assert row["other"][0] == pytest.approx(metric(Y, WORSE)), name
-        estimate, low, high = row["difference"]
+        estimate, *interval = row["difference"]
         assert estimate == pytest.approx(metric(Y, BETTER) - metric(Y, WORSE)), name
+        if name == "auprc":  # no interval of it covers with so few positives
+            assert (Y.sum() < 100, interval) == (True, [])
+            continue
+        low, high = interval
         assert low < estimate < high
-        assert (low > 0) if name in ("auroc", "auprc") else (high < 0), name
+        assert (low > 0) if name == "auroc" else (high < 0), name
     (benefit,) = result["net_benefit"]
     for system, p in (("scorer", BETTER), ("other", WORSE)):
         alerted = p >= 0.3

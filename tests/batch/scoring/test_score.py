@@ -215,7 +215,13 @@ def test_outcomes_exclude_admissions_that_the_scorer_was_fitted_on(store):
     assert (p >= 0.5).sum() < 10  # too few for a PPV
     assert result["ppv"] is None
     everybody = outcomes(store, "means", alert_above=0)
-    assert everybody["ppv"] == pytest.approx(y.mean())
+    estimate, low, high = everybody["ppv"]
+    assert estimate == pytest.approx(y.mean())
+    assert 0 < low < estimate < high < 1
+    words = ["outcomes", str(store.path), "means", "--alert-above", "0"]
+    assert f" {100 * estimate:.0f} ({100 * low:.0f}-{100 * high:.0f}) " in (
+        CliRunner().invoke(main, words).stdout
+    )
     assert [period["period"] for period in result["periods"]] == ["all"]
 
 

@@ -18,6 +18,7 @@ from batch.training.aggregates import Vectors
 from batch.training.data import Cohort
 from batch.training.model_selection import fit_calibrated
 from batch.training.performance.covariates_alone import auroc_alone
+from batch.training.performance.estimates import clustered_auroc
 from featurestore import (
     Store,
     add_task,
@@ -560,23 +561,23 @@ def test_the_auroc_of_a_covariate_alone_is_that_of_scikit_learn():
     y, x = rng.random(500) < 0.3, rng.integers(0, 20, 500).astype(float)
     x -= 3 * y
     design = np.column_stack([x, np.zeros(500)])
-    estimate, low, high = auroc_alone(y, design)
-    assert estimate == pytest.approx(1 - roc_auc_score(y, x))
-    # By hand, of 60 and 60 stays and an area of 0.85: Q1 = 0.7391, Q2 = 0.7811, error 0.0356.
-    normal = np.concatenate([np.zeros(51), np.full(9, 2.0)])
-    area, low, high = auroc_alone(
-        np.repeat([True, False], 60),
-        np.column_stack([np.concatenate([np.ones(60), normal]), np.zeros(120)]),
-    )
-    assert area == pytest.approx(0.85)
-    assert (high - low) / 2 / 1.96 == pytest.approx(0.0356, abs=5e-4)
-    assert auroc_alone(np.zeros(3, bool), np.zeros((3, 2))) is None
+    alone = auroc_alone(y, design, np.arange(500))
+    assert alone[0] == pytest.approx(1 - roc_auc_score(y, x))
+    assert alone == pytest.approx(clustered_auroc(y, -x, np.arange(500)))
+    # A value that is missing where the outcome comes says it too.
+    missing = np.column_stack([np.zeros(500), y])
+    assert auroc_alone(y, missing, np.arange(500)) == [1, 1, 1]
+    assert auroc_alone(np.arange(500) < 9, design, np.arange(500)) is None
+    # Copies of a patient's stay say no more than one stay.
+    three_times = auroc_alone(np.tile(y, 3), np.tile(design, (3, 1)), np.tile(np.arange(500), 3))
+    assert three_times == pytest.approx(alone)
 
 
 def test_noise_is_no_finding():
     """Of 400 covariates without a signal, none is above the limit of readmission."""
     rng = np.random.default_rng(0)
     for _ in range(400):
-        y = rng.random(40) < 0.2
-        if interval := auroc_alone(y, np.column_stack([rng.standard_normal(40), np.zeros(40)])):
+        y = rng.random(60) < 0.25
+        design = np.column_stack([rng.standard_normal(60), np.zeros(60)])
+        if interval := auroc_alone(y, design, np.arange(60)):
             assert interval[1] < 0.75

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     accuracy_score,
@@ -18,8 +19,15 @@ from batch.training.bootstrap import (
     top_fraction,
 )
 from batch.training.calibration import log_odds, probability
-from batch.training.intervals import LOGIT, clustered_error, student_interval, wilson_interval
-from batch.training.metrics import METRICS, Ranked, Resampled, auroc, net_benefit
+from batch.training.intervals import (
+    LOGIT,
+    clustered_error,
+    clustered_freedom,
+    proportion_interval,
+    student_interval,
+    wilson_interval,
+)
+from batch.training.metrics import METRICS, Ranked, Resampled, auroc, influence, net_benefit
 from featurestore.store.scorer_metrics import format_interval, format_range
 from tests.benchmarks.coverage import simulate
 
@@ -85,9 +93,9 @@ def test_the_net_benefit_of_alerts_computed_by_hand():
     p = np.array([0.9, 0.5, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
     ranked = Ranked(y, p)
     sample = Resampled(ranked, np.ones((1, 10)))
-    assert net_benefit(sample, 0.2)[0] == pytest.approx(0.3 - 0.1 / 4)
+    assert net_benefit(0.2)(sample)[0] == pytest.approx(0.3 - 0.1 / 4)
     # Where all are alerted: prevalence - (1 - prevalence) x odds.
-    assert net_benefit(sample, 0.05)[0] == pytest.approx(0.4 - 0.6 * 0.05 / 0.95)
+    assert net_benefit(0.05)(sample)[0] == pytest.approx(0.4 - 0.6 * 0.05 / 0.95)
 
 
 def test_the_alerted_part_of_each_stay_computed_by_hand():
@@ -104,8 +112,6 @@ def test_ppv_and_recall_of_alerts_computed_by_hand():
     p = np.linspace(0.9, 0.1, 100)
     alert = PatientBootstrap(y, np.arange(100)).alerts(p, np.full(100, ""))[3]
     assert (alert["per_100"], alert["ppv"][0], alert["sensitivity"][0]) == (20, 12 / 20, 12 / 15)
-    ppv, recall = PatientBootstrap(y, np.arange(100)).at_threshold(p, p[19])
-    assert (ppv[0], recall[0]) == (12 / 20, 12 / 15)
 
 
 def test_a_threshold_of_80_percent_precision_has_twenty_alerts_or_more():
@@ -138,6 +144,41 @@ def test_intervals_equal_those_of_textbooks():
     assert student_interval(0.8, 0.04, 10, LOGIT)[1:] == pytest.approx(
         [low / (1 + low), high / (1 + high)], abs=1e-4
     )
+
+
+def test_a_proportion_counts_no_more_stays_than_there_are():
+    # Thirty patients, each with a hit and a miss: their sums do not differ, by chance.
+    hit, patient = np.arange(60) % 2 == 0, np.arange(60) // 2
+    interval = proportion_interval(hit, np.ones(60, bool), patient)
+    expected = binomtest(30, 60).proportion_ci(method="wilson")
+    assert interval == pytest.approx([0.5, expected.low, expected.high])
+
+
+def test_the_degrees_of_freedom_are_the_patients_that_decide_the_estimate():
+    rng = np.random.default_rng(0)
+    n = np.arange(1_000)
+    assert clustered_freedom(rng.standard_normal(1_000), n < 20, n) > 850
+    assert clustered_freedom((-1.0) ** n, n < 20, n) == 999
+    # Of 1,000 patients 20 contribute. Squares: mean 0.02, 20 x 0.98^2 + 980 x 0.02^2 = 19.6.
+    few = np.where(n < 20, (-1.0) ** n, 0.0)
+    freedom = 2 * 20**2 * 0.999 / 19.6
+    assert clustered_freedom(few, n < 20, n) == pytest.approx(freedom)
+    three_stays = (np.repeat(each, 3) for each in (few, n < 20, n))
+    assert clustered_freedom(*three_stays) == pytest.approx(freedom)
+    # One patient who stands out leaves those with the outcome, less one.
+    assert clustered_freedom(np.where(n == 0, 1.0, 0.0), n < 20, n) == 19
+
+
+@pytest.mark.parametrize("name", ["auroc", "auprc", "accuracy", "brier", "log_loss"])
+def test_the_influence_of_a_stay_is_what_the_metric_changes_without_it(predictions, name):
+    y, p = predictions
+    n, metric = len(y), METRICS[name]
+    moved = influence(metric, y, p)
+    ranked = Ranked(y, p)
+    without = np.ones((n, n)) - np.eye(n)  # in the order of the ranks
+    jackknife = (n - 1) * (estimate(name, y, p) - metric(Resampled(ranked, without)))
+    assert moved.mean() == pytest.approx(0, abs=1e-9)
+    assert np.abs(moved[ranked.order] - jackknife).max() < 0.05 * np.abs(jackknife).max()
 
 
 def test_the_error_of_a_mean_counts_patients_not_stays():
@@ -195,8 +236,6 @@ def test_a_ppv_needs_twenty_alerts_and_ten_labelled_stays_of_each_outcome():
     assert (alerts[5]["ppv"], alerts[5]["sensitivity"], alerts[5]["positive"]) == (None, None, 10)
     # Wilson's of 20 of 20, with the 97.5% quantile for 199 degrees of freedom, 1.972.
     assert alerts[10]["ppv"] == pytest.approx([1, 20 / (20 + 1.972**2), 1], abs=1e-4)
-    assert bootstrap.at_threshold(p, p[18])[0] is None
-    assert bootstrap.at_threshold(p, p[18])[1][0] == 19 / 40
     nine_others = np.where(np.arange(200) < 49, "", "died in hospital")
     assert {alert["ppv"] is None for alert in bootstrap.alerts(p, nine_others)} == {True}
 
@@ -222,6 +261,21 @@ def test_a_difference_is_paired(predictions):
     gain = bootstrap.difference(auroc, p, worse)
     assert gain[0] == pytest.approx(roc_auc_score(y, p) - roc_auc_score(y, worse))
     assert 0 < gain[1] < gain[0] < gain[2]
+
+
+def test_a_difference_of_auprc_has_an_interval_from_100_stays_of_each_outcome_on(predictions):
+    y, p = predictions
+    worse = np.where(np.arange(600) % 3 == 0, 0.3, p)
+    few = np.flatnonzero(y)[99:]
+    metrics = {"auprc": METRICS["auprc"], "auroc": auroc}
+    for members, has_interval in ((np.arange(600), True), (np.delete(np.arange(600), few), False)):
+        compared = PatientBootstrap(y[members], members).compare(
+            metrics, p[members], worse[members]
+        )
+        expected = [average_precision_score(y[members], each[members]) for each in (p, worse)]
+        assert compared["auprc"][2][0] == pytest.approx(expected[0] - expected[1])
+        assert (len(compared["auprc"][2]) == 3) == has_interval
+        assert len(compared["auprc"][0]) == len(compared["auroc"][2]) == 3
 
 
 def test_probabilities_of_extreme_log_odds_do_not_overflow():

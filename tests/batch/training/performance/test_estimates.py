@@ -6,6 +6,8 @@ from scipy.special import expit, logit
 from scipy.stats import t
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from batch.training.intervals import clustered_freedom
+from batch.training.metrics import METRICS, influence
 from batch.training.performance.estimates import (
     calibration_estimates,
     clustered_auroc,
@@ -41,9 +43,11 @@ def test_the_auroc_has_the_standard_error_of_delong_where_patients_have_one_stay
     wins = (p[y][:, None] > p[~y]) + (p[y][:, None] == p[~y]) / 2
     variance = wins.mean(axis=1).var(ddof=1) / y.sum() + wins.mean(axis=0).var(ddof=1) / (~y).sum()
     auroc = roc_auc_score(y, p)
-    margin = t.ppf(0.975, 299) * np.sqrt(variance) / (auroc * (1 - auroc))
+    freedom = clustered_freedom(influence(METRICS["auroc"], y, p), y, patient)
+    assert 100 < freedom < 299
+    margin = t.ppf(0.975, freedom) * np.sqrt(variance) / (auroc * (1 - auroc))
     expected = [auroc, *expit(logit(auroc) + np.array([-margin, margin]))]
-    assert clustered_auroc(y, p, patient) == pytest.approx(expected, abs=1e-3)
+    assert clustered_auroc(y, p, patient) == pytest.approx(expected, abs=1e-4)
 
 
 def test_outcomes_that_are_separated_have_an_interval_below_1():
