@@ -45,7 +45,7 @@ from featurestore.store.scorer_metrics import AlertMetrics, AlertOutcomes, Inter
 
 BOOTSTRAPS = 1_000
 MIN_OUTCOMES = 10  # positives, and as many negatives, below which nothing is estimated
-MIN_ALERTS = 20  # below which no PPV is estimated
+MIN_ALERTS = 20  # below which no PPV is estimated, and no other proportion of stays
 ALERTS_PER_100 = (1, 5, 10, 20, 30)
 _WEIGHTS_IN_MEMORY = 4_000_000
 
@@ -233,12 +233,9 @@ class PatientBootstrap:
             ),
         )
         return (
-            self._proportion(float(ppv), errors[0], float(alerted.sum())),
-            self._proportion(float(recall), errors[1], float(self.y.sum())),
+            wilson_interval(float(ppv), errors[0], float(alerted.sum())),
+            wilson_interval(float(recall), errors[1], float(self.y.sum())),
         )
-
-    def _proportion(self, estimate: float, error: float, n: float) -> Interval:
-        return wilson_interval(estimate, error, n, len(np.unique(self.patient)) - 1)
 
 
 _RECALIBRATED = (calibration_slope, calibration_intercept)

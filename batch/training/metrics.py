@@ -10,7 +10,6 @@ from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from batch.training.calibration import Floats, log_odds, recalibrate
 
@@ -197,11 +196,17 @@ def influence(metric: Metric, y: npt.NDArray[np.bool_], p: Floats) -> Floats | N
         values = metric.values(y.astype(np.float64), p)
         return np.asarray(values - values.mean())
     if metric is auroc:
-        rank, placement = rankdata(p), np.empty(len(y))
-        placement[y] = (rank[y] - rankdata(p[y])) / (~y).sum()  # the negatives below it
-        placement[~y] = 1 - (rank[~y] - rankdata(p[~y])) / y.sum()
+        rank, placement = _rank(p), np.empty(len(y))
+        placement[y] = (rank[y] - _rank(p[y])) / (~y).sum()  # the negatives below it
+        placement[~y] = 1 - (rank[~y] - _rank(p[~y])) / y.sum()
         return np.asarray((placement - placement[y].mean()) / np.where(y, y.mean(), (~y).mean()))
     return _influence_on_auprc(y, p) if metric is auprc else None
+
+
+def _rank(p: Floats) -> Floats:
+    """Return the rank of each value from 1 on, the mean of theirs for equal values (n,)."""
+    _, group, size = np.unique(p, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(size) - (size - 1) / 2)[group])
 
 
 def _influence_on_auprc(y: npt.NDArray[np.bool_], p: Floats) -> Floats:

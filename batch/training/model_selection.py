@@ -82,13 +82,13 @@ def rank(candidates: list[CalibratedFit], subject_id: npt.NDArray[np.int64]) -> 
         return candidate.log_loss or 0.0
 
     def is_better(candidate: CalibratedFit) -> bool:
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
         saved = reference.losses - candidate.losses
         freedom = len(np.unique(subject_id)) - 1
         if freedom < 1:
             return False
-        quantile = float(t.ppf(1 - _LEVEL / 2 / len(others), freedom))
+        quantile = float(stdtrit(freedom, 1 - _LEVEL / 2 / len(others)))
         return bool(saved.mean() > quantile * clustered_error(saved, subject_id))
 
     better = [each for each in others if is_better(each)]

@@ -7,7 +7,6 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from batch.training.bootstrap import MIN_OUTCOMES
 from batch.training.calibration import Floats
 from batch.training.intervals import Mask
 from batch.training.metrics import is_alerted
@@ -101,9 +100,7 @@ def _metrics(
     alerted_stays = alerted[with_label]
     return {
         "sensitivity": sensitivity(stays[0], alerted_stays, stays[2]),
-        "false_positive_rate": proportion(
-            alerted_stays, ~stays[0], stays[2], at_least=MIN_OUTCOMES
-        ),
+        "false_positive_rate": proportion(alerted_stays, ~stays[0], stays[2]),
         "ppv": alert_ppv(y[members], alerted[members], patient[members]),
         "oe_ratio": oe_ratio(*stays),
         "auroc": clustered_auroc(*stays),

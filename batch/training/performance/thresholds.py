@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from batch.training.bootstrap import MIN_ALERTS, MIN_OUTCOMES, enough_outcomes
+from batch.training.bootstrap import MIN_ALERTS, enough_outcomes
 from batch.training.calibration import Floats
 from batch.training.intervals import Mask, linearized_interval, proportion_interval
 from batch.training.metrics import is_alerted, net_benefit
@@ -56,9 +56,9 @@ def threshold_metrics(
                 "without_label": int((alerted & ~has_label).sum()),
                 "alerts_per_day": stays_per_day and float(alerted.mean() * stays_per_day),
                 "sensitivity": sensitivity(y, alerted, patient),
-                "specificity": proportion(~alerted, has_label & ~y, patient, at_least=MIN_OUTCOMES),
+                "specificity": proportion(~alerted, has_label & ~y, patient),
                 "ppv": ppv,
-                "npv": proportion(~y, has_label & ~alerted, patient, at_least=MIN_ALERTS),
+                "npv": proportion(~y, has_label & ~alerted, patient),
                 "number_needed_to_evaluate": inverse(ppv),
                 "net_benefit": _net_benefit(
                     y[has_label], p[has_label], patient[has_label], threshold
@@ -74,21 +74,22 @@ def default_threshold(p: Floats) -> float:
 
 
 def sensitivity(y: Mask, alerted: Mask, patient: npt.NDArray[Any]) -> Interval:
-    """Return the fraction of positives that are alerted; None with fewer than 10 positives."""
-    return proportion(alerted, y, patient, at_least=MIN_OUTCOMES)
+    """Return the fraction of positives that are alerted; None with fewer than 20 positives."""
+    return proportion(alerted, y, patient)
 
 
 def alert_ppv(y: Mask, alerted: Mask, patient: npt.NDArray[Any]) -> Interval:
     """Return the fraction of alerts that are positive; None with fewer than 20 alerts."""
-    return proportion(y, alerted, patient, at_least=MIN_ALERTS)
+    return proportion(y, alerted, patient)
 
 
-def proportion(hit: Mask, counted: Mask, patient: npt.NDArray[Any], at_least: int) -> Interval:
+def proportion(hit: Mask, counted: Mask, patient: npt.NDArray[Any]) -> Interval:
     """Return the fraction of the counted stays (stays,) that are hits, with its interval.
 
-    None where fewer than `at_least` stays count.
+    None where fewer than 20 stays count: a proportion of 10 has 11 values, and even an interval of
+    independent stays covers in 92 to 98% of samples.
     """
-    return proportion_interval(hit, counted, patient) if counted.sum() >= at_least else None
+    return proportion_interval(hit, counted, patient) if counted.sum() >= MIN_ALERTS else None
 
 
 def inverse(interval: Interval) -> Interval:
@@ -104,4 +105,6 @@ def _net_benefit(y: Mask, p: Floats, patient: npt.NDArray[Any], threshold: float
     benefit = net_benefit(threshold).values(y.astype(np.float64), p)
     if not benefit.any():  # nobody is alerted
         return [0.0]
+    if is_alerted(p, threshold).sum() < MIN_ALERTS:
+        return None
     return linearized_interval(float(benefit.mean()), benefit, y, patient)

@@ -25,7 +25,7 @@ def test_the_difference_of_two_proportions_is_newcombes():
     """Example (a) of Newcombe 1998, 56 of 70 and 48 of 80, by his method 10."""
 
     def wilson(hits, n):
-        interval = proportion(np.arange(n) < hits, np.ones(n, bool), np.arange(n), at_least=1)
+        interval = proportion(np.arange(n) < hits, np.ones(n, bool), np.arange(n))
         return interval
 
     assert difference(wilson(56, 70), wilson(48, 80)) == pytest.approx(

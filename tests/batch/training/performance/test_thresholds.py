@@ -45,23 +45,23 @@ def test_the_number_needed_to_evaluate_is_the_inverse_of_the_ppv(stays):
 def test_of_independent_stays_the_interval_is_wilsons():
     hit = np.arange(500) < 130
     expected = binomtest(130, 500).proportion_ci(method="wilson")
-    interval = proportion(hit, np.ones(500, bool), np.arange(500), at_least=1)
+    interval = proportion(hit, np.ones(500, bool), np.arange(500))
     assert interval == pytest.approx([0.26, expected.low, expected.high], abs=2e-4)
 
 
 def test_copies_of_a_stay_make_no_interval_narrower():
     hit = np.arange(100) < 30
-    once = proportion(hit, np.ones(100, bool), np.arange(100), at_least=1)
-    copied = proportion(np.tile(hit, 9), np.ones(900, bool), np.tile(np.arange(100), 9), at_least=1)
+    once = proportion(hit, np.ones(100, bool), np.arange(100))
+    copied = proportion(np.tile(hit, 9), np.ones(900, bool), np.tile(np.arange(100), 9))
     assert copied == pytest.approx(once, abs=1e-9)
 
 
 @pytest.mark.parametrize(
     ("positive", "alerts", "known"),
     [
-        pytest.param(10, 20, {"sensitivity", "ppv"}, id="ten positives and twenty alerts"),
-        pytest.param(9, 20, {"ppv"}, id="nine positives have no sensitivity"),
-        pytest.param(10, 19, {"sensitivity"}, id="nineteen alerts have no PPV"),
+        pytest.param(20, 20, {"sensitivity", "ppv", "net_benefit"}, id="twenty of each"),
+        pytest.param(19, 20, {"ppv", "net_benefit"}, id="nineteen positives: no sensitivity"),
+        pytest.param(20, 19, {"sensitivity"}, id="nineteen alerts: no PPV and no net benefit"),
     ],
 )
 def test_few_stays_have_no_estimate(positive, alerts, known):
@@ -69,7 +69,7 @@ def test_few_stays_have_no_estimate(positive, alerts, known):
     (row,) = threshold_metrics(
         n < positive, np.where(n < alerts, 0.5, 0.1), np.ones(100, bool), n, [0.3]
     )
-    assert {name for name in ("sensitivity", "ppv") if row[name]} == known
+    assert {name for name in ("sensitivity", "ppv", "net_benefit") if row[name]} == known
     assert (row["number_needed_to_evaluate"] is None) == (row["ppv"] is None)
 
 
