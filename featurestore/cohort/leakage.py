@@ -10,10 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from featurestore.cohort.caveats import caveats
 from featurestore.cohort.flow import MANY_EARLY_RETURNS, admission_flow
+from featurestore.cohort.later_data import find_later_data
 from featurestore.cohort.tasks import Task, find_task, scorer_task, stored_task, task_names
-from featurestore.errors import FeatureStoreError, UnknownNameError
+from featurestore.errors import FeatureStoreError, QueryError, UnknownNameError
 from featurestore.store.scorer_metrics import ScorerMetrics, format_interval
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -38,6 +41,8 @@ SEVERITY_OF = {
     "changed-task": "error",
     "outcome-known-at-prediction": "error",
     "broken-task": "error",
+    "covariates-see-later-data": "error",
+    "broken-covariates": "error",
     "stays-over-at-prediction": "warning",
     "outcomes-known-at-different-times": "warning",
     "dropped-task": "warning",
@@ -94,6 +99,7 @@ def audit(store: Store, scorer: str | None = None, task: str | None = None) -> l
     if task and not scorers:
         find_task(store, task)
     findings = [*_store_findings(store)]
+    checked: dict[tuple[str, str], Finding | None] = {}  # sets of covariates at a cutoff
     for row in scorers:
         findings += [
             replace(finding, scorer_id=row["scorer_id"])
@@ -101,6 +107,7 @@ def audit(store: Store, scorer: str | None = None, task: str | None = None) -> l
                 *_admission_findings(store, row),
                 *_auroc_findings(row["label_rule"], row["cutoff"], json.loads(row["metrics"])),
                 *covariate_findings(row["label_rule"], row["cutoff"], json.loads(row["metrics"])),
+                *_later_data_findings(store, row, checked),
                 *_encoder_findings(store, row),
             )
         ]
@@ -189,6 +196,39 @@ def covariate_findings(task: str, cutoff: str, metrics: ScorerMetrics) -> Iterat
         )
 
 
+def _later_data_findings(
+    store: Store, scorer: dict[str, Any], checked: dict[tuple[str, str], Finding | None]
+) -> Iterator[Finding]:
+    """Yield what is wrong with the covariates of a scorer; `checked` has those of others."""
+    query, cutoff = read_sql("cohort/covariates/set_of_scorer"), scorer["cutoff"]
+    for covariates_id, queries in store.sql(query, scorer_id=scorer["scorer_id"]).fetchall():
+        if (covariates_id, cutoff) not in checked:
+            checked[covariates_id, cutoff] = _later_data_finding(store, queries, cutoff)
+        if finding := checked[covariates_id, cutoff]:
+            yield finding
+
+
+def _later_data_finding(store: Store, queries: list[str], cutoff: str) -> Finding | None:
+    try:
+        found = find_later_data(store, queries, cutoff)
+    except (duckdb.Error, QueryError) as error:
+        return _finding(
+            "broken-covariates",
+            None,
+            f"a SELECT of its covariates fails now ({type(error).__name__}) - train it again with "
+            "one that does not",
+        )
+    if not found.stays:
+        return None
+    return _finding(
+        "covariates-see-later-data",
+        found.stays,
+        f"its covariates {', '.join(found.columns)} have other values for {found.stays:,} of "
+        f"{found.of:,} sampled stays when what came after the prediction is removed - count only "
+        "what was known at prediction_times(cutoff := $cutoff), then train it again",
+    )
+
+
 def _finding(code: str, count: int | None, message: str) -> Finding:
     return Finding(code, SEVERITY_OF.get(code, "note"), None, count, message)
 
@@ -218,13 +258,13 @@ def _store_findings(store: Store) -> Iterator[Finding]:
                 "of several looks better than it is - train with --no-test, choose by the log "
                 "loss, and evaluate the one that you chose",
             )
-    if n := store.one(read_sql("cohort/excluded_notes_with_vectors"))[0]:
+    if n := store.one(read_sql("cohort/notes/excluded_notes_with_vectors"))[0]:
         yield _finding(
             "excluded-notes-with-vectors",
             n,
             f"{n:,} excluded notes still have vectors - run featurestore embed",
         )
-    if n := store.one(read_sql("cohort/texts_in_several_splits"))[0]:
+    if n := store.one(read_sql("cohort/notes/texts_in_several_splits"))[0]:
         yield _finding(
             "texts-in-several-splits",
             n,
@@ -242,14 +282,14 @@ def _store_findings(store: Store) -> Iterator[Finding]:
     for (encoder_id,) in store.sql("SELECT encoder_id FROM encoders WHERE active").fetchall():
         if pending := pending_notes_finding(store, encoder_id):
             yield pending
-    if n := store.one(read_sql("cohort/notes_without_time"))[0]:
+    if n := store.one(read_sql("cohort/notes/notes_without_time"))[0]:
         yield _finding(
             "notes-without-time",
             n,
             f"{n:,} notes have a date but no time, so they count as known from the next day - "
             "add their storetime to the source where it exists",
         )
-    if n := store.one(read_sql("cohort/radiology_exam_times"))[0]:
+    if n := store.one(read_sql("cohort/notes/radiology_exam_times"))[0]:
         yield _finding(
             "radiology-exam-time",
             n,

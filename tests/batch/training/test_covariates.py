@@ -556,6 +556,22 @@ def test_honest_covariates_are_no_finding(store, tmp_path):
     assert not [f for f in audit(store, "mean") if "covariate" in f.code]
 
 
+def test_a_covariate_that_counts_later_stays_is_a_leak(store, tmp_path):
+    """It takes $cutoff, so nothing but its values shows that it counts the returns."""
+    (tmp_path / "leak.sql").write_text(
+        "SELECT p.hadm_id, count(*) AS stays FROM prediction_times(cutoff := $cutoff) AS p "
+        "INNER JOIN admissions AS a USING (hadm_id) "
+        "INNER JOIN admissions AS o ON a.subject_id = o.subject_id GROUP BY p.hadm_id"
+    )
+    train(store, "leak", baseline=False, aggregate="mean", covariates=[tmp_path / "leak.sql"])
+    (finding,) = (f for f in audit(store) if f.code == "covariates-see-later-data")
+    assert (finding.severity, finding.scorer_id) == ("error", "leak-v1")
+    assert 0 < finding.count < 30
+    assert finding.message.startswith(
+        f"its covariates stays have other values for {finding.count} of 30 sampled stays"
+    )
+
+
 def test_the_auroc_of_a_covariate_alone_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     y, x = rng.random(500) < 0.3, rng.integers(0, 20, 500).astype(float)
