@@ -458,7 +458,7 @@ def test_thresholds_of_choice_are_those_of_the_table_and_the_groups(reported, tm
     alerted = np.array(p) >= 0.25
     (row, _) = result["thresholds"]
     assert row["alerts"] == alerted.sum()
-    assert row["sensitivity"][0] == pytest.approx(alerted[np.array(y)].mean())
+    assert (np.sum(y) < 20, row["sensitivity"]) == (True, None)
     assert row["alerts_per_day"] == pytest.approx(37.2 * alerted.mean())
     assert "An alert is a predicted risk of 40.0% or more" in page
 
