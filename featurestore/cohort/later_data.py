@@ -41,7 +41,7 @@ class LaterData:
     """Stays whose covariates change when what came after their prediction is removed."""
 
     stays: int
-    of: int  # sampled stays
+    sampled: int
     columns: list[str]
 
 

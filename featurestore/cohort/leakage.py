@@ -210,7 +210,7 @@ def _later_data_findings(
 
 def _later_data_finding(store: Store, queries: list[str], cutoff: str) -> Finding | None:
     try:
-        found = find_later_data(store, queries, cutoff)
+        later_data = find_later_data(store, queries, cutoff)
     except (duckdb.Error, QueryError) as error:
         return _finding(
             "broken-covariates",
@@ -218,14 +218,15 @@ def _later_data_finding(store: Store, queries: list[str], cutoff: str) -> Findin
             f"a SELECT of its covariates fails now ({type(error).__name__}) - train it again with "
             "one that does not",
         )
-    if not found.stays:
+    if not later_data.stays:
         return None
     return _finding(
         "covariates-see-later-data",
-        found.stays,
-        f"its covariates {', '.join(found.columns)} have other values for {found.stays:,} of "
-        f"{found.of:,} sampled stays when what came after the prediction is removed - count only "
-        "what was known at prediction_times(cutoff := $cutoff), then train it again",
+        later_data.stays,
+        f"its covariates {', '.join(later_data.columns)} have other values for "
+        f"{later_data.stays:,} of {later_data.sampled:,} sampled stays when what came after the "
+        "prediction is removed - count only what was known at prediction_times(cutoff := $cutoff), "
+        "then train it again",
     )
 
 

@@ -40,14 +40,14 @@ SELECT
     ],
 )
 def test_covariates_that_count_later_data_are_found(synthetic_store, query, cutoff, columns):
-    found = find_later_data(synthetic_store, [query], cutoff)
-    assert (found.of, found.columns) == (30, columns)
-    assert (found.stays > 0) == bool(columns)
+    later_data = find_later_data(synthetic_store, [query], cutoff)
+    assert (later_data.sampled, later_data.columns) == (30, columns)
+    assert (later_data.stays > 0) == bool(columns)
 
 
 def test_each_select_of_a_set_is_checked(synthetic_store):
-    found = find_later_data(synthetic_store, [KNOWN, ALL_NOTES, LENGTH], "24h")
-    assert found.columns == ["n_notes", "length"]
+    later_data = find_later_data(synthetic_store, [KNOWN, ALL_NOTES, LENGTH], "24h")
+    assert later_data.columns == ["n_notes", "length"]
 
 
 def test_a_select_reads_the_store_alone(synthetic_store):
