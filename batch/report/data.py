@@ -24,7 +24,7 @@ from batch.training.performance.subgroups import groups_of, subgroup_metrics
 from batch.training.performance.thresholds import (
     THRESHOLDS,
     ThresholdRow,
-    default_threshold,
+    riskiest_tenth,
     threshold_metrics,
 )
 from featurestore.cohort.caveats import caveats
@@ -109,7 +109,7 @@ def report_data(
     embeddings, positive = _embeddings(store, row)
     patients = store.rows(read_sql("report/patients"), scorer=row["scorer_id"])
     known_caveats = caveats(store, row["label_rule"])
-    threshold = thresholds[0] if thresholds else default_threshold(stays.risk)
+    threshold = thresholds[0] if thresholds else riskiest_tenth(stays.risk)
     subgroups = subgroup_metrics(
         stays.y,
         stays.risk,

@@ -4,7 +4,7 @@ from typing import Any
 
 import duckdb
 
-from batch.training.performance.thresholds import ALERTED
+from batch.training.performance.thresholds import riskiest_tenth
 from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -46,14 +46,14 @@ def why_no_signal(store: Store, scorer_id: str) -> str | None:
 def default_threshold(con: duckdb.DuckDBPyConnection, scorer_id: str) -> float:
     """Return what the riskiest 10% of predicted test stays reach; of training stays if none are."""
     for split in ("test", "train"):
-        ((threshold,),) = con.execute(
-            "SELECT quantile_disc(probability, $1) FROM scorer_admissions "
-            "WHERE (scorer_id, split) = ($2, $3)",
-            [1 - ALERTED, scorer_id, split],
-        ).fetchall()
-        if threshold is not None:
-            return float(threshold)
-    return 0.5
+        p = con.execute(
+            "SELECT probability FROM scorer_admissions "
+            "WHERE (scorer_id, split) = ($1, $2) AND probability IS NOT NULL",
+            [scorer_id, split],
+        ).fetchnumpy()["probability"]
+        if len(p):
+            break
+    return riskiest_tenth(p)
 
 
 def newest_scorer(store: Store) -> str:

@@ -22,7 +22,7 @@ from batch.training.performance.calibration_curve import ici_if_calibrated
 from batch.training.performance.covariates_alone import auroc_alone
 from batch.training.performance.estimates import prediction_metrics
 from batch.training.performance.subgroups import subgroup_metrics
-from batch.training.performance.thresholds import alert_ppv, default_threshold, sensitivity
+from batch.training.performance.thresholds import alert_ppv, riskiest_tenth, sensitivity
 from batch.training.regression import observed_means
 from featurestore.store.scorer_metrics import (
     AlertMetrics,
@@ -172,7 +172,7 @@ def _subgroups(data: TrainingData, p: Floats) -> list[SubgroupMetrics]:
         data.has_label[predicted],
         data.cohort.subject_id[predicted],
         {by: group_of[predicted] for by, group_of in data.subgroups.items()},
-        default_threshold(p[predicted]),
+        riskiest_tenth(p[predicted]),
     )
 
 

@@ -68,7 +68,7 @@ def threshold_metrics(
     return rows
 
 
-def default_threshold(p: Floats) -> float:
+def riskiest_tenth(p: Floats) -> float:
     """Return the risk that the riskiest 10% of predicted stays (stays,) reach, as `outcomes`."""
     return float(np.quantile(p, 1 - ALERTED, method="inverted_cdf")) if len(p) else 0.5
 

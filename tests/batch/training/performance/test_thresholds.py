@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
-from batch.training.performance.thresholds import default_threshold, proportion, threshold_metrics
+from batch.training.performance.thresholds import proportion, riskiest_tenth, threshold_metrics
 
 
 @pytest.fixture(scope="module")
@@ -81,4 +81,4 @@ def test_without_alerts_there_is_no_benefit_and_no_interval():
 
 def test_the_default_threshold_alerts_the_riskiest_tenth():
     p = np.arange(100) / 100
-    assert (p >= default_threshold(p)).sum() in (10, 11)
+    assert (p >= riskiest_tenth(p)).sum() in (10, 11)
