@@ -189,7 +189,13 @@ def prepared(walked):
         for name, rows in OWN_TABLES.items():
             Path(f"source/{name}.csv").write_text(rows)
         Path("our-hospital").mkdir()
-        for block in [*blocks("docs/sources.md", "sql"), *blocks("docs/labels.md", "sql")]:
+        for name in ("until-2139", "from-2140"):
+            shutil.copytree(SQL / "schemas" / "mimic3", name)
+        for block in [
+            *blocks("docs/sources.md", "sql"),
+            *blocks("docs/labels.md", "sql"),
+            *blocks("docs/scaling.md", "sql"),
+        ]:
             name, select = re.match(r"-- (\S+)\n(.*)", block.text, re.S).groups()
             Path(name).write_text(select)
     return walked
