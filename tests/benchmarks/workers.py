@@ -21,7 +21,7 @@ from batch.demo import write_small_bert
 from batch.embedding import staging
 from batch.embedding.chunks import EmbeddedNotes, embed_notes
 from batch.embedding.cluster import distribution
-from batch.embedding.cluster.worker import Chunk, EmbeddingWorker, Opened
+from batch.embedding.cluster.worker import Chunk, EmbeddingWorker, Job, Opened
 from batch.embedding.encoder import Windows
 from batch.embedding.staging import stage
 from export.onnx_export.exporter import export
@@ -70,11 +70,11 @@ def stand_ins(store, encoder, folder, workers):
     chunks = workers * (SECONDS * RATE // WINDOWS)
     ids = pa.array([f"{number:09d}" for number in range(chunks * NOTES)])
     pending = pa.table({"note_id": ids, "text_hash": pa.array(["0" * 32] * len(ids))})
-    staging.pending_notes = lambda *_: pending.append_column("category", ids)
+    setattr(staging, "pending_notes", lambda *_: pending.append_column("category", ids))  # noqa: B010
     distribution.RayWorkers.resources = lambda *_: distribution._Resources(
         "cpu", 1, {"num_cpus": 0}, workers
     )
-    distribution.RayWorkers.job = lambda *_: distribution.Job("", str(ready), "", "", "cpu", 1)
+    distribution.RayWorkers.job = lambda *_: Job("", str(ready), "", "", "cpu", 1)
     arrivals = []
 
     def progress(done, total, throughput):
@@ -146,7 +146,7 @@ def measure_workers(folder, patients, notes, is_bert_base):
         (len(pickle.dumps(notes, protocol=5)), len(notes.windows.text_no))
         for notes in embed_notes(open_source(store), encoder, to_embed.slice(0, 300))
     ]
-    size, windows = map(sum, zip(*sizes, strict=True))
+    size, n_windows = (sum(column) for column in zip(*sizes, strict=True))
     width = encoder.manifest["dim"]
     row(
         f"bytes through Ray a window, {width} wide",
