@@ -150,7 +150,7 @@ def measure_workers(folder, patients, notes, is_bert_base):
     width = encoder.manifest["dim"]
     row(
         f"bytes through Ray a window, {width} wide",
-        f"{size / windows:,.0f}, {width * 4} of them the vector",
+        f"{size / n_windows:,.0f}, {width * 4} of them the vector",
     )
 
 
