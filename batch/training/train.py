@@ -31,7 +31,7 @@ from batch.training.performance.evaluation_ledger import record_evaluation
 from batch.training.reference import record_reference
 from batch.training.regression import observed_means
 from featurestore.cohort.flow import admission_flow
-from featurestore.cohort.leakage import covariate_findings
+from featurestore.cohort.leakage import covariate_findings, later_data_finding
 from featurestore.cohort.tasks import check_known_after_prediction, find_task
 from featurestore.errors import FeatureStoreError
 from featurestore.store.integrity.checksums import COEF_HASH
@@ -107,7 +107,10 @@ def train(
         candidates = fit_candidates(data, aggregate)
         baselines = fit_baselines(data) | fit_parts(candidates[0], data)
         metrics = evaluate(data, candidates, baselines)
-        findings = covariate_findings(question.name, cutoff, metrics)
+        findings = [*covariate_findings(question.name, cutoff, metrics)]
+        if covariate_set:
+            later_data = later_data_finding(store, covariate_set.queries, cutoff)
+            findings += [later_data] if later_data else []
         metrics["warnings"] += [finding.message for finding in findings]
         if turns:
             metrics["turns"] = _evaluate_by_turns(store, data, aggregate)

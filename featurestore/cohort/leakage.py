@@ -4,7 +4,7 @@ import json
 import os
 import pwd
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -203,12 +203,13 @@ def _later_data_findings(
     query, cutoff = read_sql("cohort/covariates/set_of_scorer"), scorer["cutoff"]
     for covariates_id, queries in store.sql(query, scorer_id=scorer["scorer_id"]).fetchall():
         if (covariates_id, cutoff) not in checked:
-            checked[covariates_id, cutoff] = _later_data_finding(store, queries, cutoff)
+            checked[covariates_id, cutoff] = later_data_finding(store, queries, cutoff)
         if finding := checked[covariates_id, cutoff]:
             yield finding
 
 
-def _later_data_finding(store: Store, queries: list[str], cutoff: str) -> Finding | None:
+def later_data_finding(store: Store, queries: Sequence[str], cutoff: str) -> Finding | None:
+    """Return what is wrong with the values that SELECTs of covariates give at a cutoff, if so."""
     try:
         later_data = find_later_data(store, queries, cutoff)
     except (duckdb.Error, QueryError) as error:

@@ -572,6 +572,16 @@ def test_a_covariate_that_counts_later_stays_is_a_leak(store, tmp_path):
     )
 
 
+def test_a_set_whose_select_fails_now_is_an_error_of_each_of_its_scorers(store):
+    with store.transaction("test") as transaction:
+        transaction.con.execute(
+            "UPDATE covariate_sets SET queries = ['SELECT hadm_id, no_column FROM admissions']"
+        )
+    broken = [f for f in audit(store) if f.code == "broken-covariates"]
+    assert [f.scorer_id for f in broken] == ["mean-v1", "max-v1", "last-note-v1"]
+    assert "fails now (BinderException)" in broken[0].message
+
+
 def test_the_auroc_of_a_covariate_alone_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     y, x = rng.random(500) < 0.3, rng.integers(0, 20, 500).astype(float)
