@@ -23,6 +23,23 @@ CONTENTS = {
 }
 
 
+def everything(store):
+    """Return every row of every table, with its vectors, and every definition, as hashes."""
+    from featurestore import Store
+    from featurestore.store.sql_files import read_sql
+
+    with Store(store.path) as again:
+        con = again.connect()
+        tables = con.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = 'store' ORDER BY 1"
+        ).fetchall()
+        query = read_sql("store/verify/definitions")
+        return con.execute(query).fetchall(), [
+            con.execute(f"SELECT count(*), sum(hash(t)) FROM {table} AS t").fetchall()
+            for (table,) in tables
+        ]
+
+
 def contents(store):
     """Return the rows of every table, sorted."""
     return {

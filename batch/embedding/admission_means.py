@@ -1,6 +1,6 @@
 """The mean of an admission's windows at each cutoff."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import duckdb
 import numpy as np
@@ -8,6 +8,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.cohort.task_registry import predictions_are_stale, refresh_predictions
+from featurestore.store.changes import (
+    forget_up_to_date,
+    log_changes,
+    mark_up_to_date,
+    names_up_to_date,
+    only_changed_stays,
+)
+from featurestore.store.integrity.checksums import delete_rows
 from featurestore.store.sql_files import read_sql
 from featurestore.store.vectors import arrow_to_vectors, vectors_to_arrow
 
@@ -28,31 +36,28 @@ def refresh_means(con: duckdb.DuckDBPyConnection, also: str | None = None) -> No
     """
     refresh_predictions(con)
     cutoffs = kept_cutoffs(con, also)
-    # One cutoff after the other: a join over all notes and windows fills the memory.
-    con.execute(f"CREATE OR REPLACE TEMP TABLE expected_means AS {_STORED} LIMIT 0")
-    for cutoff in cutoffs:
-        con.execute("INSERT INTO expected_means FROM admission_windows(cutoff := $1)", [cutoff])
-    con.execute(
-        "CREATE OR REPLACE TEMP TABLE outdated_means AS "
-        f"SELECT encoder_id, hadm_id, cutoff FROM ({_STORED} EXCEPT FROM expected_means)"
-    )
+    _compare_means(con, cutoffs)
     con.execute(read_sql("embedding/archive_means"))
-    con.execute(
-        "DELETE FROM admission_embeddings WHERE (encoder_id, hadm_id, cutoff) IN "
-        "(SELECT (encoder_id, hadm_id, cutoff) FROM outdated_means)"
+    delete_rows(
+        con,
+        "admission_embeddings",
+        "(encoder_id, hadm_id, cutoff) IN (SELECT (encoder_id, hadm_id, cutoff) "
+        "FROM outdated_means)",
     )
-    con.execute(
-        "CREATE OR REPLACE TEMP TABLE missing_means AS "
-        "SELECT row_number() OVER (ORDER BY encoder_id, hadm_id, cutoff) - 1 AS row_no, * "
-        f"FROM (FROM expected_means EXCEPT {_STORED})"
-    )
-    _insert_missing_means(con, cutoffs)
+    _insert_missing_means(con)
     # Another text can have the same mean.
-    con.execute(
-        "DELETE FROM archived_admission_embeddings "
-        "WHERE (encoder_id, hadm_id, cutoff, vector_hash) IN "
-        "(SELECT (encoder_id, hadm_id, cutoff, vector_hash) FROM admission_embeddings)"
+    delete_rows(
+        con,
+        "archived_admission_embeddings",
+        "(encoder_id, hadm_id, cutoff, vector_hash) IN (SELECT (encoder_id, hadm_id, cutoff, "
+        "vector_hash) FROM admission_embeddings SEMI JOIN missing_means "
+        "USING (encoder_id, hadm_id, cutoff))",
     )
+    log_changes(
+        con, "SELECT hadm_id FROM outdated_means UNION ALL SELECT hadm_id FROM missing_means"
+    )
+    forget_up_to_date(con, "means", list(names_up_to_date(con, "means")))
+    mark_up_to_date(con, "means", cutoffs)
 
 
 def means_are_stale(con: duckdb.DuckDBPyConnection, also: str | None = None) -> bool:
@@ -62,33 +67,58 @@ def means_are_stale(con: duckdb.DuckDBPyConnection, also: str | None = None) -> 
     """
     if predictions_are_stale(con):
         return True
-    cutoffs = kept_cutoffs(con, also)
-    stored = con.execute("SELECT DISTINCT cutoff FROM admission_embeddings").fetchall()
-    if {cutoff for (cutoff,) in stored} - set(cutoffs):
-        return True
-    for cutoff in cutoffs:
-        expected, stored = (
-            con.execute(
-                f"SELECT count(*), sum(hash(t)) FROM ({query}) AS t", {"cutoff": cutoff}
-            ).fetchall()
-            for query in (
-                "FROM admission_windows(cutoff := $cutoff)",
-                f"{_STORED} WHERE cutoff = $cutoff",
-            )
-        )
-        if expected != stored:
-            return True
-    return False
+    _compare_means(con, kept_cutoffs(con, also))
+    (rows,) = con.execute(
+        "SELECT (SELECT count(*) FROM outdated_means) + (SELECT count(*) FROM missing_means)"
+    ).fetchall()[0]
+    return bool(rows)
 
 
-def _insert_missing_means(con: duckdb.DuckDBPyConnection, cutoffs: Sequence[str]) -> None:
+def _compare_means(con: duckdb.DuckDBPyConnection, cutoffs: Sequence[str]) -> None:
+    """Make the tables outdated_means and missing_means.
+
+    At a cutoff that is not kept any more, all means are outdated.
+    """
+    con.execute(f"CREATE OR REPLACE TEMP TABLE expected_means AS {_STORED} LIMIT 0")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE stored_means AS {_STORED} LIMIT 0")
+    former = sorted(names_up_to_date(con, "means") - set(cutoffs))
+    con.execute(f"INSERT INTO stored_means {_STORED} WHERE list_contains($1, cutoff)", [former])
+    # One cutoff after the other: a join over all notes and windows fills the memory.
+    for cutoff in _with_changed_stays(con, cutoffs):
+        con.execute("INSERT INTO expected_means FROM admission_windows(cutoff := $1)", [cutoff])
+        con.execute(f"INSERT INTO stored_means {_STORED} WHERE cutoff = $1", [cutoff])
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE outdated_means AS "
+        "SELECT encoder_id, hadm_id, cutoff FROM (FROM stored_means EXCEPT FROM expected_means)"
+    )
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE missing_means AS "
+        "SELECT row_number() OVER (ORDER BY encoder_id, hadm_id, cutoff) - 1 AS row_no, * "
+        "FROM (FROM expected_means EXCEPT FROM stored_means)"
+    )
+
+
+def _with_changed_stays(con: duckdb.DuckDBPyConnection, cutoffs: Sequence[str]) -> Generator[str]:
+    """Yield each cutoff while only the stays that changed are visible.
+
+    All stays are visible at a cutoff whose means were not complete before.
+    """
+    complete = names_up_to_date(con, "means")
+    current = [cutoff for cutoff in cutoffs if cutoff in complete]
+    with only_changed_stays(con, "means", current):
+        yield from current
+    yield from (cutoff for cutoff in cutoffs if cutoff not in complete)
+
+
+def _insert_missing_means(con: duckdb.DuckDBPyConnection) -> None:
     # The notes of each mean are a table of their own: planned as one query, DuckDB has paired every
     # mean with every vector of its encoder.
     con.execute(
         "CREATE OR REPLACE TEMP TABLE notes_of_means "
         "(row_no BIGINT, encoder_id VARCHAR, note_id VARCHAR, text_hash VARCHAR)"
     )
-    for cutoff in cutoffs:
+    cutoffs = con.execute("SELECT DISTINCT cutoff FROM missing_means ORDER BY 1").fetchall()
+    for cutoff in _with_changed_stays(con, [cutoff for (cutoff,) in cutoffs]):
         con.execute(read_sql("embedding/add_notes_of_means"), {"cutoff": cutoff})
     # Vectors of one width at a time.
     encoders = con.execute(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import duckdb
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from batch.embedding.admission_means import means_are_stale, refresh_means
 from batch.embedding.covariates import covariates_are_stale
@@ -15,6 +16,13 @@ from batch.embedding.shards import Shards
 from batch.embedding.staging import Staged
 from featurestore.errors import FeatureStoreError
 from featurestore.store import failpoints
+from featurestore.store.changes import (
+    log_changes,
+    mark_up_to_date,
+    names_up_to_date,
+    only_changed_stays,
+)
+from featurestore.store.integrity.checksums import NEW_ROWS, delete_rows, update_rows
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
@@ -40,9 +48,12 @@ def commit_staged(
     _exclude_notes_without_tokens(con, staged.without_tokens)
     drop_stale_vectors(con)
     stats = _insert_shards(con, encoder, staged.shards, coefs)
+    log_changes(con, f"SELECT hadm_id FROM embeddings WHERE {NEW_ROWS}")
     staged.counts["windows"] = stats.windows
     check_all_notes_accounted(con, encoder, staged.counts)
     refresh_means(con)
+    if not staged.counts["waiting"]:
+        mark_up_to_date(con, "vectors", [encoder.id])
     return stats
 
 
@@ -52,40 +63,54 @@ def is_out_of_date(store: Store, also: str | None = None) -> bool:
     `also` is a cutoff at which means are needed, beside the kept ones.
     """
     con = store.connect()
-    for query in ("stale_texts", "moved_notes"):
-        (rows,) = con.execute(
-            f"SELECT count(*) FROM ({read_sql(f'embedding/{query}')})"
-        ).fetchall()[0]
-        if rows:
-            return True
-    return means_are_stale(con, also) or covariates_are_stale(store)
+    return _find_stale_vectors(con) or means_are_stale(con, also) or covariates_are_stale(store)
 
 
 def drop_stale_vectors(con: duckdb.DuckDBPyConnection) -> None:
     """Delete the vectors of edited, flagged and withdrawn notes; update those of moved notes."""
-    con.execute(
-        "DELETE FROM embeddings WHERE (note_id, text_hash) IN "
-        f"(SELECT (note_id, text_hash) FROM ({read_sql('embedding/stale_texts')}))"
+    _find_stale_vectors(con)
+    delete_rows(
+        con,
+        "embeddings",
+        "(note_id, text_hash) IN (SELECT (note_id, text_hash) FROM stale_texts)",
     )
-    con.execute(
-        "UPDATE embeddings SET hadm_id = m.hadm_id, available_at = m.available_at "
-        f"FROM ({read_sql('embedding/moved_notes')}) AS m WHERE embeddings.note_id = m.note_id"
+    update_rows(
+        con,
+        "embeddings",
+        "hadm_id = m.hadm_id, available_at = m.available_at FROM moved_notes AS m",
+        "note_id IN (SELECT note_id FROM moved_notes)",
+        "embeddings.note_id = m.note_id",
     )
+
+
+def _find_stale_vectors(con: duckdb.DuckDBPyConnection) -> bool:
+    """Make the tables stale_texts and moved_notes; return whether any has a row."""
+    cutoffs = sorted(names_up_to_date(con, "means"))
+    with only_changed_stays(con, "means", cutoffs):
+        for name in ("stale_texts", "moved_notes"):
+            con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {read_sql(f'embedding/{name}')}")
+    (rows,) = con.execute(
+        "SELECT (SELECT count(*) FROM stale_texts) + (SELECT count(*) FROM moved_notes)"
+    ).fetchall()[0]
+    return bool(rows)
 
 
 def check_all_notes_accounted(
     con: duckdb.DuckDBPyConnection, encoder: Encoder, counts: dict[str, int]
 ) -> None:
-    """Raise FeatureStoreError unless notes = embedded + excluded + waiting; count the unchanged."""
-    notes, excluded, embedded = con.execute(
-        read_sql("embedding/note_counts"), {"encoder_id": encoder.id}
-    ).fetchall()[0]
-    if notes != embedded + excluded + counts["waiting"]:
+    """Raise FeatureStoreError unless every ready note is embedded or waits; count the unchanged."""
+    with only_changed_stays(con, "vectors", [encoder.id]):
+        (waiting,) = con.execute(
+            f"SELECT count(*) FROM ({read_sql('embedding/unembedded_notes')})",
+            {"encoder_id": encoder.id},
+        ).fetchall()[0]
+    (ready,) = con.execute("SELECT count(*) FROM notes WHERE status = 'ready'").fetchall()[0]
+    if waiting != counts["waiting"]:
         raise FeatureStoreError(
-            f"{notes:,} notes do not add up: {embedded:,} embedded, {excluded:,} excluded, "
-            f"{counts['waiting']:,} waiting; nothing was changed - please report this"
+            f"{ready:,} notes do not add up: {waiting:,} have no vector, and {counts['waiting']:,} "
+            "should have none; nothing was changed - please report this"
         )
-    counts["unchanged"] = embedded - counts["embedded"] - counts["resumed"]
+    counts["unchanged"] = ready - waiting - counts["embedded"] - counts["resumed"]
 
 
 def register_encoder(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
@@ -109,11 +134,15 @@ def register_encoder(con: duckdb.DuckDBPyConnection, encoder: Encoder) -> None:
 
 
 def _exclude_notes_without_tokens(con: duckdb.DuckDBPyConnection, note_ids: list[str]) -> None:
-    con.execute(
-        "UPDATE notes SET status = 'excluded', reason = 'no words' "
-        "WHERE note_id IN (SELECT unnest($1::VARCHAR[]))",
-        [note_ids],
-    )
+    if note_ids:
+        con.register("no_words", pa.table({"note_id": note_ids}))
+        update_rows(
+            con,
+            "notes",
+            "status = 'excluded', reason = 'no words'",
+            "note_id IN (SELECT note_id FROM no_words)",
+        )
+        con.unregister("no_words")
 
 
 def _insert_shards(
@@ -124,7 +153,12 @@ def _insert_shards(
 ) -> NightlyStats:
     """Insert the windows of notes that are not embedded yet."""
     con.execute("PRAGMA force_compression = 'uncompressed'")  # floats gain nothing, and cost time
-    con.execute(read_sql("embedding/unembedded_notes"), {"encoder_id": encoder.id})
+    with only_changed_stays(con, "vectors", [encoder.id]):
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE unembedded_notes AS "
+            f"{read_sql('embedding/unembedded_notes')}",
+            {"encoder_id": encoder.id},
+        )
     stats = NightlyStats(encoder.id, encoder.manifest["dim"], coefs)
     for shard in shards.tables():
         failpoints.hit("insert")

@@ -15,6 +15,8 @@ import pyarrow as pa
 from featurestore.errors import FeatureStoreError, QueryError
 from featurestore.query.execution import describe, read_select
 from featurestore.query.sandbox import check
+from featurestore.store.changes import log_changes
+from featurestore.store.integrity.checksums import delete_rows
 from featurestore.store.sql_files import SQL, read_sql
 from featurestore.store.store import Store
 from featurestore.store.vectors import vectors_to_arrow
@@ -116,19 +118,27 @@ def refresh_covariates(store: Store, con: duckdb.DuckDBPyConnection) -> None:
         f"SELECT covariates_id, cutoff, hadm_id FROM ({_STORED} EXCEPT {_EXPECTED})"
     )
     con.execute(read_sql("embedding/archive_covariates"))
-    con.execute(
-        "DELETE FROM admission_covariates WHERE (covariates_id, cutoff, hadm_id) IN "
-        "(SELECT (covariates_id, cutoff, hadm_id) FROM outdated_covariates)"
+    log_changes(
+        con,
+        "SELECT hadm_id FROM outdated_covariates UNION ALL "
+        f"SELECT hadm_id FROM ({_EXPECTED} EXCEPT {_STORED})",
+    )
+    delete_rows(
+        con,
+        "admission_covariates",
+        "(covariates_id, cutoff, hadm_id) IN "
+        "(SELECT (covariates_id, cutoff, hadm_id) FROM outdated_covariates)",
     )
     con.execute(
         "INSERT INTO admission_covariates BY NAME SELECT *, hash(design) AS design_hash "
         f"FROM ({_EXPECTED} EXCEPT {_STORED}) ORDER BY covariates_id, cutoff, hadm_id"
     )
     # What was archived can come back.
-    con.execute(
-        "DELETE FROM archived_admission_covariates "
-        "WHERE (covariates_id, cutoff, hadm_id, design_hash) IN "
-        "(SELECT (covariates_id, cutoff, hadm_id, design_hash) FROM admission_covariates)"
+    delete_rows(
+        con,
+        "archived_admission_covariates",
+        "(covariates_id, cutoff, hadm_id, design_hash) IN "
+        "(SELECT (covariates_id, cutoff, hadm_id, design_hash) FROM admission_covariates)",
     )
 
 

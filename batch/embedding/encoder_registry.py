@@ -1,6 +1,8 @@
 """The encoders of a store: promote and drop them."""
 
 from featurestore.errors import FeatureStoreError
+from featurestore.store.changes import forget_up_to_date
+from featurestore.store.integrity.checksums import delete_rows
 from featurestore.store.store import Store
 from featurestore.store.vectors import find_encoder
 
@@ -34,15 +36,15 @@ def drop_encoder(store: Store, encoder: str, force: bool = False) -> int:
                 "drop-encoder --force removes them anyway"
             )
         with store.transaction("drop-encoder") as transaction:
-            windows: int = transaction.con.execute(
-                "DELETE FROM embeddings WHERE encoder_id = $1", [encoder]
-            ).fetchall()[0][0]
+            con = transaction.con
+            windows = delete_rows(con, "embeddings", "encoder_id = $1", [encoder])
             for table in (
                 "admission_embeddings",
                 "archived_admission_embeddings",
                 "nightly_embedding_stats",
-                "encoders",
             ):
-                transaction.con.execute(f"DELETE FROM {table} WHERE encoder_id = $1", [encoder])
+                delete_rows(con, table, "encoder_id = $1", [encoder])
+            con.execute("DELETE FROM encoders WHERE encoder_id = $1", [encoder])
+            forget_up_to_date(con, "vectors", [encoder])
             transaction.counts.update(dropped=encoder, windows=windows)
     return windows

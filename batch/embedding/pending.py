@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from featurestore.errors import NotEnoughDataError
 from featurestore.source.sync import SourceDiff
+from featurestore.store.changes import only_changed_stays
 from featurestore.store.database import open_duckdb
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -25,9 +26,10 @@ def pending_notes(store: Store, encoder_id: str, diff: SourceDiff | None = None)
     no_notes = con.execute("FROM notes LIMIT 0").to_arrow_table()
     con.register("changed_notes", diff.rows["notes"] if diff else no_notes)
     con.register("deleted_notes", diff.deleted["notes"] if diff else no_notes)
-    pending = con.execute(
-        read_sql("embedding/pending_notes"), {"encoder_id": encoder_id}
-    ).to_arrow_table()
+    with only_changed_stays(con, "vectors", [encoder_id]):
+        pending = con.execute(
+            read_sql("embedding/pending_notes"), {"encoder_id": encoder_id}
+        ).to_arrow_table()
     con.unregister("changed_notes")
     con.unregister("deleted_notes")
     return pending

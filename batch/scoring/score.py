@@ -6,6 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from batch.embedding.embed import update_embeddings
 from batch.embedding.pending import pending_notes
 from batch.scoring.scorer_registry import (
@@ -15,6 +17,7 @@ from batch.scoring.scorer_registry import (
     why_no_signal,
 )
 from featurestore.errors import FeatureStoreError
+from featurestore.store.changes import mark_up_to_date, only_changed_stays
 from featurestore.store.files import private_file
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -65,26 +68,40 @@ def add_scores(
     transaction: Transaction, scorer_id: str, only_due: bool = False, hadm_ids: Sequence[int] = ()
 ) -> int:
     """Record a scorer's scores: all, the due ones or those of `hadm_ids`; return their number."""
-    scores = read_sql("scoring/due_scores") if only_due else "FROM score_admissions($scorer)"
-    scored: int = transaction.con.execute(
+    con = transaction.con
+    if only_due:
+        _find_due_scores(con, scorer_id)
+    else:
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE new_scores AS FROM score_admissions($scorer) "
+            "WHERE len($only) = 0 OR list_contains($only, hadm_id)",
+            {"scorer": scorer_id, "only": list(hadm_ids)},
+        )
+    scored: int = con.execute(
         "INSERT INTO scores SELECT $scorer, hadm_id, $run, probability, prediction_time, $now, "
-        f"input_hash, subject_id FROM ({scores}) INNER JOIN admissions USING (hadm_id) "
-        "WHERE len($only) = 0 OR list_contains($only, hadm_id) ORDER BY hadm_id",
-        {
-            "scorer": scorer_id,
-            "run": transaction.run_id,
-            "now": datetime.now(),
-            "only": list(hadm_ids),
-        },
+        "input_hash, subject_id FROM new_scores INNER JOIN admissions USING (hadm_id) "
+        "ORDER BY hadm_id",
+        {"scorer": scorer_id, "run": transaction.run_id, "now": datetime.now()},
     ).fetchall()[0][0]
+    if not hadm_ids:
+        mark_up_to_date(con, "scores", [scorer_id])
     return scored
 
 
 def scores_due(store: Store, scorer_id: str) -> int:
     """Return how many admissions have no score by this scorer, or would get another one now."""
-    query = f"SELECT count(*) FROM ({read_sql('scoring/due_scores')})"
-    due: int = store.one(query, scorer=scorer_id)[0]
+    _find_due_scores(store.connect(), scorer_id)
+    due: int = store.one("SELECT count(*) FROM new_scores")[0]
     return due
+
+
+def _find_due_scores(con: duckdb.DuckDBPyConnection, scorer_id: str) -> None:
+    """Make the table new_scores of the admissions that changed, or of all the first time."""
+    with only_changed_stays(con, "scores", [scorer_id]):
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE new_scores AS {read_sql('scoring/due_scores')}",
+            {"scorer": scorer_id},
+        )
 
 
 def risk_ranks(store: Store, scorer_id: str, hadm_ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from featurestore.cohort.tasks import Task, check_labels, outcome_of, stored_tas
 from featurestore.errors import FeatureStoreError, QueryError
 from featurestore.query.execution import describe, read_select
 from featurestore.query.sandbox import check
+from featurestore.store.changes import forget_up_to_date, log_changes
+from featurestore.store.integrity.checksums import delete_rows
 from featurestore.store.schema import make_objects
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -109,8 +111,9 @@ def drop_task(store: Store, name: str) -> list[str]:
         with store.transaction("task") as transaction:
             con = transaction.con
             con.execute("DELETE FROM tasks WHERE name = $1", [name])
-            con.execute("DELETE FROM task_labels_from_files WHERE task = $1", [name])
-            con.execute("DELETE FROM task_predictions WHERE task = $1", [name])
+            delete_rows(con, "task_labels_from_files", "task = $1", [name])
+            delete_rows(con, "task_predictions", "task = $1", [name])
+            forget_up_to_date(con, "means", [f"task:{name}"])
             make_objects(con, ("task_select",))
             transaction.counts.update(dropped=name)
     return [scorer_id for (scorer_id,) in scorers]
@@ -124,9 +127,16 @@ def refresh_predictions(con: duckdb.DuckDBPyConnection) -> None:
         check_labels(con, task)
         query = read_sql("cohort/tasks/task_predictions")
         con.execute(query, {"task": name, "labels": task.labels})
-    con.execute(
-        "DELETE FROM task_predictions WHERE (task, hadm_id, prediction_time) NOT IN "
-        "(SELECT (task, hadm_id, prediction_time) FROM new_predictions)"
+    log_changes(
+        con,
+        "(FROM task_predictions EXCEPT FROM new_predictions) UNION ALL "
+        "(FROM new_predictions EXCEPT FROM task_predictions)",
+    )
+    delete_rows(
+        con,
+        "task_predictions",
+        "(task, hadm_id, prediction_time) NOT IN "
+        "(SELECT (task, hadm_id, prediction_time) FROM new_predictions)",
     )
     con.execute(
         "INSERT INTO task_predictions "

@@ -22,6 +22,8 @@ from featurestore.source.comparison import (
     open_comparison,
 )
 from featurestore.source.source import Source, open_source
+from featurestore.store.changes import log_changes
+from featurestore.store.integrity.checksums import delete_rows
 from featurestore.store.schema import OPTIONAL_TABLES
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -211,20 +213,36 @@ def _delete_vectors(transaction: Transaction, withdrawn: TableStream) -> None:
 
     Otherwise forget could not find them until the next run of embed deletes them.
     """
-    transaction.con.register("withdrawn", withdrawn)
-    for table in ("embeddings", "admission_embeddings", "admission_covariates"):
-        transaction.con.execute(read_sql(f"sync/delete_{table}"))
-    transaction.con.unregister("withdrawn")
+    if not len(withdrawn):
+        return
+    con = transaction.con
+    con.register("withdrawn", withdrawn)
+    con.execute(read_sql("sync/unlinked_stays"))
+    con.unregister("withdrawn")
+    unlinked = "hadm_id IN (FROM unlinked_stays)"
+    # A note that was moved to another stay keeps its vectors.
+    delete_rows(con, "embeddings", f"{unlinked} AND note_id NOT IN (SELECT note_id FROM notes)")
+    for table in ("admission_embeddings", "admission_covariates"):
+        delete_rows(con, table, unlinked)
 
 
 def _apply(transaction: Transaction, table: str, rows: TableStream, deleted: TableStream) -> None:
     con, key = transaction.con, key_columns(table)
     con.register("changed_rows", rows)
     con.register("deleted_keys", deleted)
-    con.execute(
-        f"DELETE FROM {table} WHERE ({key}) IN "
-        f"(SELECT ({key}) FROM changed_rows UNION ALL SELECT ({key}) FROM deleted_keys)"
+    outdated = (
+        f"({key}) IN (SELECT ({key}) FROM changed_rows UNION ALL "
+        f"SELECT ({key}) FROM deleted_keys)"
     )
+    if table in _REQUIRED_TABLES:
+        columns = "hadm_id, subject_id"
+        log_changes(
+            con,
+            f"SELECT {columns} FROM {table} WHERE {outdated} "
+            f"UNION ALL SELECT {columns} FROM changed_rows",
+            patients=table == "admissions",
+        )
+    delete_rows(con, table, outdated)
     con.execute(f"INSERT INTO {table} SELECT * FROM changed_rows ORDER BY {key}")
     con.unregister("changed_rows")
     con.unregister("deleted_keys")

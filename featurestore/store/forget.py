@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 
 from featurestore.errors import FeatureStoreError, StoreDamagedError, UnknownNameError
 from featurestore.store import failpoints
+from featurestore.store.changes import log_changes
 from featurestore.store.files import private_file
+from featurestore.store.integrity.checksums import delete_rows
 from featurestore.store.integrity.shard_seal import SUFFIX, ShardSeal
 from featurestore.store.schema import OPTIONAL_TABLES
 from featurestore.store.sql_files import read_sql
@@ -42,6 +44,7 @@ _PATIENT_ROWS = {
     "reference_scores": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
     "task_labels_from_files": "hadm_id IN (FROM patient_stays)",
     "task_predictions": "hadm_id IN (FROM patient_stays)",
+    "changed_admissions": "hadm_id IN (FROM patient_stays) OR subject_id IN (FROM patients)",
     "nightly_embedding_stats": f"n_notes < {_FEWEST_NOTES}",
 }
 
@@ -70,6 +73,8 @@ def forget(
                 encoder
                 for (encoder,) in con.execute(read_sql("store/forget/affected_encoders")).fetchall()
             ]
+            # The means of others, over a note that was moved to these patients, are computed again.
+            log_changes(con, "FROM patient_means ANTI JOIN patient_stays USING (hadm_id)")
             rows = {table: _delete(con, table, where) for table, where in _PATIENT_ROWS.items()}
             not_reached = _not_reached(con, encoders)
             shards = _remove_shards(store, con)
@@ -124,8 +129,7 @@ def _check_known(store: Store, patients: Sequence[int]) -> None:
 
 def _delete(con: duckdb.DuckDBPyConnection, table: str, where: str) -> int:
     failpoints.hit("clean")
-    rows: int = con.execute(f"DELETE FROM {table} WHERE {where}").fetchall()[0][0]
-    return rows
+    return delete_rows(con, table, where)
 
 
 def _remove_shards(store: Store, con: duckdb.DuckDBPyConnection) -> int:

@@ -35,7 +35,7 @@ TABLES = (
     *_SOURCE_TABLES,
     *("encoders", "embeddings", "admission_embeddings"),
     *("archived_admission_embeddings", "scorers", "scorer_admissions", "scores", "runs"),
-    *("accepted_findings", "evaluations", "forgotten"),
+    *("accepted_findings", "evaluations", "forgotten", "changed_admissions", "up_to_date"),
     *_MONITORING_TABLES,
     *_TASK_TABLES,
     *_COVARIATE_TABLES,
@@ -82,6 +82,7 @@ KEYS = {
     "accepted_findings": "(code, scorer_id, accepted_at)",
     "evaluations": "(scorer_id, evaluated_at)",
     "forgotten": "patient_hash",
+    "up_to_date": "(kind, name)",
     "tasks": "name",
     "task_labels_from_files": "(task, hadm_id)",
     "task_predictions": "(task, hadm_id)",
@@ -97,6 +98,16 @@ VECTORS = {
     "scorers": "coef",
     "nightly_embedding_stats": "embedding",
 }
+# Few rows, whatever the number of notes and stays: each commit reads them whole.
+SMALL_TABLES = (
+    *("settings", "encoders", "scorers", "tasks", "covariate_sets", "runs", "accepted_findings"),
+    *("evaluations", "forgotten", "reference_log_odds", "up_to_date"),
+)
+# What macros and views read, by stay.
+VIEWS_OF_STAYS = (
+    *("admissions", "notes", "embeddings", "admission_embeddings", "admission_covariates"),
+    *("task_predictions", "scores"),
+)
 _CUTOFF = re.compile(r"discharge|(?:discharge\+)?[0-9]{1,4}h|task:[a-z][a-z0-9_]*")
 
 

@@ -23,16 +23,17 @@ from featurestore.store.database import attach, open_duckdb
 from featurestore.store.files import copy, create_private, fsync, private_folder, try_lock
 from featurestore.store.integrity.audit_log import (
     last_run,
-    matches_run,
     read_seal,
     record_run,
     seal_line,
     write_seal,
 )
 from featurestore.store.integrity.checksums import (
-    check_rows,
+    Checksums,
+    begin_changes,
     checksum_mismatches,
     checksums,
+    checksums_after_changes,
     checksums_hash,
     duplicate_keys,
     recorded_checksums,
@@ -74,13 +75,12 @@ def next_version(
         with contextlib.closing(_open_draft(draft)) as con:
             previous = last_run(con)
             con.execute("BEGIN")
-            hash_before = checksums_hash(checksums(con))
+            begin_changes(con)
             # No checksum covers views and macros: a changed one lasts until the next job at most.
             make_objects(con, VIEWS_AND_MACROS)
             transaction = Transaction(con, previous[0] + 1)
             yield transaction
-            check_rows(con)
-            _record(transaction, command, started_at, hash_before)
+            _record(transaction, command, started_at, checksums_after_changes(con))
             failpoints.hit("checkpoint")
             con.execute("COMMIT")
             con.execute("CHECKPOINT")  # A damaged write-ahead log can lose a commit silently.
@@ -103,7 +103,7 @@ def first_version(
             make_objects(con, TABLES + VIEWS_AND_MACROS)
             values = ", ".join(f"${column} AS {column}" for column in settings)
             con.execute(f"INSERT INTO settings BY NAME SELECT {values}", settings)
-            _record(Transaction(con, 0), "init", started_at, checksums_hash({}))
+            _record(Transaction(con, 0), "init", started_at, checksums(con))
             con.execute("CHECKPOINT")
         draft.chmod(0o600)
         if group_id is not None:
@@ -114,9 +114,10 @@ def first_version(
         _publish(store, draft, 0)
 
 
-def _record(transaction: Transaction, command: str, started_at: datetime, hash_before: str) -> None:
+def _record(
+    transaction: Transaction, command: str, started_at: datetime, contents: Checksums
+) -> None:
     """Append the run with the checksums of the tables, the last row of a commit."""
-    contents = checksums(transaction.con)
     record_run(
         transaction.con,
         run_id=transaction.run_id,
@@ -124,7 +125,6 @@ def _record(transaction: Transaction, command: str, started_at: datetime, hash_b
         started_at=started_at,
         counts=json.dumps(transaction.counts),
         versions=json.dumps({"clinical-featurestore": __version__, "duckdb": duckdb.__version__}),
-        hash_before=hash_before,
         hash_after=checksums_hash(contents),
         contents=json.dumps(contents),
     )
@@ -161,9 +161,9 @@ def _publish(
     """Rename the draft over the store, durably: whoever opens it next sees the new version."""
     if draft.with_name(draft.name + ".wal").exists():
         raise FeatureStoreError(f"{draft} was not written completely - run the command again")
-    new = seal_line(_check_written(draft, run_id), draft)
+    new = seal_line(_check_written(draft, run_id))
     # If the job is killed before the second seal, the store is one of the two.
-    old = [line for line in read_seal(store) if previous and matches_run(line, previous)]
+    old = [line for line in read_seal(store) if previous and line == seal_line(previous)]
     write_seal(store, *old, new)
     fsync(draft)
     failpoints.hit("rename")

@@ -5,16 +5,18 @@ import stat
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
+from featurestore.store.changes import find_changed_stays, names_up_to_date
+from featurestore.store.database import attach, open_duckdb
 from featurestore.store.integrity.audit_log import (
     broken_chain,
     check_seal,
-    file_hash,
     last_run,
     read_seal,
     seal_path,
@@ -26,20 +28,21 @@ from featurestore.store.integrity.checksums import (
     wrong_widths,
 )
 from featurestore.store.integrity.shard_seal import SUFFIX
-from featurestore.store.schema import VECTORS, VIEWS_AND_MACROS
+from featurestore.store.schema import TABLES, VECTORS, VIEWS_AND_MACROS, make_objects
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import lock_path
+from featurestore.version import __version__
 
 
 def verify(store: Store) -> list[str]:
     """Return what is wrong with the newest version of a store, a sentence each; empty if nothing.
 
-    Checks the modes of the files, that there is no write-ahead log, the seal (the last run and
-    every byte), the checksums, views and macros, keys, and the audit log. Each vector must be
-    finite, as wide as its encoder's and as it was written; each note accounted for, with all its
-    windows. A sample of the means is computed again. Coefficients and staged shards must be
-    unchanged.
+    Checks the modes of the files, that there is no write-ahead log, the seal (the last run), the
+    checksums of the tables, the definitions of tables, views and macros, keys, and the audit log.
+    Each vector must be finite, as wide as its encoder's and as it was written; each note accounted
+    for, with all its windows. Each mean must be of the right windows, and a sample is computed
+    again. Coefficients and staged shards must be unchanged.
     """
     return list(dict.fromkeys(_findings(store)))
 
@@ -54,13 +57,14 @@ def _findings(store: Store) -> Iterator[str]:
         return
     for check in (
         checksum_mismatches,
-        _foreign_objects,
+        _wrong_definitions,
         duplicate_keys,
         wrong_widths,
         broken_chain,
         _invalid_vectors,
         _invalid_notes,
         _changed_coefficients,
+        _wrong_windows,
         _wrong_means,
     ):
         yield from _guard(partial(check, con))
@@ -116,17 +120,42 @@ def _compare_seal(store: Store) -> Iterator[str]:
             "not be detected - the next command that changes the store writes it"
         )
         return
-    current = file_hash(store.path)
     check_seal(store.path, last_run(store.connect()))
-    if not any(line.endswith(f" {current}\n") for line in lines):
-        yield f"{store.path} is not byte for byte what the last job left"
 
 
-def _foreign_objects(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    """Find views, macros and schemas that are not this program's; each job replaces its own."""
-    known = {"known": list(VIEWS_AND_MACROS)}
-    for (name,) in con.execute(read_sql("store/verify/foreign_objects"), known).fetchall():
-        yield f"{name} is not a view, macro or schema of this program: another one made it"
+def _wrong_definitions(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    """Find views, macros and schemas that are not this program's, and definitions that differ.
+
+    Each job replaces the views and macros; those of another version of the program may differ.
+    """
+    query = read_sql("store/verify/definitions")
+    (version,) = con.execute(
+        "SELECT max_by(versions ->> '$.\"clinical-featurestore\"', run_id) FROM runs"
+    ).fetchall()[0]
+    stored = dict(con.execute(query).fetchall())
+    (encrypted,) = con.execute(
+        "SELECT encrypted FROM duckdb_databases() WHERE database_name = current_database()"
+    ).fetchall()[0]
+    # Definitions that are read from a file are not worded as they were made.
+    with TemporaryDirectory() as folder:
+        with open_duckdb() as own:
+            attach(own, Path(folder) / "own", "store", read_only=False, encrypt=encrypted)
+            own.execute("USE store")
+            make_objects(own, TABLES)
+            own.register("stored_tasks", con.execute("FROM tasks").to_arrow_table())
+            own.execute("INSERT INTO tasks FROM stored_tasks")
+            make_objects(own, VIEWS_AND_MACROS)
+        with open_duckdb() as own:
+            attach(own, Path(folder) / "own", "store")
+            own.execute("USE store")
+            expected = dict(own.execute(query).fetchall())
+    for name in sorted(stored.keys() - expected.keys()):
+        yield f"{name} is not a table, view, macro or schema of this program: another one made it"
+    for name in sorted(stored.keys() & expected.keys()):
+        if stored[name] != expected[name] and version == __version__:
+            yield f"{name} is not defined as this program defines it"
+    for name in sorted(expected.keys() - stored.keys()):
+        yield f"{name} is missing"
 
 
 def _invalid_vectors(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
@@ -154,6 +183,24 @@ def _changed_coefficients(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     query = f"SELECT scorer_id FROM scorers WHERE coef_hash <> {COEF_HASH} ORDER BY 1"
     for (scorer,) in con.execute(query).fetchall():
         yield f"the coefficients of {scorer} are not those that were fitted"
+
+
+def _wrong_windows(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    """Find means that are not of the windows that are known, where no change waits to be applied.
+
+    Jobs compare the stays that changed only; this compares all.
+    """
+    complete = sorted(names_up_to_date(con, "means"))
+    if not find_changed_stays(con, "means", complete):
+        return
+    wrong = 0
+    for cutoff in complete:
+        (count,) = con.execute(
+            read_sql("store/verify/wrong_windows"), {"cutoff": cutoff}
+        ).fetchall()[0]
+        wrong += count
+    if wrong:
+        yield f"{wrong:,} means are not those of the windows that were known"
 
 
 def _wrong_means(con: duckdb.DuckDBPyConnection) -> Iterator[str]:

@@ -10,7 +10,6 @@ CREATE TABLE runs (
     counts JSON NOT NULL,
     versions JSON NOT NULL,
     uid INTEGER NOT NULL,
-    hash_before VARCHAR NOT NULL,
     hash_after VARCHAR NOT NULL,
     chain VARCHAR NOT NULL,
     contents JSON
@@ -24,7 +23,6 @@ COMMENT ON COLUMN runs.finished_at IS 'Local time.';
 COMMENT ON COLUMN runs.counts IS 'What the job did, as JSON.';
 COMMENT ON COLUMN runs.versions IS 'Versions of the program and of DuckDB, as JSON.';
 COMMENT ON COLUMN runs.uid IS 'User id on the machine that ran the job.';
-COMMENT ON COLUMN runs.hash_before IS 'SHA-256 of contents before the run.';
 COMMENT ON COLUMN runs.hash_after IS 'SHA-256 of contents after the run.';
 COMMENT ON COLUMN runs.chain IS
 'SHA-256 of this row, without contents, and of the chain before it; any edited or deleted row breaks

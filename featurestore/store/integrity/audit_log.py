@@ -1,15 +1,14 @@
 """The audit log: who did what to a store, each run chained to the one before, and its seal.
 
-The table `runs` is the log. The seal is a file beside the store with the last run, its chain hash
-and a hash of the whole store file. An older version that is put back, or a changed byte, does not
-match it.
+The table `runs` is the log. The seal is a file beside the store with the last run and its chain
+hash. An older version that is put back does not match it.
 """
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from featurestore.errors import StoreDamagedError
 from featurestore.store.files import private_file
 from featurestore.store.integrity.checksums import checksums, checksums_hash, recorded_checksums
 
-_BLOCK = 1 << 24  # bytes
+_SEAL_LINE = re.compile(r"[0-9]+ [0-9a-f]{64}\n")
 # What the chain hash covers. `contents` is covered by hash_after, its own hash.
 _CHAINED = (
     *("run_id", "command", "started_at", "finished_at", "status", "counts", "versions", "uid"),
-    *("hash_before", "hash_after"),
+    "hash_after",
 )
 
 
@@ -58,13 +57,11 @@ def broken_chain(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         return
     last, last_chain, last_hash, last_version = None, None, None, None
     for *run, chain, version in rows:
-        run_id, *_, hash_before, hash_after = run
+        run_id, *_, hash_after = run
         if last is not None and run_id != last + 1:
             yield f"runs lacks the runs between {last} and {run_id}"
         elif chain != _chain_hash(last_chain, tuple(run)):
             yield f"run {run_id} in runs was changed, or does not follow from the run before"
-        elif last is not None and hash_before != last_hash and version == last_version:
-            yield f"another program changed the store between run {last} and run {run_id}"
         last, last_chain, last_hash, last_version = run_id, chain, hash_after, version
     recorded, _ = recorded_checksums(con)
     same_version = last_version == duckdb.__version__
@@ -84,14 +81,9 @@ def seal_path(store: Path) -> Path:
     return store.with_name(store.name + ".seal")
 
 
-def seal_line(run: tuple[int, str], file: Path) -> str:
-    """Return the line of a seal: run, chain hash and a hash of every byte of the store file."""
-    return f"{run[0]} {run[1]} {file_hash(file)}\n"
-
-
-def matches_run(line: str, run: tuple[int, str]) -> bool:
-    """Return whether a line of a seal names this run."""
-    return line.startswith(f"{run[0]} {run[1]} ")
+def seal_line(run: tuple[int, str]) -> str:
+    """Return the line of a seal: a run and its chain hash."""
+    return f"{run[0]} {run[1]}\n"
 
 
 def write_seal(store: Path, *lines: str) -> None:
@@ -123,7 +115,7 @@ def read_seal(store: Path) -> list[str]:
         return []
     except (OSError, UnicodeDecodeError):
         lines = []
-    if not lines or any(len(line.split(" ")) != 3 for line in lines):
+    if not lines or any(not _SEAL_LINE.fullmatch(line) for line in lines):
         raise StoreDamagedError(
             f"{seal} cannot be read, or is damaged - once you are sure that {store} is the right "
             f"file, remove {seal}"
@@ -134,21 +126,9 @@ def read_seal(store: Path) -> list[str]:
 def check_seal(store: Path, run: tuple[int, str]) -> None:
     """Raise StoreDamagedError if the store is at another run than its seal."""
     lines = read_seal(store)
-    if lines and not any(matches_run(line, run) for line in lines):
+    if lines and seal_line(run) not in lines:
         sealed_run = lines[-1].split(" ")[0]
         raise StoreDamagedError(
             f"{store} is at run {run[0]}, but its seal is of run {sealed_run}: the file was "
             f"replaced by an older or another one - if that was you, remove {seal_path(store)}"
         )
-
-
-def file_hash(file: Path) -> str:
-    """Return a SHA-256 (hex) over the SHA-256 of each 16 MiB of a file, computed on all cores."""
-    with file.open("rb") as stream, ThreadPoolExecutor(os.cpu_count()) as pool:
-        descriptor = stream.fileno()
-        starts = range(0, os.fstat(descriptor).st_size, _BLOCK)
-
-        def block_hash(start: int) -> bytes:
-            return hashlib.sha256(os.pread(descriptor, _BLOCK, start)).digest()
-
-        return hashlib.sha256(b"".join(pool.map(block_hash, starts))).hexdigest()

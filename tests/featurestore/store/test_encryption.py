@@ -18,7 +18,7 @@ from featurestore.store import database, failpoints, transaction
 from featurestore.store.forget import forget
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
-from tests.jobs import contents
+from tests.jobs import contents, everything
 from tests.timeline import day
 
 KEY = "k4Zt'q0 a key with a ' in it"
@@ -266,14 +266,16 @@ def test_without_the_extra_the_error_says_what_to_install(hospital, tmp_path, mo
 @pytest.mark.parametrize("encrypt", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_changed_byte_is_reported_in_one_line(hospital, tmp_path, encrypt):
     store = make_store(hospital, tmp_path / "w.duckdb", encrypt)
-    original = store.path.read_bytes()
+    original, as_written = store.path.read_bytes(), everything(store)
     messages = set()
     for at in range(60, len(original), len(original) // 9):
         data = bytearray(original)
         data[at] ^= 4
         store.path.write_bytes(data)
         output = verify(Store(store.path))
-        assert output and not any("\n" in line for line in output), at
+        # Without a key, a bit in a part of the file that DuckDB does not use is not noticed.
+        assert output or (not encrypt and everything(store) == as_written), at
+        assert not any("\n" in line for line in output), at
         for words in (["labels"], ["sql", "SELECT max(hash(n)) FROM notes AS n"], ["sync"]):
             answer = run(words[0], store.path, *words[1:], code=None)
             assert answer.stderr.count("\n") == answer.exit_code, answer.stderr

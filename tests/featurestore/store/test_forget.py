@@ -31,6 +31,7 @@ from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
 from featurestore.store import failpoints
 from featurestore.store.forget import forget
+from featurestore.store.integrity.checksums import delete_rows, update_rows
 from featurestore.store.schema import OPTIONAL_TABLES, TABLES, VIEWS_AND_MACROS
 from tests import jobs
 from tests.conftest import WordCounter
@@ -230,6 +231,7 @@ def patient_rows(store):
             "scores",
             "reference_scores",
             "nightly_log_odds",
+            "changed_admissions",
             "task_labels_from_files",
             "task_predictions",
         ),
@@ -270,7 +272,7 @@ def test_forget_removes_every_byte_of_the_patient_and_none_of_another(ward):
 
 def test_a_plain_delete_leaves_bytes_in_the_file(ward):
     with ward.store.transaction("test") as transaction:
-        transaction.con.execute("DELETE FROM embeddings WHERE hadm_id = $1", [stay(FORGOTTEN)])
+        delete_rows(transaction.con, "embeddings", "hadm_id = $1", [stay(FORGOTTEN)])
     assert count_needles(ward.folder, ward.needles[FORGOTTEN])["embeddings"] > 0
 
 
@@ -447,9 +449,7 @@ def test_an_unwritable_receipt_is_refused_before_anything_changes(ward):
 
 def test_earlier_damage_does_not_prevent_forget(ward):
     with ward.store.transaction("test") as transaction:
-        transaction.con.execute(
-            "UPDATE embeddings SET vector_hash = 7 WHERE hadm_id = $1", [stay(9)]
-        )
+        update_rows(transaction.con, "embeddings", "vector_hash = 7", f"hadm_id = {stay(9)}")
     damaged = verify(ward.store)
     assert len(damaged) == 1
     forget(ward.store, [patient(FORGOTTEN)])

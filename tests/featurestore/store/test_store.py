@@ -16,6 +16,12 @@ from featurestore.errors import (
     StoreDamagedError,
     StoreNotFoundError,
 )
+from featurestore.store.integrity.checksums import (
+    checksums,
+    delete_rows,
+    recorded_checksums,
+    update_rows,
+)
 from tests.hospital import admission, note, write_hospital
 
 
@@ -104,9 +110,73 @@ def test_a_version_with_a_vector_that_is_not_as_wide_as_its_encoders_is_refused(
         FeatureStoreError, match=f"{table} holds 1 vectors of e-3 that are not 3 wide; nothing was"
     )
     with refused, store.transaction("test") as transaction:
-        transaction.con.execute(f"DELETE FROM {table}")
+        delete_rows(transaction.con, table, "TRUE")
         transaction.con.execute(f"INSERT INTO {insert.format([1, 2])}")
     assert store.one(f"SELECT count(*) FROM {table}") == (1,)
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM notes", "DELETE FROM notes WHERE note_id = '7'"]
+)
+def test_a_version_whose_rows_were_deleted_without_being_counted_is_refused(store, rows):
+    with store.transaction("test") as transaction:
+        transaction.con.execute(
+            "INSERT INTO notes SELECT n, 1, 1, '', now(), '', '', 1, 'ready', NULL "
+            "FROM (SELECT unnest(['7', '8']) AS n)"
+        )
+    refused = pytest.raises(FeatureStoreError, match="rows of notes were changed unnoticed")
+    with refused, store.transaction("test") as transaction:
+        transaction.con.execute(f"DELETE FROM notes WHERE {rows}")
+    assert store.one("SELECT count(*) FROM notes") == (2,)
+
+
+def test_checksums_by_difference_are_those_of_the_whole_tables(store):
+    def recorded():
+        return recorded_checksums(store.connect())[0], checksums(store.connect())
+
+    with store.transaction("test") as transaction:
+        con = transaction.con
+        con.execute(
+            "INSERT INTO notes SELECT range, range % 9, 1, '', now(), '', '', 1, 'ready', NULL "
+            "FROM range(1000)"
+        )
+        # Rows of this transaction are deleted and updated again.
+        assert delete_rows(con, "notes", "hadm_id = 3") == 111
+        assert update_rows(con, "notes", "n_chars = 5", "hadm_id = 4") == 111
+    assert len(set(map(str, recorded()))) == 1
+    with store.transaction("test") as transaction:
+        con = transaction.con
+        con.execute("CREATE TEMP TABLE moved AS SELECT '7' AS note_id, 70 AS hadm_id")
+        assert delete_rows(con, "notes", "hadm_id = $1", [4]) == 111
+        assert (
+            update_rows(
+                con, "notes", "n_chars = 6, reason = 'x', status = 'excluded'", "hadm_id = 5"
+            )
+            == 111
+        )
+        assert (
+            update_rows(
+                con,
+                "notes",
+                "hadm_id = m.hadm_id FROM moved AS m",
+                "note_id = '7'",
+                "notes.note_id = m.note_id",
+            )
+            == 1
+        )
+        assert update_rows(con, "notes", "n_chars = 7", "hadm_id = 70 OR hadm_id = 5") == 112
+        con.execute("INSERT INTO notes SELECT 'new', 4, 1, '', now(), '', '', 1, 'ready', NULL")
+    assert store.one("SELECT count(*), sum(n_chars) FROM notes") == (779, 667 + 7 * 112)
+    assert len(set(map(str, recorded()))) == 1
+
+
+def test_a_row_with_the_key_of_an_older_row_is_refused(store):
+    insert = "INSERT INTO notes SELECT '7', 1, 1, '', now(), '', '', 1, 'ready', NULL"
+    with store.transaction("test") as transaction:
+        transaction.con.execute(insert)
+    refused = pytest.raises(FeatureStoreError, match="notes holds 1 duplicate rows")
+    with refused, store.transaction("test") as transaction:
+        transaction.con.execute(insert)
 
 
 def test_a_vector_that_is_not_finite_is_refused_by_the_schema(store):

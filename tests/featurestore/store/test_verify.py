@@ -18,11 +18,12 @@ from batch.embedding.staging import stage
 from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync, train, verify
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
-from featurestore.store.integrity.audit_log import file_hash, last_run
+from featurestore.store.integrity.audit_log import last_run, seal_line
 from featurestore.store.integrity.checksums import checksums
 from tests import jobs
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
+from tests.jobs import everything
 from tests.timeline import day
 
 PATIENTS = 40
@@ -78,7 +79,7 @@ def change_without_a_job(store, *changes, forged=False):
         last = last_run(con)
     if forged:
         seal = store.path.with_name("w.duckdb.seal")
-        seal.write_text(f"{last[0]} {last[1]} {file_hash(store.path)}\n")
+        seal.write_text(seal_line(last))
 
 
 def test_verify_finds_nothing_in_a_fresh_store_and_prints_its_last_run(store):
@@ -203,20 +204,24 @@ def test_a_change_by_another_program_is_found_even_with_forged_checksums_and_sea
     assert any(line.startswith(finding) for line in findings(store)), findings(store)
 
 
-def test_a_change_by_another_program_stays_in_the_audit_log_after_the_next_job(store):
+def test_a_change_by_another_program_is_found_after_the_next_jobs_too(store, ward):
     change_without_a_job(store, "UPDATE notes SET n_chars = 0 WHERE note_id = '7'")
     embed_pending(Store(store.path), WordCounter())
-    assert findings(store) == ["another program changed the store between run 4 and run 5"]
+    # The job has added what it wrote to the sums, and did not read the rest again.
+    sentences = ["notes is not as it was written", "the store is not as run 5 left it"]
+    assert findings(store) == sentences
+    # Not even a job that replaces the row makes it good.
+    write_hospital(ward / "h", [admission(n, n, day(0), day(5)) for n in range(1, 41)], [])
+    sync(Store(store.path), force=True)
+    assert findings(store) == [sentences[0], "the store is not as run 6 left it"]
 
 
 def test_the_audit_log_says_who_did_what(store):
-    rows = store.sql("SELECT run_id, command, uid, hash_before, hash_after FROM runs").fetchall()
-    assert [row[:3] for row in rows] == [
+    rows = store.sql("SELECT run_id, command, uid FROM runs").fetchall()
+    assert rows == [
         (number, command, os.getuid())
         for number, command in enumerate(["init", "sync", "embed", "train", "sync"])
     ]
-    # Each began with what the one before had left; the first with nothing.
-    assert [before for *_, before, _ in rows[1:]] == [after for *_, after in rows[:-1]]
 
 
 def test_links_and_folders_in_place_of_seal_and_shards_are_found(store, ward):
@@ -246,13 +251,16 @@ def test_renamed_columns_are_found(store):
     change_without_a_job(
         store, *(f"ALTER TABLE admissions RENAME {name}" for name in names), forged=True
     )
-    assert findings(store) == ["the store is not as run 4 left it"]
+    assert findings(store)[:2] == [
+        "admissions is not defined as this program defines it",
+        "the store is not as run 4 left it",
+    ]
 
 
 def test_a_schema_of_another_program_is_found(store):
     change_without_a_job(store, "CREATE SCHEMA s", "CREATE TABLE s.notes AS SELECT 1", forged=True)
     assert [line.partition(":")[0] for line in findings(store)] == [
-        "s is not a view, macro or schema of this program"
+        "s is not a table, view, macro or schema of this program"
     ]
 
 
@@ -264,8 +272,19 @@ def test_verify_does_not_hang_on_a_pipe_in_place_of_the_seal(store, ward):
 
 def test_a_view_of_another_program_is_found(store):
     change_without_a_job(store, "CREATE VIEW riskiest AS FROM latest_scores", forged=True)
-    sentence = "riskiest is not a view, macro or schema of this program: another one made it"
+    sentence = "riskiest is not a table, view, macro or schema of this program: another one made it"
     assert findings(store) == [sentence]
+
+
+def test_a_rule_that_another_program_changed_is_found(store):
+    change_without_a_job(
+        store,
+        "CREATE OR REPLACE MACRO patient_split(subject_id, turn := 0) AS 'train'",
+        "CREATE OR REPLACE VIEW episodes AS SELECT 1 AS hadm_id",
+        forged=True,
+    )
+    ending = "is not defined as this program defines it"
+    assert findings(store) == [f"episodes {ending}", f"patient_split {ending}"]
 
 
 def smuggled_from_another_store(store, shard):
@@ -309,7 +328,9 @@ def test_a_shard_of_another_origin_is_found_and_never_committed(store, smuggle):
 
 
 @pytest.mark.parametrize("flips", [40, pytest.param(200, marks=pytest.mark.slow)])
-def test_random_flips_of_a_bit_are_all_found_or_refused(store, model, tmp_path, flips):
+def test_random_flips_of_a_bit_are_found_or_change_nothing(store, model, tmp_path, flips):
+    """A bit in a part of the store that DuckDB does not use may stay unnoticed; nothing else."""
+    as_written = everything(store)
     model = shutil.copytree(model, tmp_path / "model")
     (shard,) = store.staging.rglob("*.shard")
     files = [store.path, shard, store.path.with_name("w.duckdb.seal"), *sorted(model.iterdir())]
@@ -326,7 +347,7 @@ def test_random_flips_of_a_bit_are_all_found_or_refused(store, model, tmp_path, 
             if file.parent == model:
                 OnnxEncoder(model, device="cpu")
                 missed.append((file.name, at, bit))
-            elif not findings(store):
+            elif not findings(store) and (file != store.path or everything(store) != as_written):
                 missed.append((file.name, at, bit))
         except FeatureStoreError as error:
             assert "\n" not in str(error)

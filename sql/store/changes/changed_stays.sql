@@ -1,0 +1,34 @@
+-- changes/changed_stays($after, $observed_until, $hours): which stays may have changed since a run?
+--
+-- Grain:   one row per stay (hadm_id).
+-- Rule:    stays that were logged; and of their patients all, where a stay itself was logged, or
+--          where a prediction time has passed since $observed_until (NULL: none has).
+CREATE OR REPLACE TEMP TABLE changed_stays AS
+WITH logged AS (
+    SELECT
+        hadm_id,
+        subject_id
+    FROM changed_admissions
+    WHERE run_id > $after
+),
+
+patients AS (
+    SELECT subject_id
+    FROM logged
+    UNION
+    SELECT subject_id
+    FROM admissions
+    WHERE greatest(admittime, dischtime) + to_hours($hours) >= CAST($observed_until AS TIMESTAMP)
+    UNION
+    SELECT a.subject_id
+    FROM task_predictions AS p
+    INNER JOIN admissions AS a ON p.hadm_id = a.hadm_id
+    WHERE p.prediction_time >= CAST($observed_until AS TIMESTAMP)
+)
+
+SELECT hadm_id
+FROM logged
+UNION
+SELECT a.hadm_id
+FROM admissions AS a
+SEMI JOIN patients AS p ON a.subject_id = p.subject_id;
