@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import contextmanager
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["batch", "sklearn.linear_model", "tests.conftest"])
@@ -21,6 +22,26 @@ CONTENTS = {
     "scores": "scorer_id, hadm_id, probability, prediction_time",
     "nightly_embedding_stats": "encoder_id, category, n_notes, n_windows",
 }
+
+
+@contextmanager
+def edited(store):
+    """Yield a transaction in which any statement may change rows, as a sync would change them."""
+    from featurestore.store.changes import log_all_changed
+    from featurestore.store.integrity.checksums import NEW_ROWS, checksums, recorded_checksums
+
+    with store.transaction("test") as transaction:
+        con = transaction.con
+        yield transaction
+        log_all_changed(con)
+        con.execute("DELETE FROM row_changes WHERE NOT is_before")
+        old_rows = checksums(con, f"NOT {NEW_ROWS}")
+        for table, before in recorded_checksums(con)[0].items():
+            difference = int(old_rows[table]["rows_hash"]) - int(before["rows_hash"])
+            con.execute(
+                "INSERT INTO row_changes VALUES ($1, $2, $3::HUGEINT, FALSE)",
+                [table, old_rows[table]["rows"] - before["rows"], str(difference)],
+            )
 
 
 def everything(store):

@@ -37,6 +37,7 @@ from featurestore.store.integrity.checksums import (
     checksums_hash,
     duplicate_keys,
     recorded_checksums,
+    row_counts,
 )
 from featurestore.store.schema import TABLES, VIEWS_AND_MACROS, make_objects
 from featurestore.version import __version__
@@ -81,6 +82,7 @@ def next_version(
             transaction = Transaction(con, previous[0] + 1)
             yield transaction
             _record(transaction, command, started_at, checksums_after_changes(con))
+            rows = row_counts(con)
             failpoints.hit("checkpoint")
             con.execute("COMMIT")
             con.execute("CHECKPOINT")  # A damaged write-ahead log can lose a commit silently.
@@ -90,7 +92,7 @@ def next_version(
         # Root may run a job on the store of another user.
         os.chown(draft, status.st_uid if os.getuid() == 0 else -1, status.st_gid)
         draft.chmod(status.st_mode & 0o777)
-        _publish(store, draft, transaction.run_id, previous)
+        _publish(store, draft, transaction.run_id, rows, previous)
 
 
 def first_version(
@@ -104,6 +106,7 @@ def first_version(
             values = ", ".join(f"${column} AS {column}" for column in settings)
             con.execute(f"INSERT INTO settings BY NAME SELECT {values}", settings)
             _record(Transaction(con, 0), "init", started_at, checksums(con))
+            rows = row_counts(con)
             con.execute("CHECKPOINT")
         draft.chmod(0o600)
         if group_id is not None:
@@ -111,7 +114,7 @@ def first_version(
             draft.chmod(0o640)
         if store.exists():
             raise FeatureStoreError(f"{store} exists already - give the new store another name")
-        _publish(store, draft, 0)
+        _publish(store, draft, 0, rows)
 
 
 def _record(
@@ -156,12 +159,19 @@ def _rewrite(draft: Path) -> None:
 
 
 def _publish(
-    store: Path, draft: Path, run_id: int, previous: tuple[int, str] | None = None
+    store: Path,
+    draft: Path,
+    run_id: int,
+    rows: dict[str, int],
+    previous: tuple[int, str] | None = None,
 ) -> None:
-    """Rename the draft over the store, durably: whoever opens it next sees the new version."""
+    """Rename the draft over the store, durably: whoever opens it next sees the new version.
+
+    `rows` are the numbers of rows that were written.
+    """
     if draft.with_name(draft.name + ".wal").exists():
         raise FeatureStoreError(f"{draft} was not written completely - run the command again")
-    new = seal_line(_check_written(draft, run_id))
+    new = seal_line(_check_written(draft, run_id, rows))
     # If the job is killed before the second seal, the store is one of the two.
     old = [line for line in read_seal(store) if previous and line == seal_line(previous)]
     write_seal(store, *old, new)
@@ -173,18 +183,15 @@ def _publish(
         write_seal(store, new)
 
 
-def _check_written(draft: Path, run_id: int) -> tuple[int, str]:
+def _check_written(draft: Path, run_id: int, rows: dict[str, int]) -> tuple[int, str]:
     """Read the last run back from the file and return it; raise if the commit is not in it."""
     with contextlib.closing(open_duckdb()) as con:
         attach(con, draft, "draft")
         con.execute("USE draft")
         run = last_run(con)
         written, _ = recorded_checksums(con)
-        rows = {
-            table: con.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
-            for table in written
-        }
-    if run[0] != run_id or not written or any(rows[t] != written[t]["rows"] for t in written):
+        rows_written = row_counts(con)
+    if run[0] != run_id or not written or rows_written != rows:
         raise FeatureStoreError(
             f"{draft} does not hold what was written; the old version stays - check the disk, then "
             "run this again"

@@ -28,6 +28,7 @@ from tests.batch.training.test_train import copy_of
 from tests.conftest import WordCounter
 from tests.hospital import admission, note
 from tests.hospital import write_hospital as write_rows
+from tests.jobs import edited
 from tests.timeline import day
 
 ENCODER = "traits-00000000"
@@ -186,7 +187,7 @@ def test_a_prediction_time_that_moves_behind_the_notes_is_found(ward):
 
 def test_means_of_later_notes_are_found(ward):
     train(ward, "risk", task="in_hospital_mortality", cutoff="24h", baseline=False)
-    with ward.transaction("test") as transaction:
+    with edited(ward) as transaction:
         transaction.con.execute(
             "UPDATE admission_embeddings SET embedding = late.embedding, "
             "windows_hash = late.windows_hash, vector_hash = late.vector_hash "
@@ -210,7 +211,7 @@ def test_an_outcome_that_becomes_known_before_the_prediction_is_found(ward):
     """The source corrects the discharges of stays that a scorer was trained on."""
     add_deaths(ward, 30)
     train(ward, "risk", task="dies", baseline=False)
-    with ward.transaction("test") as transaction:
+    with edited(ward) as transaction:
         transaction.con.execute("UPDATE admissions SET dischtime = admittime + INTERVAL 20 HOURS")
     assert ("error", "outcome-known-at-prediction") in findings(ward)
 

@@ -38,9 +38,20 @@ class TableChecksum(TypedDict):
 Checksums = dict[str, TableChecksum]
 
 
-def checksums(con: duckdb.DuckDBPyConnection) -> Checksums:
-    """Return the checksum of each table but `runs`, whose rows are chained by the audit log."""
-    return {table: _checksum(con, table) for table in _tables(con) if table != "runs"}
+def checksums(con: duckdb.DuckDBPyConnection, condition: str = "TRUE") -> Checksums:
+    """Return the checksum of each table but `runs`, whose rows are chained by the audit log.
+
+    Rows that do not meet a condition are left out.
+    """
+    return {table: _checksum(con, table, condition) for table in _tables(con) if table != "runs"}
+
+
+def row_counts(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Return the number of rows of each table."""
+    return {
+        table: con.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
+        for table in _tables(con)
+    }
 
 
 def checksums_hash(tables: Checksums) -> str:
@@ -114,8 +125,8 @@ def begin_changes(con: duckdb.DuckDBPyConnection) -> None:
         "CREATE OR REPLACE TEMP TABLE row_changes "
         "(table_name VARCHAR, n_rows BIGINT, rows_hash HUGEINT, is_before BOOLEAN)"
     )
-    for table in _tables(con):
-        con.execute(f"INSERT INTO row_changes SELECT '{table}', count(*), 0, TRUE FROM {table}")
+    for table, rows in row_counts(con).items():
+        con.execute("INSERT INTO row_changes VALUES ($1, $2, 0, TRUE)", [table, rows])
 
 
 def delete_rows(

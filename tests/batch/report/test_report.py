@@ -19,6 +19,7 @@ from featurestore.cohort.tasks import find_task
 from featurestore.errors import FeatureStoreError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
+from tests.jobs import edited
 from tests.timeline import day
 
 PATIENTS = 300
@@ -49,7 +50,7 @@ def embedded(tmp_path_factory):
 def reported(embedded, tmp_path_factory):
     """Return a store with a scorer and three nights, and its report."""
     store = copied(embedded, tmp_path_factory.mktemp("whole"))
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         # A group that is too small, whose name is markup.
         transaction.con.execute(
             "UPDATE admissions SET insurance = "
@@ -340,7 +341,7 @@ def test_figures_that_need_both_outcomes_are_explained_when_one_is_missing(embed
 
 def test_the_flow_leads_from_all_stays_to_the_judged_ones(embedded, tmp_path):
     store = copied(embedded, tmp_path)
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute(
             "UPDATE admissions SET died_in_hospital = TRUE WHERE subject_id % 10 = 2; "
             "DELETE FROM admission_embeddings WHERE hadm_id = (SELECT min(hadm_id) FROM admissions)"
@@ -376,6 +377,10 @@ def test_baselines_that_were_not_fitted_are_not_shown(embedded, tmp_path):
     with_scorer(store, test=alone, differences={}, stays_per_day=None)
     with store.transaction("test") as transaction:
         transaction.con.execute("UPDATE scorer_admissions SET bag_of_words = NULL, lace = NULL")
+    with edited(store) as transaction:
+        transaction.con.execute(
+            "UPDATE scorer_admissions SET bag_of_words = NULL, classifier_head = NULL"
+        )
     report(store, "readmit", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "Bag-of-words" not in page and "Fine-tuned model" not in page
@@ -396,7 +401,7 @@ def test_page_and_audit_agree_whether_the_encoder_was_pretrained_on_these_notes(
     store = copied(embedded, tmp_path)
     with_scorer(store, one_outcome=True)  # draws two figures only, for speed
     manifest = WordCounter().manifest | {"checkpoint": {"finetune": {"base": base}}}
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute("UPDATE encoders SET manifest = $1", [json.dumps(manifest)])
     report(store, "readmit", tmp_path / "report.html")
     on_page = 'id="contamination"' in (tmp_path / "report.html").read_text()

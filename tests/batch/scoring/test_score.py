@@ -26,6 +26,7 @@ from featurestore.cli import main
 from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
+from tests.jobs import edited
 from tests.timeline import day
 
 PATIENTS = 300
@@ -119,7 +120,7 @@ def test_an_admission_that_cannot_be_scored_is_an_error_and_nothing_is_scored(
 
 
 def test_a_scorer_whose_encoder_was_dropped_is_an_error(store):
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute("DELETE FROM encoders")
     with pytest.raises(UnknownNameError, match="was trained on counter-00000000, which"):
         score(store, "means")
@@ -186,7 +187,7 @@ def test_a_mean_is_archived_once(store):
 )
 def test_a_changed_score_or_scorer_is_detected(store, statement):
     run_id = score(store, "means")["run_id"]
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute(statement)
     result = run("replay", store.path, run_id)
     assert result.exit_code == 1
@@ -231,7 +232,7 @@ def test_the_first_score_counts_and_the_outcome_once_it_is_known(store):
     edit_hospital(store, 0)
     score(store, "means")
     assert outcomes(store, "means") == before
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute(
             "UPDATE settings SET live = TRUE, observed_until = TIMESTAMP '2150-01-25'"
         )
@@ -248,7 +249,7 @@ def test_the_first_score_counts_and_the_outcome_once_it_is_known(store):
 
 def test_the_outcomes_of_a_scorer_are_named_by_its_phrase(store):
     score(store, "means")
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute(
             "UPDATE scorers SET metrics = json_merge_patch(metrics, $1)",
             ['{"outcome": "stayed long"}'],
@@ -266,7 +267,7 @@ def test_the_outcomes_of_a_scorer_are_named_by_its_phrase(store):
 
 
 def test_an_outcome_of_a_similar_stay_is_marked_while_its_horizon_is_not_over(store):
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute(
             "UPDATE settings SET live = TRUE, observed_until = TIMESTAMP '2150-01-25'"
         )
@@ -345,7 +346,7 @@ def test_the_contribution_of_a_note_is_the_sum_over_its_windows(store):
 
 def test_the_explanation_of_a_scorer_on_windows_reads_no_other_admission(store):
     alone, with_others = Store(shutil.copy(store.path, f"{store.path}-alone")), explain(store, 7)
-    with alone.transaction("test") as transaction:
+    with edited(alone) as transaction:
         transaction.con.execute("DELETE FROM admission_embeddings WHERE hadm_id <> 7")
         transaction.con.execute("DELETE FROM embeddings WHERE hadm_id <> 7")
     assert explain(alone, 7) == with_others

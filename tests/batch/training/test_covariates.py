@@ -37,8 +37,10 @@ from featurestore import (
 )
 from featurestore.cli import main
 from featurestore.errors import FeatureStoreError
+from featurestore.store.integrity.checksums import update_rows
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
+from tests.jobs import edited
 from tests.timeline import day
 
 PATIENTS = 240
@@ -314,7 +316,7 @@ def test_utilisation_does_not_see_what_came_after_the_prediction(tmp_path):
 def test_a_score_is_replayed_when_its_note_and_its_covariate_have_changed(store):
     first = score(store, "mean")["run_id"]
     add_note(store.path.parent / "hospital")
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute("UPDATE admissions SET age = 20 WHERE hadm_id IN (1, 2)")
     embed_pending(store, WordCounter())  # the covariates alone
     second = score(store, "mean")["run_id"]
@@ -354,7 +356,7 @@ def test_a_night_keeps_the_covariates_and_scores_what_they_change(store):
 
 def test_a_forgotten_patient_leaves_no_covariates(store):
     score(store, "mean")
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute("UPDATE admissions SET age = 20 WHERE hadm_id = 1")
     embed_pending(store, WordCounter())
     rows = forget(store, [1])["rows"]
@@ -381,9 +383,7 @@ def test_a_predicted_stay_without_a_row_has_all_covariates_missing(store, tmp_pa
 def test_covariates_that_are_not_as_many_as_those_of_the_set_are_refused(store):
     refused = pytest.raises(FeatureStoreError, match="1 rows that do not have all covariates; noth")
     with refused, store.transaction("test") as transaction:
-        transaction.con.execute(
-            "UPDATE admission_covariates SET design = design[3:] WHERE hadm_id = 7"
-        )
+        update_rows(transaction.con, "admission_covariates", "design = design[3:]", "hadm_id = 7")
 
 
 @pytest.mark.parametrize("cutoff", ["36h", "discharge", "task:given"])

@@ -11,6 +11,7 @@ from featurestore import Store, audit, create_store, embed_pending, sync, train
 from featurestore.errors import NotEnoughDataError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
+from tests.jobs import edited
 
 RATE = 0.16  # of stays that are followed by a return within 30 days
 DAYS, STAYS_PER_DAY = 420, 19
@@ -48,7 +49,7 @@ def live(tmp_path_factory):
     source = write_hospital(folder / "hospital", stays, notes)
     store = create_store(folder / "ward.duckdb", source, "mimic3", live=True)
     sync(store)
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute("UPDATE settings SET observed_until = $1", [TODAY])
     embed_pending(store, Ward())
     return store
@@ -111,7 +112,7 @@ def test_in_every_month_the_rate_of_mature_labels_is_the_true_one(live):
 
 def test_a_store_live_for_less_than_the_horizon_cannot_be_trained_on(live, tmp_path):
     young = Store(shutil.copy(live.path, tmp_path / "young.duckdb"))
-    with young.transaction("test") as transaction:
+    with edited(young) as transaction:
         transaction.con.execute(
             "DELETE FROM admissions WHERE dischtime < $1 OR hadm_id > 100000 AND admittime < $1",
             [TODAY - timedelta(days=25)],

@@ -31,6 +31,7 @@ from featurestore.cohort.tasks import find_task, scorer_task
 from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
+from tests.jobs import edited
 from tests.timeline import day
 
 ENCODER = "one-00000000"
@@ -220,7 +221,7 @@ def test_labels_that_become_invalid_are_one_line_and_a_finding(store, tmp_path):
     assert {finding.code: finding.count for finding in audit(store, "risk") if finding.scorer_id}[
         "labels-without-known-at"
     ] == store.one("SELECT count(label) FROM scorer_admissions")[0]
-    with store.transaction("test") as transaction:  # as a sync does
+    with edited(store) as transaction:  # as a sync does
         transaction.con.execute("UPDATE admissions SET insurance = 'zebrafish' WHERE hadm_id = 7")
     message = (
         "the labels of risk-v1 are no longer valid: the SELECT of the task own fails: a value of "
@@ -244,7 +245,7 @@ def test_similar_admissions_have_the_outcome_of_a_task(store):
     died = dict(store.sql("SELECT hadm_id, died_in_hospital FROM admissions").fetchall())
     assert [row["label"] for row in neighbours] == [died[row["hadm_id"]] for row in neighbours]
     assert {row["days_to_return"] for row in neighbours} == {None}
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute("UPDATE settings SET live = TRUE, observed_until = $1", [day(8)])
     arguments = ["similar", str(store.path), "7", "-n", "200", "--cutoff", "24h", "--task"]
 
@@ -269,7 +270,7 @@ def test_similar_admissions_have_the_outcome_of_a_task(store):
 def test_a_task_without_a_horizon_waits_for_labels_and_no_horizon(store):
     train(store, "risk", task="long_stay", baseline=False, aggregate="mean")
     score(store, "risk")
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute("UPDATE settings SET live = TRUE, observed_until = $1", [day(4)])
     (warning,) = admission_flow(store, find_task(store, "long_stay"))["warnings"]
     assert warning == (

@@ -40,6 +40,7 @@ from featurestore.cohort.tasks import find_task
 from featurestore.errors import FeatureStoreError
 from tests.batch.training.test_calibration import platt_by_scikit_learn
 from tests.hospital import admission, invent_returns, note, write_hospital
+from tests.jobs import edited
 from tests.timeline import day, empty_store
 
 PATIENTS = 400
@@ -251,7 +252,7 @@ def test_an_encoder_that_saw_the_training_patients_is_calibrated_on_validation_p
 
 def test_without_a_signal_every_command_says_that_scores_are_the_prevalence(embedded, tmp_path):
     store = copy_of(embedded, tmp_path)
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         # Vectors that have nothing to do with the outcome.
         transaction.con.execute(
             "UPDATE admission_embeddings SET embedding = "
@@ -571,7 +572,7 @@ def test_too_little_data_is_an_error_of_one_line_that_leaves_the_store_unchanged
     embedded, tmp_path, monkeypatch, statement, message
 ):
     store = copy_of(embedded, tmp_path)
-    with store.transaction("test") as draft:
+    with edited(store) as draft:
         draft.con.execute(statement)
     monkeypatch.setattr(sys.modules["batch.training.train"], "update_embeddings", lambda *_: None)
     version = store.path.stat().st_mtime_ns
@@ -583,7 +584,7 @@ def test_too_little_data_is_an_error_of_one_line_that_leaves_the_store_unchanged
 
 def test_many_returns_before_the_discharge_prediction_are_warned_of(embedded, tmp_path):
     store = copy_of(embedded, tmp_path)
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute(
             "UPDATE admissions SET admittime = TIMESTAMP '2150-01-12 00:00:00' "
             "WHERE hadm_id > 1000 AND subject_id % 3 = 0"
@@ -595,7 +596,7 @@ def test_many_returns_before_the_discharge_prediction_are_warned_of(embedded, tm
 
 def test_splits_without_a_return_are_warned_of(embedded, tmp_path):
     store = copy_of(embedded, tmp_path)
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute(
             "DELETE FROM admissions WHERE hadm_id > 1000 AND patient_split(subject_id) <> 'train'"
         )

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from featurestore import Store, create_store, embed_pending, outcomes, score, sync, train
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
+from tests.jobs import edited
 from tests.timeline import day
 
 PATIENTS = 800
@@ -159,14 +160,14 @@ def test_unlabelled_stays_of_the_training_period_are_excluded_in_a_live_hospital
     store = Store(shutil.copy(with_deaths[0].path, tmp_path / "w.duckdb"))
     score(store, "readmit")
     before = outcomes(store, "readmit")
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute(
             "UPDATE settings SET live = TRUE, observed_until = TIMESTAMP '2151-01-01'"
         )
     live = outcomes(store, "readmit")
     assert (live["scored"], live["not_judged"]) == (before["scored"], before["not_judged"])
     # Those discharged later are judged, whoever the patient is.
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute(
             "UPDATE admissions SET dischtime = dischtime + INTERVAL 20 DAYS WHERE died_in_hospital"
         )

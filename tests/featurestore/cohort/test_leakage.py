@@ -27,6 +27,7 @@ from featurestore.cohort.leakage import SEVERITY_OF, pretrained_on_source
 from featurestore.errors import UnknownNameError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
+from tests.jobs import edited
 from tests.timeline import day
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "scorers.md"
@@ -76,7 +77,7 @@ def template(tmp_path_factory):
     embed_pending(store, encoder)
     train(store, "readmit", baseline=False)
     # On so few test patients, chance may lift the AUROC above the plausible range.
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute(
             "UPDATE scorers SET metrics = $1",
             [metrics(0.7, 0.6, 0.8)],
@@ -92,7 +93,7 @@ def store(template, tmp_path):
 
 
 def execute(store, sql, *parameters):
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute(sql, list(parameters) or None)
 
 

@@ -18,6 +18,7 @@ from featurestore.cohort.tasks import find_task, list_tasks
 from featurestore.errors import FeatureStoreError, UnknownNameError
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, own_schema, write_hospital
+from tests.jobs import edited
 from tests.timeline import day
 
 CANARY = "zebrafish"
@@ -81,7 +82,7 @@ def test_a_task_is_a_select_that_follows_the_admissions(store):
         None,
         "72h",
     )
-    with store.transaction("test") as transaction:  # as a sync does
+    with edited(store) as transaction:  # as a sync does
         transaction.con.execute("UPDATE admissions SET dischtime = admittime WHERE hadm_id = 1")
     assert labels(store, "own") == {1: False, 2: True, 3: False, 4: True}
 
@@ -120,7 +121,7 @@ def test_a_task_that_decides_when_it_predicts_is_kept_by_every_night(store):
     ).fetchall()
     assert rows == [(1, day(0, 21), 1)]  # the notes of the others came later
     assert store.sql("SELECT hadm_id FROM training_set(task := 'own')").fetchall() == [(1,)]
-    with store.transaction("test") as transaction:  # as a sync does
+    with edited(store) as transaction:  # as a sync does
         transaction.con.execute("UPDATE admissions SET admittime = $1 WHERE hadm_id = 3", [day(1)])
     embed_pending(store, WordCounter())
     rows = store.sql(
@@ -393,7 +394,7 @@ def test_a_task_that_is_no_longer_valid_is_said_and_can_be_dropped(store):
         "ON a.insurance = b.insurance",
     )
     embed_pending(store, WordCounter())
-    with store.transaction("test") as transaction:  # as a sync does
+    with edited(store) as transaction:  # as a sync does
         transaction.con.execute("UPDATE admissions SET insurance = 'Private'")
     for job in (lambda: find_task(store, "own"), lambda: embed_pending(store, WordCounter())):
         with pytest.raises(FeatureStoreError, match="gives admission 1 more than once - correct"):
@@ -412,7 +413,7 @@ def test_a_select_in_capitals_with_a_byte_order_mark_is_a_task(store):
 def test_labels_of_a_live_hospital_must_become_known(store):
     never = GOOD.replace("greatest(dischtime, admittime + INTERVAL 3 DAYS) AS", "NULL AS")
     add(store, never, "extract")  # whose labels are all mature
-    with store.transaction("test") as transaction:
+    with edited(store) as transaction:
         transaction.con.execute("UPDATE settings SET live = TRUE, observed_until = now()")
     with pytest.raises(FeatureStoreError, match="so in a live hospital none is ever mature"):
         add(store, never)
