@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from featurestore.store.info import info as info
     from featurestore.store.store import Store as Store
     from featurestore.store.vectors import TrainingSet as TrainingSet
-    from featurestore.store.verify import verify as verify
+    from featurestore.store.integrity.verify import verify as verify
     from featurestore.synthetic.hospital import write_hospital as write_hospital
 
 _MODULES = {
@@ -100,7 +100,7 @@ _MODULES = {
     "featurestore.store.info": ("info",),
     "featurestore.store.store": ("Store",),
     "featurestore.store.vectors": ("TrainingSet",),
-    "featurestore.store.verify": ("verify",),
+    "featurestore.store.integrity.verify": ("verify",),
     "featurestore.synthetic.hospital": ("write_hospital",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

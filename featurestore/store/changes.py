@@ -96,7 +96,7 @@ def find_changed_stays(con: duckdb.DuckDBPyConnection, kind: Kind, names: Sequen
     """
     hours = [int(h) for name in names for h in re.findall("([0-9]+)h$", name)]
     until = max(hours, default=0) + 1 if kind == "means" else 0
-    n_complete, after, observed, all_changed, is_later, is_other = con.execute(
+    n_complete, after, observed, all_changed, is_other, is_later = con.execute(
         read_sql("store/changes/completeness"), {"kind": kind, "names": list(names)}
     ).fetchall()[0]
     if not names or n_complete < len(names) or all_changed or (until and is_other and not is_later):
