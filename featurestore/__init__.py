@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     from featurestore.source.sync import sync as sync
     from featurestore.store.forget import forget as forget
     from featurestore.store.info import info as info
+    from featurestore.store.integrity.verify import verify as verify
     from featurestore.store.store import Store as Store
     from featurestore.store.vectors import TrainingSet as TrainingSet
-    from featurestore.store.integrity.verify import verify as verify
     from featurestore.synthetic.hospital import write_hospital as write_hospital
 
 _MODULES = {

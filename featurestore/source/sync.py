@@ -23,7 +23,6 @@ from featurestore.source.comparison import (
 )
 from featurestore.source.source import Source, open_source
 from featurestore.store.changes import log_changes
-from featurestore.store.forget import forgotten_test
 from featurestore.store.integrity.checksums import delete_rows
 from featurestore.store.schema import OPTIONAL_TABLES
 from featurestore.store.sql_files import read_sql
@@ -234,7 +233,7 @@ def _apply(transaction: Transaction, table: str, rows: TableStream, deleted: Tab
     outdated = (
         f"({key}) IN (SELECT ({key}) FROM changed_rows UNION ALL SELECT ({key}) FROM deleted_keys)"
     )
-    if table in _REQUIRED_TABLES:
+    if table in REQUIRED_TABLES:
         columns = "hadm_id, subject_id"
         log_changes(
             con,
