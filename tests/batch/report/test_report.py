@@ -375,12 +375,8 @@ def test_baselines_that_were_not_fitted_are_not_shown(embedded, tmp_path):
     store = copied(embedded, tmp_path)
     alone = {"scorer": numbers([])["test"]["scorer"]}
     with_scorer(store, test=alone, differences={}, stays_per_day=None)
-    with store.transaction("test") as transaction:
-        transaction.con.execute("UPDATE scorer_admissions SET bag_of_words = NULL, lace = NULL")
     with edited(store) as transaction:
-        transaction.con.execute(
-            "UPDATE scorer_admissions SET bag_of_words = NULL, classifier_head = NULL"
-        )
+        transaction.con.execute("UPDATE scorer_admissions SET bag_of_words = NULL, lace = NULL")
     report(store, "readmit", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "Bag-of-words" not in page and "Fine-tuned model" not in page
