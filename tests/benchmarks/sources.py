@@ -1,4 +1,4 @@
-"""How fast notes are read from each database, and with how much memory.
+"""How fast each database is synced and its notes are read, and with how much memory.
 
 python -m tests.benchmarks.sources
 """
@@ -14,41 +14,53 @@ from pathlib import Path
 
 import duckdb
 
+from featurestore import Store, create_store, sync
 from featurestore.source import generic_reader
 from featurestore.source.source import Source
-from tests.benchmarks.common import hospital, peak_memory, row, timed
+from tests.benchmarks.common import hospital, peak_memory, timed
 from tests.featurestore.source.mariadb import is_installed, running_server
 
 _BLOCK = 10_000
 
 
-def measure(location, what, reader, n_texts):
-    """Return rows, seconds and peak MB of one read, in a process of its own."""
+def measure(location, what, reader, n_texts, store):
+    """Return rows, seconds and peak MB of one job, in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.sources", "--measure", location]
     result = subprocess.run(
-        [*command, what, reader, str(n_texts)], capture_output=True, check=True, text=True
+        [*command, what, reader, str(n_texts), store], capture_output=True, check=True, text=True
     )
     return json.loads(result.stdout)
 
 
-def read(location, what, reader, n_texts):
-    """Read the index, or some texts, and print the rows, the seconds and the peak memory."""
+def work(location, what, reader, n_texts, store):
+    """Sync, or read some texts, and print the rows, the seconds and the peak memory."""
     if reader == "generic":
         Source._reader = lambda *_: generic_reader
-    source = Source(location, "mimic3")
-    source.check()
-    # Spread over the table, as pending notes may be.
-    note_ids = [str(7 * number) for number in range(int(n_texts))]
+    if what == "sync":
+        opened = Store(store) if Path(store).exists() else create_store(store, location, "mimic3")
 
-    def work():
-        if what == "index":
-            return len(source.read("notes"))
-        return sum(len(texts) for texts in source.texts(note_ids))
+        def job():
+            return sync(opened)["notes"]["total"]
+    else:
+        source = Source(location, "mimic3")
+        source.check()
+        # Spread over the table, as pending notes may be.
+        note_ids = [str(7 * number) for number in range(int(n_texts))]
+
+        def job():
+            return sum(len(texts) for texts in source.texts(note_ids))
 
     Path("/proc/self/clear_refs").write_text("5")  # from here on
     before = peak_memory()
-    seconds, rows = timed(work)
+    seconds, rows = timed(job)
     print(json.dumps([rows, seconds, peak_memory() - before]))
+
+
+def fill_parquet(folder, notes):
+    folder.mkdir()
+    with duckdb.connect() as con:
+        for table, query in hospital(notes).items():
+            con.execute(f"COPY ({query}) TO '{folder / table}.parquet'")
 
 
 def tables_of(notes):
@@ -104,32 +116,36 @@ def fill_mariadb(url, notes):
 
 
 def report(name, location, reader, notes, n_texts):
-    """Print a row for the index of all notes and for the texts of some of them."""
-    rows, seconds, memory = measure(location, "index", reader, 0)
-    assert rows == notes
-    texts, text_seconds, text_memory = measure(location, "texts", reader, n_texts)
-    assert texts == n_texts
-    row(
-        name,
-        f"{rows / seconds:,.0f} rows/s, {memory:,.0f} MB",
-        f"{texts / text_seconds:,.0f} rows/s, {text_memory:,.0f} MB",
-    )
+    """Print a row for a first sync, one without news, and the texts of some notes."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = str(Path(folder) / "w.duckdb")
+        first, again = (measure(location, "sync", reader, 0, store) for _ in range(2))
+        texts, text_seconds, text_memory = measure(location, "texts", reader, n_texts, store)
+    assert (first[0], again[0], texts) == (notes, notes, n_texts)
+    cells = [
+        f"{rows / seconds:,.0f} rows/s, {memory:,.0f} MB"
+        for rows, seconds, memory in (first, again, (texts, text_seconds, text_memory))
+    ]
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--notes", type=int, default=1_000_000)
     parser.add_argument("--texts", type=int, default=100_000)
-    parser.add_argument("--measure", nargs=4)
+    parser.add_argument("--measure", nargs=5)
     arguments = parser.parse_args()
     if arguments.measure:
-        read(*arguments.measure)
+        work(*arguments.measure)
         return
     notes, n_texts = arguments.notes, arguments.texts
-    row("source", f"index of {notes:,} notes", f"texts of {n_texts:,} of them")
+    heads = ("first sync", "sync without news", f"texts of {n_texts:,} notes, by id")
+    print(f"| source of {notes:,} notes | {' | '.join(heads)} |", flush=True)
     with tempfile.TemporaryDirectory() as name:
         import pgserver
 
+        fill_parquet(Path(name) / "parquet", notes)
+        report("Parquet", str(Path(name) / "parquet"), "fast", notes, n_texts)
         server = pgserver.get_server(Path(name) / "postgres")
         fill_postgresql(server.get_uri(), notes)
         for reader in ("fast", "generic"):

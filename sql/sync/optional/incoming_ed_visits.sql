@@ -10,20 +10,22 @@ WITH patients AS (
 
 SELECT
     p.subject_id,
-    a.hadm_id,
+    CASE WHEN a.subject_id = p.subject_id THEN a.hadm_id END AS hadm_id,
     TRY_CAST(v.intime AS TIMESTAMP) AS intime,
     CASE
         WHEN TRY_CAST(v.outtime AS TIMESTAMP) >= TRY_CAST(v.intime AS TIMESTAMP)
             THEN TRY_CAST(v.outtime AS TIMESTAMP)
     END AS outtime
 FROM all_ed_visits AS v
-LEFT JOIN incoming_admissions AS a
-    ON v.hadm_id = a.hadm_id AND coalesce(v.subject_id, a.subject_id) = a.subject_id
+-- A condition on both patients here would compare each visit with each stay.
+LEFT JOIN incoming_admissions AS a ON v.hadm_id = a.hadm_id
 INNER JOIN patients AS p ON coalesce(v.subject_id, a.subject_id) = p.subject_id
 WHERE TRY_CAST(v.intime AS TIMESTAMP) IS NOT NULL
     AND NOT implausible_date(TRY_CAST(v.intime AS TIMESTAMP))
 QUALIFY
     row_number() OVER (
         PARTITION BY p.subject_id, TRY_CAST(v.intime AS TIMESTAMP)
-        ORDER BY a.hadm_id NULLS LAST, TRY_CAST(v.outtime AS TIMESTAMP) DESC NULLS LAST
+        ORDER BY
+            CASE WHEN a.subject_id = p.subject_id THEN a.hadm_id END NULLS LAST,
+            TRY_CAST(v.outtime AS TIMESTAMP) DESC NULLS LAST
     ) = 1;

@@ -7,6 +7,10 @@ import pytest
 from featurestore import Store, create_store, forget, sync, verify
 from featurestore.cohort.tasks import find_task
 from featurestore.errors import NotEnoughDataError, SourceError
+from featurestore.source.comparison import compare, load_source, open_comparison
+from featurestore.source.source import open_source
+from featurestore.store.schema import OPTIONAL_TABLES
+from featurestore.store.sql_files import read_sql
 from tests.hospital import admission, note, own_schema, write_hospital
 from tests.timeline import day
 
@@ -150,3 +154,15 @@ def test_a_select_of_ones_own_is_not_optional(hospital, tmp_path):
     sync(store)
     assert store.sql("FROM hospital_score_items").fetchall() == [(7, 3, 11.5, 134.0, True, False)]
     assert Store(store.path).one("SELECT count(*) FROM admissions") == (2,)
+
+
+def test_no_table_is_compared_row_by_row_with_the_admissions(store):
+    with store.lock("test"), open_comparison(store) as con:
+        load_source(con, open_source(store), None)
+        compare(con, store, None)
+        for table in OPTIONAL_TABLES:
+            _, _, select = read_sql(f"sync/optional/incoming_{table}").partition(f"{table} AS\n")
+            con.execute(f"INSERT INTO read_{table} (subject_id, hadm_id) VALUES (3, 7)")
+            ((_, plan),) = con.execute(f"EXPLAIN {select}").fetchall()
+            assert "HASH_JOIN" in plan and "NL_JOIN" not in plan, table
+            assert "NESTED_LOOP" not in plan, table
