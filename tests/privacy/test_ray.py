@@ -45,7 +45,7 @@ class RayWatch(Watch):
         self.open_folders, self.listening, self.outside = set(), set(), set()
 
     def check(self):
-        for folder in [path for top in FOLDERS for path in top.glob("fs-ray-*")]:
+        for folder in self.folders():
             with contextlib.suppress(FileNotFoundError):
                 if stat.S_IMODE(folder.stat().st_mode) != 0o700:
                     self.open_folders.add(str(folder))
@@ -63,6 +63,10 @@ class RayWatch(Watch):
                 if pid != self.process.pid:
                     self._search(f"environment of {pid}", (folder / "environ").read_bytes())
         self._look_at_sockets(descendants)
+
+    def folders(self):
+        """Return the folders of the Ray that the run has started."""
+        return [path for top in FOLDERS for path in top.glob(f"fs-ray-{self.process.pid}-*")]
 
     def _search(self, place, data):
         if canaries(data) or any(secret in data for secret in self.secrets):
@@ -126,7 +130,7 @@ def assert_private(watch, out, err, places):
     assert watch.open_folders == set()
     assert watch.outside == set()
     assert in_files(*places) == []
-    assert [path for top in FOLDERS for path in top.glob("fs-ray-*")] == []
+    assert watch.folders() == []
 
 
 def test_a_run_on_ray_reveals_no_text_password_or_key(watched, server, model, tmp_path):

@@ -1,5 +1,6 @@
 """Distribute notes among workers on Ray, and bring their vectors back, whatever dies meanwhile."""
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Generator
@@ -211,7 +212,8 @@ class _Run:
 
     def stop(self) -> None:
         for worker in (*self._busy.values(), *self._idle):
-            self._ray.kill(worker.actor)
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.kill(worker.actor)
 
     def _hand_out(self) -> None:
         """Give waiting parts to idle workers; start workers where there are too few."""
@@ -284,10 +286,10 @@ class _Run:
         """Raise FeatureStoreError if no worker has found a place for a long time."""
         has_place = any(worker.node for worker in (*self._busy.values(), *self._idle))
         if not has_place and time.monotonic() - self._last_sign > _PLACEMENT_SECONDS:
-            needs = "a free GPU" if self._resources.device == "cuda" else "free CPUs"
+            needed = "GPU" if self._resources.device == "cuda" else "CPUs"
             raise FeatureStoreError(
-                f"{self._workers.where()} has had no {needs[2:] if needs[:2] == 'a ' else needs} "
-                f"for {_PLACEMENT_SECONDS} s - run this again when other jobs have ended"
+                f"{self._workers.where()} has had no free {needed} for {_PLACEMENT_SECONDS} s - run"
+                " this again when other jobs have ended"
             )
 
     def _error(self, failure: Failure, worker: _Worker) -> FeatureStoreError:

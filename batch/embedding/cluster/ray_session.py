@@ -190,7 +190,7 @@ def _private_folder() -> Iterator[Path]:
 def _locked_folder(parent: Path) -> tuple[Path, int]:
     """Make a folder that is locked for as long as this process lives."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
         descriptor = os.open(folder, os.O_RDONLY)
         if try_lock(descriptor) and folder.exists():
             return folder, descriptor

@@ -108,6 +108,10 @@ if __name__ == "__main__":
         import ray
 
         ray.__version__ = "2.1.0"
+    elif sys.argv[1] == "no room":
+        distribution._PLACEMENT_SECONDS = distribution._POLL_SECONDS = 2
+        resources = distribution._Resources("cpu", 1, {"num_cpus": 999}, 1)
+        distribution.RayWorkers.resources = lambda *_: resources
     elif sys.argv[1] != "none":
         distribution.WORKER = getattr(faulty, sys.argv[1])
     main(sys.argv[2:])

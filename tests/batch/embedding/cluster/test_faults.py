@@ -112,17 +112,16 @@ def processes(name):
     return sorted(pids)
 
 
+def folders_of(process):
+    """Return the folders of the Ray that a process has started."""
+    return list(FOLDERS.glob(f"fs-ray-{process.pid}-*"))
+
+
 def workers_of(process):
     """Return the numbers of the processes that embed for a driver of this machine."""
-    (folder,) = {
-        match[0]
-        for pid in children(process.pid)
-        if (match := re.search(rb"/fs-ray-\w+", Path(f"/proc/{pid}/cmdline").read_bytes()))
-    }
-    raylets = processes(f"--temp_dir={FOLDERS}{folder.decode()}")
     return [
         pid
-        for raylet in raylets
+        for raylet in processes(f"--temp_dir={FOLDERS}/fs-ray-{process.pid}-")
         for pid in children(raylet)
         if b"EmbeddingWorker.embed" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
@@ -170,13 +169,14 @@ def test_a_driver_that_is_killed_leaves_shards_and_the_next_run_tidies_up(store,
     wait_for_shards(store, process, 3)
     process.kill()
     finish(process)
-    assert list(FOLDERS.glob("fs-ray-*"))
-    status, out, err = finish(start("none", "embed", store.path, model, "--ray", "--json"))
+    assert folders_of(process)
+    again = start("none", "embed", store.path, model, "--ray", "--json")
+    status, out, err = finish(again)
     assert status == 0, err
     counts = json.loads(out)
     assert counts["resumed"] > 0 and counts["resumed"] + counts["embedded"] == NOTES
     assert_same(store, expected)
-    assert list(FOLDERS.glob("fs-ray-*")) == []
+    assert folders_of(process) + folders_of(again) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -189,8 +189,8 @@ def test_a_run_that_is_stopped_ends_its_ray_and_says_so(store, model, number):
     assert (status, out) == (128 + number, "")
     assert err[-1].startswith("Error: stopped - the store is unchanged")
     assert time.monotonic() - started < 15
-    assert list(FOLDERS.glob("fs-ray-*")) == []
-    assert not processes("raylet/raylet")
+    assert folders_of(process) == []
+    assert processes(f"/fs-ray-{process.pid}-") == []
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,7 @@ def test_a_run_that_is_stopped_ends_its_ray_and_says_so(store, model, number):
         ("AnotherModel", r"other is other-\w{8} here and small-\w{8} where the store is"),
         ("AnotherVersion", r"featurestore is \S+ here and 0.0.1 where the store is"),
         ("NoSource", "h/nowhere is not a folder, database file or URL"),
+        ("no room", "this machine has had no free CPUs for 2 s - run this again when other jobs"),
         ("Talkative", r"ValueError in faulty.py, line \d+ - please report this"),
     ],
 )
@@ -214,7 +215,7 @@ def test_a_fault_of_all_workers_is_one_line(store, model, tmp_path, fault, messa
     assert (status, out) == (1, "")
     assert re.match(f"Error: .*{message}", err[-1]), err
     assert len(err) == 2  # "small-... on Ray" and the error
-    assert list(FOLDERS.glob("fs-ray-*")) == []
+    assert folders_of(process) == []
 
 
 def rename_model(folder):

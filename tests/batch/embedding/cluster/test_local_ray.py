@@ -24,14 +24,17 @@ KEYS = "encoder_id, note_id, window_no, hadm_id, n_tokens, available_at, text_ha
 
 
 def run(*arguments, **environment):
-    """Run a command; return the finished process."""
-    return subprocess.run(
+    """Run a command; return the finished process, which has left no folder of Ray."""
+    process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
+    out, err = process.communicate(timeout=300)
+    assert list(SHARED_MEMORY.glob(f"fs-ray-{process.pid}-*")) == []
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,6 @@ def test_two_workers_store_the_same_rows_and_leave_nothing_behind(copied, model)
     assert verify(on_ray) == []
     provider = "SELECT counts ->> 'provider' FROM runs WHERE command = 'embed'"
     assert on_ray.one(provider) == ("CPUExecutionProvider",)
-    assert list(SHARED_MEMORY.glob("fs-ray-*")) == []
 
 
 @pytest.mark.slow
