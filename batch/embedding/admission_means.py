@@ -149,7 +149,14 @@ def _compute_means(
 
     sums = np.zeros((last - first, dim))  # (means, dim)
     counts = np.zeros((last - first, 1))
-    windows = con.execute(read_sql("embedding/windows_of_means"), {"first": first, "last": last})
+    lowest, highest = con.execute(
+        "SELECT min(hadm_id), max(hadm_id) FROM missing_means WHERE row_no >= $1 AND row_no < $2",
+        [first, last],
+    ).fetchall()[0]
+    windows = con.execute(
+        read_sql("embedding/windows_of_means"),
+        {"first": first, "last": last, "lowest": lowest, "highest": highest},
+    )
     for batch in windows.to_arrow_reader(8_192):
         vectors = arrow_to_vectors(batch.column("embedding")).astype(np.float64)
         row_nos = batch.column("row_nos")

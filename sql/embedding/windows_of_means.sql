@@ -1,7 +1,9 @@
--- windows_of_means($first, $last): which vectors are these missing means taken over?
+-- windows_of_means($first, $last, $lowest, $highest): which vectors are these missing means taken
+-- over?
 --
 -- Grain:   one row per window, although it may count for the means of several cutoffs.
 -- Columns: row_nos (the means, counted from $first; $last is not one of them), embedding.
+-- Params:  $lowest and $highest are the hadm_id of these means, so that parts of the table are read.
 WITH notes_with_means AS (
     SELECT
         encoder_id,
@@ -19,3 +21,4 @@ SELECT
 FROM notes_with_means AS n
 INNER JOIN embeddings AS e
     ON n.note_id = e.note_id AND n.text_hash = e.text_hash AND n.encoder_id = e.encoder_id
+WHERE e.hadm_id >= $lowest AND e.hadm_id <= $highest

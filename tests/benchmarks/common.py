@@ -71,8 +71,12 @@ def random_modernbert(folder, texts):
     return model, tokenizer
 
 
-def hospital(notes):
-    """Return MIMIC-III's tables as DuckDB queries: 20 notes per stay, one stay per patient."""
+def hospital(notes, text_words=None):
+    """Return MIMIC-III's tables as DuckDB queries: 20 notes per stay, one stay per patient.
+
+    Each text has so many words of 32 characters; by default as many as the notes of MIMIC-III.
+    """
+    words = text_words or "CASE WHEN i % 10 = 0 THEN 270 ELSE 30 END"
     return {
         "PATIENTS": f"""
             SELECT CAST(i AS INT) AS SUBJECT_ID, 'F' AS GENDER, TIMESTAMP '2080-01-01' AS DOB,
@@ -96,7 +100,7 @@ def hospital(notes):
                 list_aggregate(
                     [
                         md5(CAST(i * 300 + k AS VARCHAR))
-                        for k in range(CASE WHEN i % 10 = 0 THEN 270 ELSE 30 END)
+                        for k in range({words})
                     ],
                     'string_agg', ' '
                 ) AS TEXT

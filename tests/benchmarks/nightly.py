@@ -1,8 +1,9 @@
 """Time of a nightly run without the model: `python -m tests.benchmarks.nightly [--notes 1000000]`.
 
-Prints a Markdown table. The encoder takes no time and returns one 768-wide vector per note, so that
+Prints Markdown tables. The encoder takes no time and returns one 768-wide vector per note, so that
 everything but the model is measured. Peak memory is measured in separate processes, with a small
-BERT.
+BERT. `--flat 100000 500000` measures only a night with 20 new notes, in stores of these sizes, and
+`--commit 200000` only a commit, against a bare INSERT of the same rows; `--dim` is the width.
 """
 
 import argparse
@@ -17,10 +18,13 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
+from batch.embedding.commit import commit_staged
+from batch.embedding.staging import stage
 from batch.training.reference import record_reference
 from featurestore import create_store, embed_pending, nightly, sync, verify, write_hospital
 from featurestore.cohort.tasks import find_task
-from featurestore.store import failpoints
+from featurestore.store import failpoints, transaction
+from featurestore.store.files import copy, fsync
 from featurestore.store.integrity.checksums import COEF_HASH
 from tests.benchmarks.common import hospital, row, timed
 
@@ -57,24 +61,24 @@ class HashEncoder:
         return rng.standard_normal((len(batch), self.manifest["dim"]), np.float32)
 
 
-def write_tables(folder, notes, kind="parquet"):
+def write_tables(folder, notes, kind="parquet", text_words=None):
     folder.mkdir(exist_ok=True)
     with duckdb.connect() as con:
-        for table, query in hospital(notes).items():
+        for table, query in hospital(notes, text_words).items():
             con.execute(f"COPY ({query}) TO '{folder / table}.{kind}'")
 
 
-def insert_scorer(store):
+def insert_scorer(store, dim=768):
     """Insert a scorer by hand: no patient of this hospital returns, so none can be trained."""
-    with store.transaction("benchmark") as transaction:
-        transaction.con.execute(
+    with store.transaction("benchmark") as change:
+        change.con.execute(
             "INSERT INTO scorers SELECT 'readmit-v1', 'readmit', 1, encoder_id, '72h', "
-            "'readmission', 30, [0.01::FLOAT for x in range(768)], 0, '{}', '', now(), "
+            "'readmission', 30, [0.01::FLOAT for x in range($2)], 0, '{}', '', now(), "
             "'mean', 1, 0, 0, 1, '', $1, '', NULL, NULL FROM encoders",
-            [find_task(store).select],
+            [find_task(store).select, dim],
         )
-        transaction.con.execute(f"UPDATE scorers SET coef_hash = {COEF_HASH}")
-        record_reference(transaction.con, "readmit-v1")  # so that nights are compared with it
+        change.con.execute(f"UPDATE scorers SET coef_hash = {COEF_HASH}")
+        record_reference(change.con, "readmit-v1")  # so that nights are compared with it
 
 
 def night_without_changes(folder, notes, budget="", encrypt=False):
@@ -102,6 +106,76 @@ def night_without_changes(folder, notes, budget="", encrypt=False):
         budget,
     )
     return store, encoder
+
+
+def few_new_notes(folder, notes, dim):
+    """Run a night with 20 new notes in a store with one window for each of many short notes."""
+    write_tables(folder / "hospital", notes, text_words=3)
+    store = create_store(folder / "w.duckdb", folder / "hospital", "mimic3")
+    sync(store)
+    encoder = HashEncoder(dim)
+    embed_pending(store, encoder)
+    insert_scorer(store, dim)
+    nightly(store, encoder, "readmit")
+    nights = []
+    for night in range(1, 4):
+        write_tables(folder / "hospital", notes + 20 * night, text_words=3)
+        copies = []
+        vars(transaction)["copy"] = lambda *files: copies.append(timed(lambda: copy(*files))[0])
+        seconds, counts = timed(lambda: nightly(store, encoder, "readmit", force=True))
+        vars(transaction)["copy"] = copy
+        assert counts["new"] == 20 == counts["embedded"]
+        nights.append((seconds - counts["seconds"]["sync"] - sum(copies), sum(copies), counts))
+    rest, copied, counts = min(nights, key=lambda night: night[0])
+    row(
+        f"{notes:,} windows, {dim} wide, {store.path.stat().st_size / 1e6:,.0f} MB",
+        f"index {counts['seconds']['sync']:.1f} s, copy {copied:.2f} s, rest {rest:.2f} s",
+    )
+
+
+def commit_against_insert(folder, notes, dim):
+    """Commit staged windows, and insert the same rows into a table of their own."""
+    write_tables(folder / "hospital", notes, text_words=3)
+    store = create_store(folder / "w.duckdb", folder / "hospital", "mimic3")
+    sync(store)
+    encoder = HashEncoder(dim)
+    with store.lock("embed"):
+        staged = stage(store, encoder)
+        seconds, _ = timed(lambda: _commit(store, encoder, staged))
+    (ddl,) = store.one("SELECT sql FROM duckdb_tables() WHERE table_name = 'embeddings'")
+    bare, _ = timed(lambda: _insert(folder, ddl, staged.shards))
+    assert store.one("SELECT count(*) FROM embeddings") == (notes,)
+    row(
+        f"{notes:,} windows, {dim} wide",
+        f"commit {seconds:.1f} s, bare INSERT {bare:.1f} s: {seconds / bare:.2f} times",
+        "1.5 times",
+    )
+
+
+def _commit(store, encoder, staged):
+    with store.transaction("embed") as change:
+        commit_staged(change, encoder, staged)
+
+
+def _insert(folder, ddl, shards):
+    """Insert the rows of shards into a new file, with the settings of a commit, and write it."""
+    con = transaction._open_writer(folder)
+    con.execute(f"ATTACH '{folder / 'bare.duckdb'}' AS bare")
+    con.execute("USE bare")
+    con.execute(ddl)
+    con.execute("PRAGMA force_compression = 'uncompressed'")
+    con.execute("BEGIN")
+    for rows in shards.tables():
+        con.register("rows", rows)
+        con.execute(
+            "INSERT INTO embeddings SELECT 'hash-00000000', 1, note_id, window_no, n_tokens, "
+            "TIMESTAMP '2150-01-01', text_hash, 0, embedding FROM rows"
+        )
+        con.unregister("rows")
+    con.execute("COMMIT")
+    con.execute("CHECKPOINT")
+    con.close()
+    fsync(folder / "bare.duckdb")
 
 
 def nights_by_new_notes(folder, notes, encrypt=False):
@@ -152,8 +226,20 @@ def memory(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--notes", type=int, default=1_000_000)
+    parser.add_argument("--flat", type=int, nargs="+", default=[])
+    parser.add_argument("--commit", type=int, nargs="+", default=[])
+    parser.add_argument("--dim", type=int, default=768)
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores\n\n| what | measured | budget |\n| --- | --- | --- |")
+    for measure, sizes in (
+        (few_new_notes, arguments.flat),
+        (commit_against_insert, arguments.commit),
+    ):
+        for notes in sizes:
+            with tempfile.TemporaryDirectory() as folder:
+                measure(Path(folder), notes, arguments.dim)
+    if arguments.flat or arguments.commit:
+        return
     with tempfile.TemporaryDirectory() as folder:
         memory(Path(folder))
     os.environ["FEATURESTORE_KEY"] = "a key of the benchmark"
