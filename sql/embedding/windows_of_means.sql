@@ -3,7 +3,7 @@
 --
 -- Grain:   one row per window, although it may count for the means of several cutoffs.
 -- Columns: row_nos (the means, counted from $first; $last is not one of them), embedding.
--- Params:  $lowest and $highest are the hadm_id of these means, so that parts of the table are read.
+-- Params:  $lowest and $highest are hadm_id of these means: only that part of the table is read.
 WITH notes_with_means AS (
     SELECT
         encoder_id,

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import duckdb
 import numpy as np
@@ -120,12 +121,15 @@ def few_new_notes(folder, notes, dim):
     nights = []
     for night in range(1, 4):
         write_tables(folder / "hospital", notes + 20 * night, text_words=3)
-        copies = []
-        vars(transaction)["copy"] = lambda *files: copies.append(timed(lambda: copy(*files))[0])
-        seconds, counts = timed(lambda: nightly(store, encoder, "readmit", force=True))
-        vars(transaction)["copy"] = copy
+        copied = []
+
+        def timed_copy(*files, copied=copied):
+            copied.append(timed(lambda: copy(*files))[0])
+
+        with patch.object(transaction, "copy", timed_copy):
+            seconds, counts = timed(lambda: nightly(store, encoder, "readmit", force=True))
         assert counts["new"] == 20 == counts["embedded"]
-        nights.append((seconds - counts["seconds"]["sync"] - sum(copies), sum(copies), counts))
+        nights.append((seconds - counts["seconds"]["sync"] - sum(copied), sum(copied), counts))
     rest, copied, counts = min(nights, key=lambda night: night[0])
     row(
         f"{notes:,} windows, {dim} wide, {store.path.stat().st_size / 1e6:,.0f} MB",
