@@ -5,6 +5,12 @@ from typing import Any
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
+# How each job makes the copy that it changes.
+_COPIED = {
+    "reflink": "in no time: the file system shares blocks (reflink)",
+    "bytes": "byte by byte, at the speed of the disk",
+}
+
 
 def info(store: Store) -> dict[str, Any]:
     """Return what a store holds: sizes, encoders, scorers, the last nights and the last runs."""
@@ -16,8 +22,10 @@ def info(store: Store) -> dict[str, Any]:
         "FROM notes"
     )
     (last,) = store.one(read_sql("sync/last_complete_sync"))
+    (copied_by,) = store.one("SELECT max_by(versions ->> '$.copied_by', run_id) FROM runs")
     return {
         "store": f"{store.path} ({store.path.stat().st_size / 1e6:,.1f} MB)",
+        "copied": _COPIED.get(copied_by, "not yet"),
         "encrypted": "yes" if store.is_encrypted() else "no",
         "source": f"{source} ({schema})",
         "observed": f"until {observed_until}"

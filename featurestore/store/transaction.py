@@ -72,7 +72,7 @@ def next_version(
         failpoints.hit("copy")
         check_no_log(store)
         os.close(create_private(draft))
-        copy(store, draft)
+        copied_by = copy(store, draft)
         with contextlib.closing(_open_draft(draft)) as con:
             previous = last_run(con)
             con.execute("BEGIN")
@@ -81,7 +81,8 @@ def next_version(
             make_objects(con, VIEWS_AND_MACROS)
             transaction = Transaction(con, previous[0] + 1)
             yield transaction
-            _record(transaction, command, started_at, checksums_after_changes(con))
+            contents = checksums_after_changes(con)
+            _record(transaction, command, started_at, contents, copied_by)
             rows = row_counts(con)
             failpoints.hit("checkpoint")
             con.execute("COMMIT")
@@ -118,16 +119,21 @@ def first_version(
 
 
 def _record(
-    transaction: Transaction, command: str, started_at: datetime, contents: Checksums
+    transaction: Transaction,
+    command: str,
+    started_at: datetime,
+    contents: Checksums,
+    copied_by: str | None = None,
 ) -> None:
     """Append the run with the checksums of the tables, the last row of a commit."""
+    versions = {"clinical-featurestore": __version__, "duckdb": duckdb.__version__}
     record_run(
         transaction.con,
         run_id=transaction.run_id,
         command=command,
         started_at=started_at,
         counts=json.dumps(transaction.counts),
-        versions=json.dumps({"clinical-featurestore": __version__, "duckdb": duckdb.__version__}),
+        versions=json.dumps(versions | {"copied_by": copied_by}),
         hash_after=checksums_hash(contents),
         contents=json.dumps(contents),
     )

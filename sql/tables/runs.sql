@@ -21,7 +21,8 @@ One row per run (run_id; 0 is init).';
 COMMENT ON COLUMN runs.started_at IS 'Local time.';
 COMMENT ON COLUMN runs.finished_at IS 'Local time.';
 COMMENT ON COLUMN runs.counts IS 'What the job did, as JSON.';
-COMMENT ON COLUMN runs.versions IS 'Versions of the program and of DuckDB, as JSON.';
+COMMENT ON COLUMN runs.versions IS
+'Versions of the program and of DuckDB, and how the file was copied, as JSON.';
 COMMENT ON COLUMN runs.uid IS 'User id on the machine that ran the job.';
 COMMENT ON COLUMN runs.hash_after IS 'SHA-256 of contents after the run.';
 COMMENT ON COLUMN runs.chain IS

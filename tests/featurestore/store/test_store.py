@@ -9,7 +9,7 @@ import textwrap
 import duckdb
 import pytest
 
-from featurestore import Store, create_store
+from featurestore import Store, create_store, info, verify
 from featurestore.errors import (
     FeatureStoreError,
     StoreBusyError,
@@ -175,6 +175,24 @@ def test_a_row_with_the_key_of_an_older_row_is_refused(store):
     refused = pytest.raises(FeatureStoreError, match="notes holds 1 duplicate rows")
     with refused, store.transaction("test") as transaction:
         transaction.con.execute(insert)
+
+
+def test_info_says_how_the_file_is_copied(store, monkeypatch):
+    assert info(store)["copied"] == "not yet"
+    add_run(store)
+    as_bytes = "byte by byte, at the speed of the disk"
+    shared = "in no time: the file system shares blocks (reflink)"
+    assert info(store)["copied"] in (as_bytes, shared)
+
+    def share_blocks(target, request, source):
+        os.write(target, os.pread(source, os.fstat(source).st_size, 0))
+
+    # As the kernel does on XFS.
+    monkeypatch.setattr("fcntl.ioctl", share_blocks)
+    add_run(store)
+    assert info(store)["copied"] == shared
+    monkeypatch.undo()
+    assert verify(store) == []
 
 
 def test_a_vector_that_is_not_finite_is_refused_by_the_schema(store):
