@@ -53,9 +53,7 @@ def refresh_means(con: duckdb.DuckDBPyConnection, also: str | None = None) -> No
         "vector_hash) FROM admission_embeddings SEMI JOIN missing_means "
         "USING (encoder_id, hadm_id, cutoff))",
     )
-    log_changes(
-        con, "SELECT hadm_id FROM outdated_means UNION ALL SELECT hadm_id FROM missing_means"
-    )
+    log_changes(con, read_sql("embedding/rescored_stays"))
     forget_up_to_date(con, "means", list(names_up_to_date(con, "means")))
     mark_up_to_date(con, "means", cutoffs)
 

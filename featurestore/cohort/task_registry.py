@@ -85,6 +85,7 @@ def add_task(store: Store, name: str, file: str | Path) -> dict[str, Any]:
                 [name, select, task.gives_prediction_time, started_at],
             )
             make_objects(con, ("task_select",))
+            forget_up_to_date(con, "means", [f"task:{name}"])  # of a dropped task of this name
             refresh_predictions(con)
             transaction.counts.update(task=name, **counts)
     return {"task": name, "cutoff": task.own_cutoff, **counts}
@@ -113,7 +114,6 @@ def drop_task(store: Store, name: str) -> list[str]:
             con.execute("DELETE FROM tasks WHERE name = $1", [name])
             delete_rows(con, "task_labels_from_files", "task = $1", [name])
             delete_rows(con, "task_predictions", "task = $1", [name])
-            forget_up_to_date(con, "means", [f"task:{name}"])
             make_objects(con, ("task_select",))
             transaction.counts.update(dropped=name)
     return [scorer_id for (scorer_id,) in scorers]

@@ -19,7 +19,7 @@ import duckdb
 
 from featurestore.errors import FeatureStoreError, StoreBusyError, StoreDamagedError
 from featurestore.store import failpoints
-from featurestore.store.database import attach, open_duckdb
+from featurestore.store.database import attach, is_damage, open_duckdb
 from featurestore.store.files import copy, create_private, fsync, private_folder, try_lock
 from featurestore.store.integrity.audit_log import (
     last_run,
@@ -252,12 +252,14 @@ def check_no_log(store: Path) -> None:
 
 @contextlib.contextmanager
 def translate_disk_errors(store: Path) -> Iterator[None]:
-    """Raise FeatureStoreError if disk space or memory runs out."""
+    """Raise FeatureStoreError if disk space or memory runs out, StoreDamagedError for damage."""
     try:
         yield
     except (OSError, *_DUCKDB_DISK_ERRORS) as error:
         if isinstance(error, OSError) and error.errno not in _DISK_ERRORS:
             raise
+        if is_damage(error):
+            raise StoreDamagedError(f"{store} is damaged - restore it from a backup") from None
         resource = "memory" if isinstance(error, duckdb.OutOfMemoryException) else "disk space"
         number = getattr(error, "errno", None)
         reason = os.strerror(number) if number else type(error).__name__

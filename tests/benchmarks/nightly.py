@@ -71,15 +71,15 @@ def write_tables(folder, notes, kind="parquet", text_words=None):
 
 def insert_scorer(store, dim=768):
     """Insert a scorer by hand: no patient of this hospital returns, so none can be trained."""
-    with store.transaction("benchmark") as change:
-        change.con.execute(
+    with store.transaction("benchmark") as draft:
+        draft.con.execute(
             "INSERT INTO scorers SELECT 'readmit-v1', 'readmit', 1, encoder_id, '72h', "
             "'readmission', 30, [0.01::FLOAT for x in range($2)], 0, '{}', '', now(), "
             "'mean', 1, 0, 0, 1, '', $1, '', NULL, NULL FROM encoders",
             [find_task(store).select, dim],
         )
-        change.con.execute(f"UPDATE scorers SET coef_hash = {COEF_HASH}")
-        record_reference(change.con, "readmit-v1")  # so that nights are compared with it
+        draft.con.execute(f"UPDATE scorers SET coef_hash = {COEF_HASH}")
+        record_reference(draft.con, "readmit-v1")  # so that nights are compared with it
 
 
 def night_without_changes(folder, notes, budget="", encrypt=False):
@@ -157,8 +157,8 @@ def commit_against_insert(folder, notes, dim):
 
 
 def _commit(store, encoder, staged):
-    with store.transaction("embed") as change:
-        commit_staged(change, encoder, staged)
+    with store.transaction("embed") as draft:
+        commit_staged(draft, encoder, staged)
 
 
 def _insert(folder, ddl, shards):

@@ -139,9 +139,9 @@ def check_all(store, encoder):
     """Compare what is found among the changed stays with a pass over all of them."""
     con = store.connect()
     scores_due(store, "risk-v1")
-    found = rows(con, "SELECT hadm_id, probability FROM new_scores", None)
+    due = rows(con, "SELECT hadm_id, probability FROM new_scores", None)
     query = f"SELECT hadm_id, probability FROM ({read_sql('scoring/due_scores')})"
-    assert found == rows(con, query, {"scorer": "risk-v1"})
+    assert due == rows(con, query, {"scorer": "risk-v1"})
     query = f"SELECT note_id FROM ({read_sql('embedding/unembedded_notes')})"
     pending = pending_notes(store, encoder.id)["note_id"].to_pylist()
     assert sorted(pending) == [no for (no,) in rows(con, query, {"encoder_id": encoder.id})]

@@ -6,7 +6,7 @@ import pytest
 
 from featurestore import Store, create_store, sync
 from featurestore.errors import SourceError
-from featurestore.source import sync as sync_module
+from featurestore.source import comparison
 from featurestore.store.forget import forget
 from featurestore.store.sql_files import read_sql
 from tests.hospital import admission, note, own_schema, write_hospital, write_sqlite
@@ -119,7 +119,7 @@ def colliding(monkeypatch):
             f"CASE WHEN source_id IN ({listed}) THEN 1 ELSE true_stable_id(source_id) END;"
         )
         monkeypatch.setattr(
-            sync_module,
+            comparison,
             "read_sql",
             lambda name: forged if name == "sync/stable_id" else read_sql(name),
         )
