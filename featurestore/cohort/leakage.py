@@ -147,15 +147,16 @@ def accept_finding(store: Store, code: str, scorer: str | None = None) -> None:
 
 def pending_notes_finding(store: Store, encoder_id: str) -> Finding | None:
     """Return the finding that an encoder of the store has not embedded every ready note, if so."""
-    notes, excluded, embedded = store.one(read_sql("embedding/note_counts"), encoder_id=encoder_id)
-    ready = notes - excluded
+    query = f"SELECT count(*) FROM ({read_sql('embedding/unembedded_notes')})"
+    (pending,) = store.one(query, encoder_id=encoder_id)
     is_stored = store.one("SELECT count(*) FROM encoders WHERE encoder_id = $e", e=encoder_id)[0]
-    if embedded == ready or not is_stored:
+    if not pending or not is_stored:
         return None
+    (ready,) = store.one("SELECT count(*) FROM notes WHERE status = 'ready'")
     return _finding(
         "pending-notes",
-        ready - embedded,
-        f"{ready - embedded:,} of {ready:,} ready notes are not embedded by {encoder_id} - "
+        pending,
+        f"{pending:,} of {ready:,} ready notes are not embedded by {encoder_id} - "
         f'"featurestore embed {store.path} MODEL" embeds them',
     )
 

@@ -529,21 +529,26 @@ def test_a_refused_password_is_never_revealed(program):
     assert in_files(*program.places) == []
 
 
-@pytest.mark.parametrize("place", ["userinfo", "parameter"])
-def test_an_accepted_password_is_never_revealed(program, server, model, tmp_path, place):
+def ward_in_postgres(server, folder, name):
+    """Load the ward's tables into a schema of PostgreSQL; return the folder of their SELECTs."""
     import psycopg
 
-    folder = ward(tmp_path / "hospital")
+    tables = ward(folder / "hospital")
     with psycopg.connect(server.get_uri()) as con:
-        con.execute("DROP SCHEMA IF EXISTS canary CASCADE; CREATE SCHEMA canary")
+        con.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}")
         for table in ("ADMISSIONS", "PATIENTS", "NOTEEVENTS"):
-            data = (folder / f"{table}.csv").read_bytes().replace(b"\0", b" ")
+            data = (tables / f"{table}.csv").read_bytes().replace(b"\0", b" ")
             header, _, rows = data.decode(errors="replace").partition("\r\n")
-            columns = ", ".join(f"{name} TEXT" for name in header.split(","))
-            con.execute(f"CREATE TABLE canary.{table} ({columns})")
-            with con.cursor().copy(f"COPY canary.{table} FROM STDIN (FORMAT csv)") as copy:
+            columns = ", ".join(f"{column} TEXT" for column in header.split(","))
+            con.execute(f"CREATE TABLE {name}.{table} ({columns})")
+            with con.cursor().copy(f"COPY {name}.{table} FROM STDIN (FORMAT csv)") as copy:
                 copy.write(rows)
-    schema = own_schema(tmp_path / "own", "", "", tables_in="canary.")
+    return own_schema(folder / "own", "", "", tables_in=f"{name}.")
+
+
+@pytest.mark.parametrize("place", ["userinfo", "parameter"])
+def test_an_accepted_password_is_never_revealed(program, server, model, tmp_path, place):
+    schema = ward_in_postgres(server, tmp_path, "canary")
     password = quote(f"{PASSWORD}@/:%?# \N{SNOWMAN}", safe="")
     url = server.get_uri().replace("postgresql://", f"{PROTOCOL}://")
     full_url = url.replace("postgres:@", f"postgres:{password}@")

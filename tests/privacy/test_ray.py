@@ -14,7 +14,6 @@ import pytest
 
 from featurestore import Store
 from tests.batch.embedding.cluster.test_faults import children
-from tests.hospital import own_schema
 from tests.privacy.test_canary import (
     CANARY,
     KEY,
@@ -24,6 +23,7 @@ from tests.privacy.test_canary import (
     in_files,
     sqlite_of,
     ward,
+    ward_in_postgres,
 )
 from tests.privacy.test_private import BAIT, ROOT, Watch
 
@@ -134,19 +134,7 @@ def assert_private(watch, out, err, places):
 
 
 def test_a_run_on_ray_reveals_no_text_password_or_key(watched, server, model, tmp_path):
-    import psycopg
-
-    folder = ward(tmp_path / "hospital")
-    with psycopg.connect(server.get_uri()) as con:
-        con.execute("DROP SCHEMA IF EXISTS onray CASCADE; CREATE SCHEMA onray")
-        for table in ("ADMISSIONS", "PATIENTS", "NOTEEVENTS"):
-            data = (folder / f"{table}.csv").read_bytes().replace(b"\0", b" ")
-            header, _, rows = data.decode(errors="replace").partition("\r\n")
-            columns = ", ".join(f"{name} TEXT" for name in header.split(","))
-            con.execute(f"CREATE TABLE onray.{table} ({columns})")
-            with con.cursor().copy(f"COPY onray.{table} FROM STDIN (FORMAT csv)") as copy:
-                copy.write(rows)
-    schema = own_schema(tmp_path / "own", "", "", tables_in="onray.")
+    schema = ward_in_postgres(server, tmp_path, "onray")
     password = quote(f"{PASSWORD}@/:%?# \N{SNOWMAN}", safe="")
     url = server.get_uri().replace("postgresql://", f"{PROTOCOL}://")
     environment = {
