@@ -193,8 +193,11 @@ def _wrong_windows(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     complete = sorted(names_up_to_date(con, "means"))
     if not find_changed_stays(con, "means", complete):
         return
+    # Means at a cutoff that is not complete wait to be computed anew (a task that was replaced).
     (wrong,) = con.execute(
-        "SELECT count(*) FROM admission_embeddings WHERE NOT list_contains($1, cutoff)", [complete]
+        "SELECT count(*) FROM admission_embeddings ANTI JOIN kept_cutoffs USING (cutoff) "
+        "WHERE NOT list_contains($1, cutoff)",
+        [complete],
     ).fetchall()[0]
     # After a task was dropped, the next job deletes the means at its prediction times.
     kept = con.execute(

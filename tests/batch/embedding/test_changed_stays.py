@@ -188,4 +188,5 @@ def test_nights_of_a_live_hospital(tmp_path, monkeypatch, seed, nights):
                 assert verify(store) == []
             drop_task(store, "own")
             add_task(store, "own", tmp_path / "own.sql")
+            assert verify(store) == []  # the means of the dropped task wait to be replaced
     assert sliced > nights / 4 or nights < 9
