@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, TASK, rule_options
-from featurestore.cli.progress import progress
+from featurestore.cli.progress import progress, say
 
 POSITIVE = click.FloatRange(0, 1_000, min_open=True)
 CSV = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -95,6 +95,13 @@ def finetune_command(
     data = (files[0], files[1]) if files else Store(paths[0])
     with progress("steps") as done:
         info = finetune(data, paths[-1], **settings, progress=done)
+    windows, positives = info["windows"]["valid"], info["positives"]["valid"]
+    if not 0 < positives < windows:
+        kept = "the step of the lowest loss on them" if windows else "the last step"
+        say(
+            f"Warning: {positives:,} of {windows:,} validation windows are positive, so there is "
+            f"no AUROC, and {kept} was kept - fine-tune on more admissions"
+        )
     keys = ("windows", "positives", "steps", "best_step", "valid")
     click.echo(json.dumps({key: info[key] for key in keys}))
 

@@ -8,6 +8,7 @@ from batch.embedding.commit import commit_staged, drop_stale_vectors, is_out_of_
 from batch.embedding.covariates import refresh_covariates
 from batch.embedding.encoder import Encoder
 from batch.embedding.staging import Progress, stage
+from featurestore.errors import UnknownNameError
 from featurestore.store.store import Store
 
 
@@ -29,10 +30,12 @@ def embed_pending(
     `limit` is the maximum number of notes to embed now. `categories` selects note categories
     (default: all). `progress` is called after every batch with the notes read, the notes to read
     and the throughput. `ray` embeds on Ray: "local" on this machine, a worker for each GPU or group
-    of cores, or HOST:PORT on a cluster that this machine is a node of. Raises FeatureStoreError.
+    of cores, or HOST:PORT on a cluster that this machine is a node of. Raises FeatureStoreError,
+    UnknownNameError for a category that no note has.
     """
     started_at = datetime.now()
     with store.lock("embed"):
+        _check_categories(store, categories)
         staged = stage(store, encoder, limit, progress, categories, ray=ray)
         if staged or is_out_of_date(store):
             with store.transaction("embed", started_at) as transaction:
@@ -42,6 +45,19 @@ def embed_pending(
                 transaction.counts.update(staged.memory)
         staged.shards.clear()
     return staged.counts
+
+
+def _check_categories(store: Store, categories: Sequence[str]) -> None:
+    known = {
+        category for (category,) in store.sql("SELECT DISTINCT category FROM notes").fetchall()
+    }
+    for category in categories:
+        if category not in known:
+            query = "SELECT DISTINCT category FROM notes"
+            raise UnknownNameError(
+                f"no note of {store.path} has the category {category} - "
+                f"\"featurestore sql {store.path} '{query}'\" lists them"
+            )
 
 
 def update_embeddings(store: Store, also: str | None = None) -> None:

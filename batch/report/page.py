@@ -46,11 +46,7 @@ def report(
     suppressed unless `small_cells`. Raises FeatureStoreError where the scorer is unknown, a
     threshold is no probability, or the file cannot be written.
     """
-    output = Path(output)
-    if output.suffix != ".html" or not output.parent.is_dir():
-        raise FeatureStoreError(
-            f"{output} cannot be written - name an .html file in an existing folder"
-        )
+    output = store.output_file(output, ".html")
     if wrong := [threshold for threshold in thresholds if not 0 < threshold < 1]:
         raise FeatureStoreError(
             f"{wrong[0]} is no threshold of a predicted risk - give one between 0 and 1"

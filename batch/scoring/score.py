@@ -16,7 +16,6 @@ from batch.scoring.scorer_registry import (
     find_scorer,
     why_no_signal,
 )
-from featurestore.errors import FeatureStoreError
 from featurestore.store.changes import mark_up_to_date, only_changed_stays
 from featurestore.store.files import private_file
 from featurestore.store.sql_files import read_sql
@@ -40,11 +39,7 @@ def score(
     nothing, if one of `hadm_ids` cannot be scored.
     """
     scorer_id = find_scorer(store, scorer)
-    output = Path(output) if output else None
-    if output and (output.suffix not in (".csv", ".parquet") or not output.parent.is_dir()):
-        raise FeatureStoreError(
-            f"{output} cannot be written - name a .csv or .parquet file in an existing folder"
-        )
+    output = store.output_file(output, ".csv", ".parquet") if output else None
     encoder, cutoff = encoder_and_cutoff(store, scorer_id)
     update_embeddings(store)
     for hadm_id in hadm_ids:

@@ -14,11 +14,14 @@ from featurestore.cli.progress import say
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["table", "csv", "json", "parquet"]),
-    help="Output format (default: by the extension of the output file, else table).",
+    type=click.Choice(["table", "csv", "tsv", "json", "jsonl", "parquet", "arrow"]),
+    help="Output format (default: that of the output file, else table).",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write to this file, private to you."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write to this file, private to you: .csv, .tsv, .json, .jsonl, .parquet, .arrow or .txt.",
 )
 @click.option(
     "--limit",
@@ -53,8 +56,8 @@ def sql_command(
 
     if schema == (query is not None):
         raise click.UsageError("Give a QUERY, or --schema.")
-    if kind == "parquet" and output is None:
-        raise click.UsageError("Parquet needs a file: name it with -o FILE.")
+    if kind in ("parquet", "arrow") and output is None:
+        raise click.UsageError(f"--format {kind} needs a file: name it with -o FILE.{kind}.")
     opened = Store(store)
     if limit is None:
         limit = 0 if output else MAX_ROWS

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from featurestore.cohort.tasks import Task, find_task
-from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -23,11 +22,7 @@ def write_meds(
     import pyarrow.parquet as pq
 
     task = task or find_task(store)
-    file = Path(file)
-    if file.suffix != ".parquet" or not file.parent.is_dir():
-        raise FeatureStoreError(
-            f"{file} cannot be written - name a .parquet file in an existing folder"
-        )
+    file = store.output_file(file, ".parquet")
     labels = store.sql(
         read_sql("cohort/meds_labels"), labels=task.labels, cutoff=task.cutoff(store, cutoff)
     ).to_arrow_table()

@@ -10,7 +10,7 @@ from typing import IO, Any
 import duckdb
 
 from featurestore.errors import FeatureStoreError, QueryError
-from featurestore.query.output import write_parquet, write_rows
+from featurestore.query.output import BINARY, write_arrow, write_rows
 from featurestore.query.sandbox import check, schema_hint
 from featurestore.store.database import is_damage
 from featurestore.store.store import Store
@@ -39,14 +39,15 @@ def run_query(
 ) -> bool:
     """Write at most `limit` rows of the result to a stream (0: all); return whether there are more.
 
-    `kind` is table, csv, json, or parquet, which needs a binary stream. `timeout` is in seconds. A
-    query can read the store, but no file, network, extension, setting or Python variable. Raises
-    QueryError, whose message may quote the query and names of tables and columns, but no value.
+    `kind` is table, csv, tsv, json, jsonl, or parquet or arrow, which need a binary stream.
+    `timeout` is in seconds. A query can read the store, but no file, network, extension, setting or
+    Python variable. Raises QueryError, whose message may quote the query and names of tables and
+    columns, but no value.
     """
     with _execute(store, query, timeout) as relation:
         result = relation.limit(limit + 1) if limit else relation
-        if kind == "parquet":
-            return write_parquet(stream, result, limit)
+        if kind in BINARY:
+            return write_arrow(stream, kind, result, limit)
         columns, rows = result.columns, result.fetchall()
     write_rows(stream, kind, columns, rows[:limit] if limit else rows)
     return 0 < limit < len(rows)

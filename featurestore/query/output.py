@@ -16,9 +16,19 @@ from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
 from featurestore.store.store import Store
 
-FORMATS = ("table", "csv", "json", "parquet")
+# The formats of a result, by the extension of the file.
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".txt": "table",
+}
+BINARY = ("parquet", "arrow")
 _MAX_CELL = 40  # characters of a cell in a table
-_BATCH_ROWS = 10_000  # of Parquet in memory
+_BATCH_ROWS = 10_000  # of Parquet or Arrow in memory
 # Control characters are printed as spaces, because a terminal would obey them.
 _CONTROL_CHARACTERS = dict.fromkeys([*range(32), *range(127, 160)], " ")
 
@@ -29,20 +39,20 @@ def open_output(
 ) -> Iterator[tuple[IO[Any], str]]:
     """Open stdout or a private file; yield the stream and the format.
 
-    The file appears only when it is complete. Its extension gives the format if `kind` is None.
-    Raises FeatureStoreError if the folder does not exist or the file belongs to the store.
+    The file appears only when it is complete. Its extension gives the format. Raises
+    FeatureStoreError if `kind` is another format, or if the file cannot be written.
     """
     if output is None:
         yield sys.stdout, kind or "table"
         return
-    if not output.parent.is_dir():
-        raise FeatureStoreError(f"{output.parent} is not a folder - create it, or name another")
-    store_files = (store.path, store.path.with_name(store.path.name + ".lock"))
-    if output.resolve() in {file.resolve() for file in store_files}:
-        raise FeatureStoreError(f"{output} belongs to the store - name another file")
-    extension = output.suffix.removeprefix(".")
-    kind = kind or (extension if extension in FORMATS else "table")
-    options = {} if kind == "parquet" else {"encoding": "utf-8", "newline": ""}
+    by_extension = FORMATS[store.output_file(output, *FORMATS).suffix]
+    if kind not in (None, by_extension):
+        raise FeatureStoreError(
+            f"{output} is a file of the format {by_extension}, not {kind} - omit --format, or name "
+            "a file with another extension"
+        )
+    kind = by_extension
+    options = {} if kind in BINARY else {"encoding": "utf-8", "newline": ""}
     with private_file(output, **options) as stream:
         yield stream, kind
 
@@ -50,29 +60,39 @@ def open_output(
 def write_rows(
     stream: IO[str], kind: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
 ) -> None:
-    """Write rows as a table, as CSV with arrays in JSON, or as a JSON list of objects."""
-    if kind == "csv":
-        writer = csv.writer(stream, lineterminator="\n")
+    """Write rows as a table, CSV or TSV with arrays in JSON, or JSON objects.
+
+    `json` is one list, `jsonl` an object a line. Only a table on stdout has its long cells cut.
+    """
+    if kind in ("csv", "tsv"):
+        writer = csv.writer(stream, lineterminator="\n", delimiter="," if kind == "csv" else "\t")
         writer.writerow(columns)
         writer.writerows(map(_flatten, rows))
-    elif kind == "json":
+    elif kind in ("json", "jsonl"):
         objects = [dict(zip(columns, map(to_json, row), strict=True)) for row in rows]
-        stream.write(json.dumps(objects, allow_nan=False) + "\n")
+        for value in objects if kind == "jsonl" else [objects]:
+            stream.write(json.dumps(value, allow_nan=False) + "\n")
     elif list(columns) == ["explain_key", "explain_value"]:
         stream.writelines(f"{plan.rstrip()}\n" for _, plan in rows)
     else:
-        stream.write(_table(columns, rows))
+        stream.write(_table(columns, rows, _MAX_CELL if stream is sys.stdout else None))
 
 
-def write_parquet(stream: IO[bytes], relation: duckdb.DuckDBPyRelation, limit: int) -> bool:
-    """Write at most `limit` rows (0: all) in batches; return whether there are more."""
+def write_arrow(
+    stream: IO[bytes], kind: str, relation: duckdb.DuckDBPyRelation, limit: int
+) -> bool:
+    """Write at most `limit` rows (0: all) in batches; return whether there are more.
+
+    `kind` is parquet, or arrow: a file in the IPC format.
+    """
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
     n_rows = 0
     batches = relation.to_arrow_reader(_BATCH_ROWS)
+    new_file = ParquetWriter if kind == "parquet" else pa.ipc.new_file
     try:
-        with ParquetWriter(stream, batches.schema) as writer:
+        with new_file(stream, batches.schema) as writer:
             for batch in batches:
                 writer.write_batch(batch[: max(limit - n_rows, 0)] if limit else batch)
                 n_rows += len(batch)
@@ -109,12 +129,12 @@ def _flatten(row: Sequence[Any]) -> list[Any]:
     return cells
 
 
-def _table(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:
-    """Format an aligned table with numbers on the right and long cells truncated."""
+def _table(columns: Sequence[str], rows: Sequence[tuple[Any, ...]], max_cell: int | None) -> str:
+    """Format an aligned table with numbers on the right; cut cells of over max_cell characters."""
 
     def text(value: Any) -> str:
         cell = "NULL" if value is None else str(value).translate(_CONTROL_CHARACTERS)
-        return cell if len(cell) <= _MAX_CELL else cell[: _MAX_CELL - 1] + "…"
+        return cell if not max_cell or len(cell) <= max_cell else cell[: max_cell - 1] + "…"
 
     cells = [list(map(text, row)) for row in (columns, *map(_flatten, rows))]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

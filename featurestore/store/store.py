@@ -14,13 +14,14 @@ import duckdb
 
 from featurestore.errors import FeatureStoreError, StoreDamagedError, StoreNotFoundError
 from featurestore.store.database import attach, encryption_key, is_damage, open_duckdb
-from featurestore.store.integrity.audit_log import check_seal, last_run
+from featurestore.store.integrity.audit_log import check_seal, last_run, seal_path
 from featurestore.store.integrity.shard_seal import ShardSeal
 from featurestore.store.transaction import (
     Transaction,
     check_no_log,
     first_version,
     job_lock,
+    lock_path,
     next_version,
     staging_path,
 )
@@ -52,6 +53,8 @@ class Store:
         self.path = Path(path)
         if self.path.is_symlink():  # A job would replace the link by a store of its own.
             self.path = self.path.resolve()
+        if self.path.is_dir():
+            raise StoreNotFoundError(f"{path} is a folder, not a store - name the file in it")
         if not self.path.is_file():
             raise StoreNotFoundError(
                 f'{path} does not exist - "featurestore init {path} --source SOURCE '
@@ -120,6 +123,26 @@ class Store:
     def staging(self) -> Path:
         """The private folder beside the store where work in progress is kept."""
         return staging_path(self.path)
+
+    def output_file(self, file: str | Path, *extensions: str) -> Path:
+        """Return the path of a file to write, which has one of these extensions.
+
+        Raises FeatureStoreError for another extension, a folder that does not exist, and the files
+        of the store itself.
+        """
+        file = Path(file)
+        own_files = (self.path, seal_path(self.path), lock_path(self.path))
+        if (
+            any(path.resolve() == file.resolve() or _is_same(path, file) for path in own_files)
+            or self.staging.resolve() in file.resolve().parents
+        ):
+            raise FeatureStoreError(f"{file} belongs to the store - name another file")
+        if file.suffix not in extensions or not file.parent.is_dir():
+            types = " or ".join(", ".join(extensions).rsplit(", ", 1))
+            raise FeatureStoreError(
+                f"{file} cannot be written - name a {types} file in an existing folder"
+            )
+        return file
 
     def sql(self, query: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
         """Return the result of a query on the newest version; `$name` is the parameter `name`."""
@@ -275,3 +298,8 @@ class Store:
                 f"{self.path} is a DuckDB file but not a feature store: it has no table "
                 f"{sorted(missing)[0]} - name a file that featurestore init made"
             )
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Return whether two names are of one existing file, also by a link or in another case."""
+    return path.exists() and other.exists() and path.samefile(other)

@@ -12,7 +12,7 @@ import pytest
 from batch.embedding.encoder import encode
 from batch.embedding.shards import Shards
 from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync
-from featurestore.errors import FeatureStoreError, ModelError
+from featurestore.errors import FeatureStoreError, ModelError, UnknownNameError
 from featurestore.source.note_texts import text_hash
 from featurestore.store.vectors import arrow_to_vectors
 from tests.hospital import admission, note, write_hospital
@@ -258,6 +258,13 @@ def test_bad_vectors_are_refused_and_nothing_is_stored(ward, counter, spoil, mes
         embed_pending(store, Broken())
     assert stored(store) == []
     assert not store.staging.exists()
+
+
+def test_a_category_that_no_note_has_is_an_error(ward, counter):
+    store = ward([note(1, 7, "home", category="Nursing")])
+    with pytest.raises(UnknownNameError, match=r"no note of .* has the category Nursin - .* lists"):
+        embed_pending(store, counter(), categories=["Nursing", "Nursin"])
+    assert embed_pending(store, counter(), categories=["Nursing"])["embedded"] == 1
 
 
 def test_limit_leaves_the_rest_to_the_next_run(ward, counter):

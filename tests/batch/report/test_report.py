@@ -515,7 +515,7 @@ def test_table_one_counts_labelled_stays_by_split_and_outcome(reported):
 
 @pytest.mark.parametrize("name", ["report.pdf", "nowhere/report.html"])
 def test_an_output_that_cannot_be_written_is_an_error(reported, tmp_path, name):
-    with pytest.raises(FeatureStoreError, match=r"cannot be written - name an .html file in an"):
+    with pytest.raises(FeatureStoreError, match=r"cannot be written - name a .html file in an"):
         report(reported[0], "readmit", tmp_path / name)
 
 

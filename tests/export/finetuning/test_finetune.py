@@ -4,6 +4,7 @@ import csv
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -380,6 +381,29 @@ def test_finetuning_on_csv_files_of_clinicalbert(files, checkpoint, tmp_path):
     assert info["data"]["train"]["notes"] == info["data"]["train"]["admissions"] == 60
     assert info["windows"]["valid"] > info["positives"]["valid"] > 0
     assert "pain" not in (tuned / "finetune.json").read_text() + result.output
+
+
+def test_without_validation_positives_finetune_says_what_it_chose_the_step_by(
+    store, checkpoint, tmp_path
+):
+    stays, notes = [], []
+    for patient in range(1, 41):
+        stays.append(admission(patient, patient, day(0), day(10)))
+        notes.append(note(patient, patient, "chest pain"))
+        if patient % 2 and store.one("SELECT patient_split($p)", p=patient) == ("train",):
+            stays.append(admission(1000 + patient, patient, day(20), day(21)))
+    hospital = write_hospital(tmp_path / "hospital", stays, notes)
+    sync(create_store(tmp_path / "w.duckdb", hospital, "mimic3"))
+    arguments = ["finetune", str(tmp_path / "w.duckdb"), str(tmp_path / "tuned")]
+    arguments += ["--base", str(checkpoint), *"--epochs 0.2 --max-tokens 32".split()]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["valid"]["windows_auroc"] is None
+    assert re.search(
+        r"Warning: 0 of \d validation windows are positive, so there is no AUROC, and the step of "
+        "the lowest loss on them was kept - fine-tune on more admissions",
+        result.stderr,
+    )
 
 
 def test_csv_windows_have_the_text_and_label_of_their_line(checkpoint, tmp_path):

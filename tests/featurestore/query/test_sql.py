@@ -12,6 +12,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from pyarrow import feather
 
 from featurestore import Store, create_store, sync
 from featurestore.cli import main
@@ -343,12 +344,14 @@ def test_csv_output_holds_arrays_and_structs_as_json(store):
     assert rows == [["v", "s", "n", "t"], ["[1.0, 2.0]", '{"a": ["x, \\"y\\""]}', "", "two\nlines"]]
 
 
-def test_table_output_is_aligned_truncated_and_without_control_characters(store):
+def test_a_table_is_aligned_and_cut_on_stdout_but_complete_in_a_file(store, tmp_path):
     query = (
         "FROM (VALUES (1, 'plain'), (10, NULL), (100, chr(27) || '[31m' || repeat('x', 50))) "
         "AS t(n, word)"
     )
-    assert query_output(store, query, "table").splitlines() == [
+    run(store.path, query, "-o", tmp_path / "words.txt")
+    assert (tmp_path / "words.txt").read_text().splitlines()[-1] == "100   [31m" + "x" * 50
+    assert run(store.path, query).stdout.splitlines() == [
         "  n  word",
         "---  ----------------------------------------",
         "  1  plain",
@@ -380,16 +383,16 @@ def test_parquet_output_keeps_types(store, tmp_path):
     ("limit", "shown", "more"), [(2, 2, True), (299, 299, True), (300, 300, False), (0, 300, False)]
 )
 def test_a_limit_truncates_the_result_and_reports_it(store, tmp_path, limit, shown, more):
-    for kind in ("table", "csv", "json"):
+    for kind in ("table", "csv", "tsv", "json", "jsonl"):
         stream = io.StringIO()
         assert run_query(store, "SELECT hadm_id FROM notes", stream, kind, limit) is more
         lines = stream.getvalue().splitlines()
-        assert shown == {"table": len(lines) - 2, "csv": len(lines) - 1}.get(
-            kind, stream.getvalue().count("{")
-        )
-    with (tmp_path / "x.parquet").open("wb") as stream:
-        assert run_query(store, "SELECT hadm_id FROM notes", stream, "parquet", limit) is more
-    assert pq.read_table(tmp_path / "x.parquet").num_rows == shown
+        header = {"table": 2, "csv": 1, "tsv": 1, "json": 0, "jsonl": 0}[kind]
+        assert shown == (stream.getvalue().count("{") if kind == "json" else len(lines) - header)
+    for kind, read in (("parquet", pq.read_table), ("arrow", feather.read_table)):
+        with (tmp_path / "x").open("wb") as stream:
+            assert run_query(store, "SELECT hadm_id FROM notes", stream, kind, limit) is more
+        assert read(tmp_path / "x").num_rows == shown
 
 
 @pytest.mark.parametrize(
@@ -490,7 +493,9 @@ def test_the_command_reports_a_truncated_result_on_stderr(store):
     assert result.stderr == "only the first 10,000 rows are shown - --limit 0 shows all\n"
 
 
-@pytest.mark.parametrize("name", ["x.csv", "x.json", "x.parquet", "x.txt"])
+@pytest.mark.parametrize(
+    "name", ["x.csv", "x.tsv", "x.json", "x.jsonl", "x.parquet", "x.arrow", "x.txt"]
+)
 def test_an_output_file_is_private_complete_and_in_the_format_of_its_extension(
     store, tmp_path, name
 ):
@@ -503,28 +508,61 @@ def test_an_output_file_is_private_complete_and_in_the_format_of_its_extension(
     with duckdb.connect() as con:
         if name == "x.txt":
             assert len(file.read_text().splitlines()) == 10_003
+        elif name == "x.arrow":
+            assert feather.read_table(file).column("n").to_pylist() == [*range(10_001)]
         else:
             assert con.sql(f"SELECT count(*), max(n) FROM '{file}'").fetchone() == (10_001, 10_000)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_failed_query_leaves_an_existing_file_unchanged(store, tmp_path):
-    file = tmp_path / "x.csv"
-    file.write_text("older")
-    for kind in ("table", "csv", "json", "parquet"):
-        query = "SELECT category::INTEGER FROM notes"
-        result = run(store.path, query, "-o", file, "--format", kind, code=1)
+    for extension in ("txt", "csv", "tsv", "json", "jsonl", "parquet", "arrow"):
+        file = tmp_path / f"x.{extension}"
+        file.write_text("older")
+        result = run(store.path, "SELECT category::INTEGER FROM notes", "-o", file, code=1)
         assert result.stderr.startswith("Error: a value of category cannot be converted - ")
-        assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+        assert [path.name for path in tmp_path.iterdir()] == [file.name]
         assert file.read_text() == "older"
+        file.unlink()
 
 
-@pytest.mark.parametrize("name", ["ward.duckdb", "inner/../ward.duckdb", "ward.duckdb.lock"])
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("x.xlsx", [], "x.xlsx cannot be written - name a .csv, .tsv, .json, .jsonl, .parquet, "),
+        ("x", [], "x cannot be written - name a .csv"),
+        ("x", ["--format", "csv"], "x cannot be written - name a .csv"),
+        ("x.csv", ["--format", "json"], "x.csv is a file of the format csv, not json - "),
+        ("x.txt", ["--format", "csv"], "x.txt is a file of the format table, not csv - "),
+        ("no/x.csv", [], "x.csv cannot be written - name a .csv"),
+    ],
+)
+def test_a_file_of_an_unknown_or_another_type_is_not_written(
+    store, tmp_path, name, options, problem
+):
+    assert problem in run(store.path, "FROM notes", "-o", tmp_path / name, *options, code=1).stderr
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ward.duckdb",
+        "inner/../ward.duckdb",
+        "ward.duckdb.lock",
+        "ward.duckdb.seal",
+        "ward.duckdb.staging/x.csv",
+        "same.csv",
+    ],
+)
 def test_the_output_never_replaces_a_file_of_the_store(store, folder, name):
+    if name == "same.csv":  # another name of the store
+        (folder / name).hardlink_to(store.path)
     before = contents(folder)
     result = run(store.path, "FROM notes", "-o", folder / name, code=1)
     assert "belongs to the store - name another file" in result.stderr
     assert contents(folder) == before
+    (folder / "same.csv").unlink(missing_ok=True)
 
 
 def test_a_symlink_in_place_of_the_partial_file_is_not_followed(store, tmp_path):
@@ -547,12 +585,18 @@ def test_schema_prints_the_catalog_as_text_and_json(store):
     )
 
 
+def test_a_folder_is_no_store(tmp_path):
+    result = run(tmp_path, "FROM notes", code=1)
+    assert result.stderr == f"Error: {tmp_path} is a folder, not a store - name the file in it\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         [],
         ["FROM notes", "--schema"],
         ["FROM notes", "--format", "parquet"],
+        ["FROM notes", "--format", "arrow"],
         ["FROM notes", "--limit", "-1"],
         ["FROM notes", "--timeout", "0"],
     ],
