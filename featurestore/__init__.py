@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from featurestore.errors import UnknownNameError as UnknownNameError
     from featurestore.errors import UnusualNightError as UnusualNightError
     from featurestore.source.source import create_store as create_store
+    from featurestore.source.source import read_texts as read_texts
     from featurestore.source.sync import change_source as change_source
     from featurestore.source.sync import sync as sync
     from featurestore.store.forget import forget as forget
@@ -94,7 +95,7 @@ _MODULES = {
         "UnusualNightError",
         "QueryError",
     ),
-    "featurestore.source.source": ("create_store",),
+    "featurestore.source.source": ("create_store", "read_texts"),
     "featurestore.source.sync": ("change_source", "sync"),
     "featurestore.store.forget": ("forget",),
     "featurestore.store.info": ("info",),

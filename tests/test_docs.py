@@ -305,6 +305,9 @@ def test_the_output_that_pages_show_is_that_of_the_demo(tmp_path, monkeypatch):
         words = command.replace("demo/ward.duckdb", "demo.duckdb").split()
         assert words[:2] == ["$", "featurestore"]
         assert CliRunner().invoke(main, words[2:]).stdout == output
+    early = ["labels", "demo.duckdb", "--horizon-days", "3", "--cutoff", "discharge"]
+    (warning,) = re.findall(r"[\d,]+ of [\d,]+", CliRunner().invoke(main, early).stderr)
+    assert f"at `--horizon-days 3` they are {warning}" in read("docs/labels.md")
 
 
 @pytest.mark.slow
@@ -399,6 +402,12 @@ def test_the_python_page_names_every_public_name():
     page = read("docs/python.md")
     for name in featurestore.__all__:
         assert f"`{name}`" in page, name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_need_no_package_that_is_not_installed(page):
+    for block in blocks(page, "python"):
+        assert not re.search(r"\.(df|pl|torch|tf)\(|import (pandas|polars|torch)", block.text), page
 
 
 @pytest.mark.parametrize("page", PAGES)

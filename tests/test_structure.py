@@ -366,6 +366,18 @@ def test_no_module_is_named_like_a_library_or_a_function_of_its_package():
     report(module_names(ROOT))
 
 
+def test_the_package_names_the_systems_and_pythons_that_it_runs_on():
+    """`fcntl` and `grp` are not on Windows, and ONNX Runtime has no wheel for Intel Macs."""
+    text = (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    assert "win32" not in text and "AMD64" not in text
+    systems = [c for c in project["classifiers"] if c.startswith("Operating System")]
+    assert systems == ["Operating System :: MacOS", "Operating System :: POSIX :: Linux"]
+    versions = [c.rpartition(" ")[2] for c in project["classifiers"] if "Python :: 3." in c]
+    assert project["requires-python"] == f">={versions[0]}" == ">=3.11"
+    assert "Linux, or macOS on Apple silicon" in (ROOT / "README.md").read_text()
+
+
 def test_python_strings_hold_no_long_sql():
     report(long_sql(ROOT))
 

@@ -34,6 +34,16 @@ class Windows:
     n_tokens: npt.NDArray[np.int32]  # (windows,) special tokens included
     vectors: npt.NDArray[np.float32]  # (windows, dim)
 
+    def means(self, n_texts: int) -> npt.NDArray[np.float32]:
+        """Return the mean vector of each text (texts, dim); NaN for a text without a window."""
+        counts = np.bincount(self.text_no, minlength=n_texts)
+        has_windows = counts > 0
+        means = np.full((n_texts, self.vectors.shape[1]), np.nan, np.float32)
+        first = (np.cumsum(counts) - counts)[has_windows]
+        sums = np.add.reduceat(self.vectors, first, axis=0, dtype=np.float64)
+        means[has_windows] = sums / counts[has_windows, None]
+        return means
+
 
 class Encoder(Protocol):
     """Whatever turns texts into vectors. `id` must change whenever the vectors would."""
@@ -130,7 +140,14 @@ class OnnxEncoder:
             return None
         return (self.folder / CLASSIFIER_HEAD).read_bytes()
 
-    def encode(self, texts: Sequence[str]) -> Windows:
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return a vector per text (texts, dim), the mean of its windows.
+
+        A text without tokens has a row of NaN.
+        """
+        return self.encode_windows(texts).means(len(texts))
+
+    def encode_windows(self, texts: Sequence[str]) -> Windows:
         """Return the vector of every window of every text, in order."""
         return encode(self, self.tokenize(texts))
 

@@ -31,8 +31,9 @@ CUTOFF = click.option(
     "--cutoff",
     metavar="36h|discharge|...",
     callback=_cutoff,
-    help="How much of the stay a prediction may see: hours after admission such as 36h, "
-    "discharge+0h, or discharge, which is 48 hours after it.  [default: 72h, or the task's own]",
+    help="How much of the stay a prediction may see: hours after admission such as 36h, or after "
+    "discharge such as discharge+0h; discharge alone is discharge+48h.  [default: 72h, or the "
+    "task's own]",
 )
 TASK = click.option(
     "--task", help='What to predict; "featurestore task list" lists them.  [default: readmission]'

@@ -91,6 +91,8 @@ def flow_table(counts: dict[str, Any]) -> str:
 
 def rules_table(differences: list[dict[str, Any]]) -> str:
     """Format the combinations of labels on which the two rules disagree, one per line."""
+    if not differences:
+        return "no differences: readmission and clinicalbert agree on every admission"
     lines = [f"{'readmission':<36}{'clinicalbert':<20}{'admissions':>12}"]
     lines += [
         f"{row['readmission']:<36}{row['clinicalbert']:<20}{row['admissions']:>12,}"

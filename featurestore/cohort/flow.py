@@ -40,9 +40,7 @@ def admission_flow(
     cutoff, horizon_days = task.cutoff(store, cutoff), task.horizon_days
     rows = store.rows(read_sql("cohort/flow"), labels=task.labels, cutoff=cutoff, encoder=encoder)
     if not rows:
-        raise FeatureStoreError(
-            f'{store.path} has no admissions yet - run "featurestore sync {store.path}"'
-        )
+        raise _no_admissions(store)
     total = _outcomes(rows)
     negative = [row for row in rows if row["outcome"] == "negative"]
     positive = [row for row in rows if row["outcome"] == "positive"]
@@ -79,10 +77,19 @@ def admission_flow(
 def compare_rules(store: Store, horizon_days: int = 30) -> list[dict[str, Any]]:
     """Return the outcomes by both rules where they differ, the most frequent pair first.
 
-    Keys: readmission, clinicalbert (the outcome by each rule), admissions (how many).
+    Keys: readmission, clinicalbert (the outcome by each rule), admissions (how many). Raises
+    FeatureStoreError where the store has no admissions.
     """
     check_label_options(horizon_days=horizon_days)
+    if not store.sql("FROM admissions LIMIT 1").fetchall():
+        raise _no_admissions(store)
     return store.rows(read_sql("cohort/rule_comparison"), horizon_days=horizon_days)
+
+
+def _no_admissions(store: Store) -> FeatureStoreError:
+    return FeatureStoreError(
+        f'{store.path} has no admissions yet - run "featurestore sync {store.path}"'
+    )
 
 
 def _outcomes(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -129,7 +136,7 @@ def _warn_of_early_returns(early: int, returned: int, horizon_days: int) -> Iter
         yield (
             f"{early:,} of {returned:,} returns within {horizon_days} days come before the "
             "discharge prediction, 48 hours after discharge, and cannot be predicted by it - "
-            "choose an earlier cutoff or a longer horizon"
+            "choose an earlier cutoff, such as discharge+0h, or a longer horizon"
         )
 
 

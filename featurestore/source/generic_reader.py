@@ -196,7 +196,8 @@ def read_texts(
     Notes are read by their ids, a few at a time; in one pass over all notes where most are wanted,
     or where reading by id is slow, as without an index on the column that note_id comes from.
     """
-    total = connection.execute(n_notes(notes)).scalar_one()
+    is_few = len(note_ids) <= IDS_PER_QUERY
+    total = math.inf if is_few else connection.execute(n_notes(notes)).scalar_one()
     if len(note_ids) <= total / 2:
         example = _examples(connection, notes, ["note_id"])["note_id"]
         is_sqlite = connection.dialect.name == "sqlite"

@@ -5,7 +5,7 @@ Note text is held in memory only, and no error quotes a value of the database.
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import pyarrow as pa
 import sqlalchemy as sa
 
-from featurestore.errors import SourceError
+from featurestore.errors import SourceError, UnknownNameError
 from featurestore.source import fast_reader, generic_reader
 from featurestore.source.database_errors import (
     NotUtf8Error,
@@ -23,6 +23,7 @@ from featurestore.source.database_errors import (
     source_error,
 )
 from featurestore.source.engines import folder_engine, open_engine
+from featurestore.source.note_texts import text_hash
 from featurestore.source.schemas import (
     CanonicalTable,
     built_in_schemas,
@@ -125,13 +126,19 @@ class Source:
         def read() -> Iterator[list[tuple[str, str]]]:
             with self._connect() as connection:
                 table = self._table(connection, "notes")
-                reader = self._reader(connection)
-                # Numbers in their order: neighbours are read together.
-                in_order = sorted(remaining, key=lambda note_id: (len(note_id), note_id))
-                for pairs in reader.read_texts(connection, table, in_order):
-                    new = {note_id: text for note_id, text in pairs if note_id in remaining}
-                    remaining.difference_update(new)
-                    yield list(new.items())
+                readers = [self._reader(connection)]
+                is_few = len(remaining) <= generic_reader.IDS_PER_QUERY
+                if is_few and readers == [fast_reader] and not Path(self.location).is_dir():
+                    # By an index, where there is one; it may write an id in another form.
+                    readers.insert(0, generic_reader)
+                for reader in readers:
+                    # Numbers in their order: neighbours are read together.
+                    in_order = sorted(remaining, key=lambda note_id: (len(note_id), note_id))
+                    if in_order:
+                        for pairs in reader.read_texts(connection, table, in_order):
+                            new = {note: text for note, text in pairs if note in remaining}
+                            remaining.difference_update(new)
+                            yield list(new.items())
 
         if remaining:
             try:
@@ -288,3 +295,38 @@ def open_source(store: Store) -> Source:
     """Return the source that a store reads from."""
     location, schema = store.one("SELECT source, schema_name FROM settings")
     return Source(location, schema)
+
+
+def read_texts(store: Store, note_ids: Iterable[str]) -> dict[str, str]:
+    """Return the texts of some notes of a store by note_id, read from its source.
+
+    The text is in the returned dictionary only: it is not stored, logged or put into an error. Up
+    to 250 notes of a database are read by their ids; of a folder, and for more notes, the whole
+    table is searched. Raises UnknownNameError where the store has no such note, which is so for
+    notes of forgotten patients, and SourceError where the source has no such note any more, or
+    another text than at the last sync.
+    """
+    wanted = list(dict.fromkeys(map(str, note_ids)))
+    query = "SELECT note_id, text_hash FROM notes WHERE list_contains($note_ids, note_id)"
+    hash_of = dict(store.sql(query, note_ids=wanted).fetchall())
+    if unknown := [note_id for note_id in wanted if note_id not in hash_of]:
+        raise UnknownNameError(
+            f"{store.path} has no note {_first_ids(unknown)} - the table notes lists them"
+        )
+    source = open_source(store)
+    text_of = {note_id: text for notes in source.texts(wanted) for note_id, text in notes}
+    if changed := [
+        note_id
+        for note_id in wanted
+        if note_id not in text_of or text_hash(text_of[note_id]) != hash_of[note_id]
+    ]:
+        raise SourceError(
+            f"{source.location} has no note {_first_ids(changed)}, or another text than at the "
+            f'last sync - run "featurestore sync {store.path}"'
+        )
+    return {note_id: text_of[note_id] for note_id in wanted}
+
+
+def _first_ids(note_ids: Sequence[str]) -> str:
+    others = f" and {len(note_ids) - 3:,} others" if len(note_ids) > 3 else ""
+    return ", ".join(note_ids[:3]) + others

@@ -123,8 +123,8 @@ def check_label_options(cutoff: str = "72h", horizon_days: int | None = 30) -> N
     """Raise FeatureStoreError unless labels can have this cutoff and this horizon."""
     if not _CUTOFF.fullmatch(cutoff):
         raise FeatureStoreError(
-            f"unknown cutoff {cutoff} - use hours after admission such as 36h, discharge+0h or "
-            "discharge+48h"
+            f"unknown cutoff {cutoff} - use hours after admission such as 36h, or after discharge "
+            "such as discharge+0h"
         )
     if horizon_days is not None and horizon_days < 1:
         raise FeatureStoreError(f"horizon must be at least 1 day, got {horizon_days}")

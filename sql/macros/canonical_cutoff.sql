@@ -11,7 +11,7 @@ CASE
     ELSE
         error(
             'unknown cutoff ' || coalesce(requested, 'NULL')
-            || ' - use hours after admission such as 36h, discharge+0h or discharge+48h'
+            || ' - use hours after admission such as 36h, or after discharge such as discharge+0h'
         )
 END;
 

@@ -255,7 +255,7 @@ def measure(checkpoint, folder, device, precision, shape):
     notes = invented_notes(4_000 if device == "cuda" else 20)
     sample = [*notes[:20], *texts[:2]]  # the latter make windows of the most tokens
     expected = pytorch_encoder(exact, window_tokenizer, device)(sample)
-    print_parity("featurestore", encoder.encode(sample).vectors, expected)
+    print_parity("featurestore", encoder.encode_windows(sample).vectors, expected)
     half = exact.to(dtype)
     vectors = pytorch_encoder(half, window_tokenizer, device)(sample)
     print_parity(f"PyTorch {precision}", vectors, expected)
@@ -264,7 +264,7 @@ def measure(checkpoint, folder, device, precision, shape):
     max_tokens = encoder.manifest["max_tokens"]
     sentence_transformers = sentence_transformers_encoder(checkpoint, device, max_tokens)
     for lengths, texts in (("real lengths", notes), ("nearly all full", long_texts(notes))):
-        seconds, encoded = best_time(lambda texts=texts: encoder.encode(texts), device)
+        seconds, encoded = best_time(lambda texts=texts: encoder.encode_windows(texts), device)
         windows_per_second = len(encoded.vectors) / seconds
         tokens = int(encoded.n_tokens.sum())
         fraction = tokens / 512 * shape.gflop / seconds / 1e3 / peak

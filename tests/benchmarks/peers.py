@@ -48,7 +48,7 @@ def ours(folder, precision):
     from featurestore import OnnxEncoder
 
     encoder = OnnxEncoder(folder / precision, "cpu", threads=CORES)
-    return lambda texts: encoder.encode(texts).vectors
+    return lambda texts: encoder.encode_windows(texts).vectors
 
 
 def pytorch(folder, bf16=False, batch_size=8):

@@ -9,12 +9,14 @@ import gzip
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
 import sqlite3
 import subprocess
 import sys
+import traceback
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,19 @@ import pytest
 import torch
 
 from batch.demo import train_tokenizer
-from featurestore import create_store, sync
+from featurestore import (
+    FeatureStoreError,
+    SourceError,
+    create_store,
+    embed_pending,
+    read_texts,
+    similar,
+    sync,
+)
 from featurestore.cli.group import COMMANDS
 from tests import failing
 from tests.batch.embedding.test_poison import NOT_UTF8, POISON
+from tests.conftest import WordCounter
 from tests.hospital import NOTES, admission, note, own_schema, write_hospital
 from tests.privacy.test_private import ROOT, Watch
 from tests.timeline import day
@@ -323,6 +334,48 @@ def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_
         assert len(errors) == (ended == 1 and words[0] != "audit"), (words, err.decode())
     assert in_files(*program.places) == []
     assert in_tables(program.work / store) == []
+
+
+@pytest.mark.parametrize("kind", ["csv", "sqlite"])
+def test_texts_that_python_reads_or_compares_are_left_nowhere(kind, tmp_path, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    hospital = ward(tmp_path / "hospital")
+    file = sqlite_of(hospital, tmp_path / "lite.sqlite") if kind == "sqlite" else hospital
+    (tmp_path / "work").mkdir()
+    store = create_store(tmp_path / "work" / "ward.duckdb", file, "mimic3")
+    sync(store)
+    embed_pending(store, WordCounter())
+    texts = read_texts(store, ["1", "2"])
+    assert texts["1"].startswith("PHI_CANARY_001") and len(texts) == 2
+    assert similar(store, text=texts["1"], encoder=WordCounter())
+
+    errors = []
+    edited = [note(1, 1, f"{CANARY} edited"), note(2, 2, f'{CANARY} "edited"')]
+    write_hospital(hospital, [admission(1, 1), admission(2, 2)], edited)
+    if kind == "sqlite":
+        file.unlink()
+        sqlite_of(hospital, file)
+    calls = [
+        lambda: read_texts(store, ["1"]),  # changed since the sync
+        lambda: read_texts(store, ["nobody"]),
+        lambda: similar(store, text=f"{CANARY} pain", encoder=WordCounter("other-00000000")),
+    ]
+    for call in calls:
+        with pytest.raises(FeatureStoreError) as error:
+            call()
+        errors += traceback.format_exception(error.value)
+    (hospital / "NOTEEVENTS.csv").write_text(f'ROW_ID,TEXT\n1,"{CANARY}\n')
+    if kind == "sqlite":
+        file.write_bytes(file.read_bytes()[:100] + CANARY.encode() * 100)
+    with pytest.raises(SourceError) as error:
+        read_texts(store, ["1"])
+    errors += traceback.format_exception(error.value)
+    written = "".join([*capfd.readouterr(), caplog.text])
+    # A traceback shows the lines of this file too.
+    shown = [line for line in errors if "test_canary.py" not in line]
+    assert canaries("".join([written, *shown]).encode()) == []
+    assert in_files(tmp_path / "work") == []
+    assert in_tables(store.path) == []
 
 
 def test_only_the_demo_trains_a_tokenizer(tmp_path):

@@ -207,6 +207,27 @@ def test_the_horizon_is_a_number_of_calendar_days():
     assert labels(stays, horizon=4) == {1: RETURNED, 2: NOT_RETURNED}
 
 
+@pytest.mark.parametrize(
+    ("readmitted", "label", "is_predicted"),
+    [
+        pytest.param(day(5, 20), (None, "continued by 2"), False, id="on Monday evening"),
+        pytest.param(day(6, 0), RETURNED, False, id="on Tuesday, 14 hours later"),
+        pytest.param(day(7, 10), RETURNED, False, id="on Wednesday, 48 hours later"),
+        pytest.param(day(7, 10, 1), RETURNED, True, id="on Wednesday, a minute later"),
+        pytest.param(day(8, 23, 59), RETURNED, True, id="on Thursday before midnight"),
+        pytest.param(day(9, 0), NOT_RETURNED, True, id="on Friday, 86 hours later"),
+    ],
+)
+def test_a_horizon_of_three_days_after_a_discharge_on_monday_at_ten(
+    readmitted, label, is_predicted
+):
+    """The table of docs/labels.md, with predictions at discharge+48h."""
+    stays = [stay(1, day(0), day(5, 10)), stay(2, readmitted, day(10))]
+    assert labels(stays, horizon=3)[1] == label
+    predicted = store_with(stays).execute("FROM prediction_times(cutoff := 'discharge')").fetchall()
+    assert ((1, day(7, 10)) in predicted) == is_predicted
+
+
 def test_a_live_hospital_waits_until_the_horizon_is_over():
     stays = [stay(1, day(0), day(5))]
     not_observed = {1: (None, "horizon not yet observed")}

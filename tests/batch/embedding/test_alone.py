@@ -36,7 +36,7 @@ import featurestore
 if "talkative" in sys.argv:
     os.environ.pop("ORT_DISABLE_TELEMETRY", None)
 from featurestore import OnnxEncoder
-assert len(OnnxEncoder(sys.argv[1], device="cpu").encode(["chest pain"]).vectors) == 1
+assert len(OnnxEncoder(sys.argv[1], device="cpu").encode_windows(["chest pain"]).vectors) == 1
 """
 PIPELINE = """
 import json, sys

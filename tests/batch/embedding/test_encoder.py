@@ -19,14 +19,14 @@ def encoder(model):
 @pytest.mark.parametrize("words", [1, 30, 62, 63, 200, 700])
 def test_vectors_are_those_of_pytorch(encoder, checkpoint, write_prose, words):
     text = write_prose(words)
-    ours = encoder.encode([text])
+    ours = encoder.encode_windows([text])
     assert ours.vectors == pytest.approx(vectors_by_pytorch(checkpoint, text), abs=1e-5)
     assert ours.window_no.tolist() == list(range(len(ours.vectors)))
 
 
 def test_a_note_has_the_same_vectors_alone_and_in_a_mixed_batch(encoder, checkpoint, write_prose):
     texts = [write_prose(words, seed) for seed, words in enumerate((3, 500, 40, 90, 1, 64, 250))]
-    ours = encoder.encode(texts)
+    ours = encoder.encode_windows(texts)
     for no, text in enumerate(texts):
         assert ours.vectors[ours.text_no == no] == pytest.approx(
             vectors_by_pytorch(checkpoint, text), abs=1e-5
@@ -35,16 +35,30 @@ def test_a_note_has_the_same_vectors_alone_and_in_a_mixed_batch(encoder, checkpo
 
 def test_a_copied_text_gets_its_own_rows(encoder, write_prose):
     text = write_prose(150)
-    ours = encoder.encode([text, "chest pain", text])
+    ours = encoder.encode_windows([text, "chest pain", text])
     windows = len(ours.vectors[ours.text_no == 0])
     assert ours.text_no.tolist() == [0] * windows + [1] + [2] * windows
     assert np.array_equal(ours.vectors[ours.text_no == 0], ours.vectors[ours.text_no == 2])
 
 
 def test_a_text_without_tokens_has_no_row(encoder):
-    ours = encoder.encode(["", "[**2101-1-1**]", "pain"])
+    ours = encoder.encode_windows(["", "[**2101-1-1**]", "pain"])
     assert ours.text_no.tolist() == [2]
-    assert encoder.encode([]).vectors.shape == (0, 128)
+    assert encoder.encode_windows([]).vectors.shape == (0, 128)
+
+
+def test_texts_become_a_matrix_with_the_mean_of_the_windows_of_each(
+    encoder, checkpoint, write_prose
+):
+    texts = [write_prose(200, seed=1), "chest pain", ""]
+    matrix = encoder.encode(texts)
+    assert (matrix.shape, matrix.dtype) == ((3, 128), np.float32)
+    for vector, text in zip(matrix, texts[:2], strict=False):
+        expected = vectors_by_pytorch(checkpoint, text).mean(axis=0)
+        assert vector == pytest.approx(expected, abs=1e-5)
+    assert np.isnan(matrix[2]).all()
+    assert encoder.encode([]).shape == (0, 128)
+    assert np.isnan(encoder.encode([""])).all()
 
 
 @pytest.mark.parametrize("budget", [1, 64, 128, 10_000])
@@ -83,7 +97,7 @@ def test_vectors_by_the_code_for_gpus_are_the_same(model, checkpoint, write_pros
     encoder = OnnxEncoder(model, device="cpu")
     encoder._on_cuda = True
     texts = [write_prose(words, seed) for seed, words in enumerate((3, 150, 40, 1))]
-    ours = encoder.encode(texts)
+    ours = encoder.encode_windows(texts)
     for no, text in enumerate(texts):
         assert ours.vectors[ours.text_no == no] == pytest.approx(
             vectors_by_pytorch(checkpoint, text), abs=1e-5
@@ -118,7 +132,7 @@ def test_a_nightly_machine_needs_no_torch(model):
     script = f"""
 import sys
 from featurestore import OnnxEncoder
-OnnxEncoder({str(model)!r}, device="cpu").encode(["chest pain"])
+OnnxEncoder({str(model)!r}, device="cpu").encode_windows(["chest pain"])
 assert not {{"torch", "transformers"}} & set(sys.modules), "torch was imported"
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
 from featurestore import (
@@ -370,3 +371,43 @@ def test_similar_admissions_come_with_their_outcomes(store):
     result = run("similar", store.path, 7, "-n", 3)
     assert str(neighbours[0]["hadm_id"]) in result.stdout
     assert "return" in result.stdout
+
+
+def test_a_text_has_the_nearest_admissions_by_mean_centred_cosine(store):
+    """The counter sees 1 + each of four words in windows of four words: their mean is by hand."""
+    text = "pain pain home home alone pain"
+    vector = np.mean([[1, 3, 3, 1], [2, 2, 1, 1]], axis=0)
+    ids, vectors = zip(
+        *store.sql(
+            "SELECT hadm_id, embedding FROM admission_embeddings WHERE cutoff = '72h' ORDER BY ALL"
+        ).fetchall(),
+        strict=True,
+    )
+    centre = np.mean(vectors, axis=0)
+    distances = cdist(np.array(vectors) - centre, [vector - centre], "cosine")[:, 0]
+    neighbours = similar(store, text=text, encoder=WordCounter(), n=len(ids))
+    assert len(neighbours) == len(ids)
+    assert {row["hadm_id"]: row["similarity"] for row in neighbours} == pytest.approx(
+        dict(zip(ids, 1 - distances, strict=True)), abs=1e-5
+    )
+    labels = dict(store.sql("SELECT hadm_id, label FROM readmission_labels()").fetchall())
+    assert all(row["label"] == labels[row["hadm_id"]] for row in neighbours)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({}, "needs a hadm_id, or a text and its encoder"),
+        ({"text": "pain"}, "needs a hadm_id, or a text and its encoder"),
+        ({"hadm_id": 7, "text": "pain", "encoder": WordCounter()}, "needs a hadm_id, or a text"),
+        ({"text": " ", "encoder": WordCounter()}, "has no words to compare"),
+        (
+            {"text": "pain", "encoder": WordCounter("other-00000000")},
+            "by its active encoder counter-00000000, not by other-00000000",
+        ),
+    ],
+    ids=["nothing", "no encoder", "both", "no words", "another encoder"],
+)
+def test_a_text_that_cannot_be_compared_is_refused(store, query, message):
+    with pytest.raises(FeatureStoreError, match=message):
+        similar(store, **query)

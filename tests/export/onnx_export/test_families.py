@@ -45,11 +45,11 @@ def compare_with_pytorch(checkpoint, folder, precision="fp32", pooling="cls", ma
     """Return smallest cosine and largest difference, of single texts and of all in one batch."""
     export(checkpoint, folder, "family", max_tokens, precision=precision, pooling=pooling)
     encoder = OnnxEncoder(folder, device="cpu")
-    batch = encoder.encode(TEXTS)
+    batch = encoder.encode_windows(TEXTS)
     cosines, differences = [], []
     for no, text in enumerate(TEXTS):
         expected = vectors_by_pytorch(checkpoint, text, max_tokens, pooling)
-        for vectors in (encoder.encode([text]).vectors, batch.vectors[batch.text_no == no]):
+        for vectors in (encoder.encode_windows([text]).vectors, batch.vectors[batch.text_no == no]):
             norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
             cosines.append(((vectors * expected).sum(axis=1) / norms).min())
             differences.append(np.abs(vectors - expected).max())
@@ -173,13 +173,13 @@ def test_auto_obeys_the_settings_of_a_sentence_transformers_folder(minilm, tmp_p
     long = " ".join(TEXTS)
     expected = vectors_by_pytorch(minilm, long, 256, "mean+normalize")
     assert len(expected) > 2
-    assert encoder.encode([long]).vectors == pytest.approx(expected, abs=1e-5)
+    assert encoder.encode_windows([long]).vectors == pytest.approx(expected, abs=1e-5)
     card = (tmp_path / "auto" / "README.md").read_text()
     assert "returns the mean of the last layer over all tokens, scaled to length 1" in card
 
     info = export(minilm, tmp_path / "cls", "minilm", pooling="cls")
     assert (info["pooling"], info["max_tokens"]) == ("cls", 512)
-    ours = OnnxEncoder(tmp_path / "cls", device="cpu").encode([long]).vectors
+    ours = OnnxEncoder(tmp_path / "cls", device="cpu").encode_windows([long]).vectors
     assert ours == pytest.approx(vectors_by_pytorch(minilm, long, 512), abs=1e-5)
     ids = {read_manifest(tmp_path / name)["encoder_id"] for name in ("auto", "cls")}
     assert len(ids) == 2

@@ -170,6 +170,15 @@ def test_the_differences_of_the_rules_add_up(synthetic_store):
     assert ("did not return (planned return)", "returned") in outcomes
 
 
+def test_where_the_rules_agree_it_is_said(tmp_path):
+    store = store_observed_until(tmp_path, [admission(1, 1, day(0), day(5))], day(60))
+    assert compare_rules(store) == []
+    result = CliRunner().invoke(main, ["labels", str(store.path), "--compare"])
+    assert (
+        result.stdout == "no differences: readmission and clinicalbert agree on every admission\n"
+    )
+
+
 def test_an_unknown_rule_is_named(synthetic_store):
     with pytest.raises(FeatureStoreError, match="has no task hedis - it has readmission, clinical"):
         find_task(synthetic_store, "hedis")
@@ -180,6 +189,8 @@ def test_a_store_that_was_never_synced_has_no_flow(tmp_path):
     store = create_store(tmp_path / "w.duckdb", folder, "mimic3")
     with pytest.raises(FeatureStoreError, match='has no admissions yet - run "featurestore sync'):
         admission_flow(store)
+    with pytest.raises(FeatureStoreError, match="has no admissions yet"):
+        compare_rules(store)
 
 
 def test_predicted_stays_wait_for_their_horizon_with_a_label_or_without(tmp_path):

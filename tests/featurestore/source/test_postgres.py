@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from featurestore import create_store, embed_pending, sync
+from featurestore import create_store, embed_pending, read_texts, sync
 from featurestore.cli import main
 from featurestore.errors import SourceError
 from featurestore.source import fast_reader, generic_reader
@@ -64,6 +64,35 @@ def test_a_note_with_an_umlaut_in_latin1_is_embedded_once(database, tmp_path):
     assert embed_pending(store, WordCounter())["embedded"] == 1
     sync(store)
     assert embed_pending(store, WordCounter())["pending"] == 0
+
+
+def test_a_few_texts_are_read_by_their_index(database, tmp_path):
+    url = database("UTF8", "first")
+    with psycopg.connect(url, autocommit=True) as con:
+        con.execute("ALTER TABLE noteevents ADD PRIMARY KEY (row_id)")
+        con.execute(
+            "INSERT INTO noteevents SELECT n, 7, 7, 'N', '2150-01-02', NULL, NULL, NULL, "
+            "'note ' || n FROM generate_series(2, 20000) AS n"
+        )
+        con.execute("ANALYZE noteevents")
+    store = create_store(tmp_path / "w.duckdb", url, "mimic3")
+    sync(store)
+    executed = []
+
+    def collect(_con, _cursor, statement, parameters, *_):
+        executed.append((statement, parameters))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", collect)
+    try:
+        assert read_texts(store, ["17", "20000"]) == {"17": "note 17", "20000": "note 20000"}
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", collect)
+    *_, (statement, parameters) = executed
+    assert sum(len(values) == 2 for _, values in executed) == 1  # no other query is about the two
+    with psycopg.connect(url) as con:
+        plan = [line for (line,) in con.execute(f"EXPLAIN {statement}", parameters)]
+    assert any("Index Scan" in line and "noteevents" in line for line in plan), plan
+    assert not any("Seq Scan" in line for line in plan), plan
 
 
 def test_bytes_that_are_not_utf8_exclude_a_note_of_a_sql_ascii_database(database, tmp_path):

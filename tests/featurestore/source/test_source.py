@@ -7,8 +7,8 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from featurestore import create_store, sync
-from featurestore.errors import SourceError
+from featurestore import create_store, forget, read_texts, sync
+from featurestore.errors import SourceError, UnknownNameError
 from featurestore.source.note_texts import text_hash
 from featurestore.source.source import Source
 from featurestore.store.sql_files import SQL
@@ -41,6 +41,40 @@ def test_texts_are_read_unchanged(folder):
 def test_only_the_requested_texts_are_read(folder):
     assert list(Source(folder, "mimic3").texts(["2"])) == [[("2", "b")]]
     assert list(Source(folder, "mimic3").texts([])) == []
+
+
+@pytest.fixture
+def store(folder, tmp_path):
+    store = create_store(tmp_path / "ward.duckdb", folder, "mimic3")
+    sync(store)
+    return store
+
+
+def test_texts_of_notes_are_read_by_id_in_the_order_of_the_ids(store):
+    assert read_texts(store, ["2", "1"]) == {"2": "b", "1": 'says "ouch",\ntwice'}
+    assert read_texts(store, [2]) == {"2": "b"}
+    assert read_texts(store, []) == {}
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [[note(1, 7, "home")], [note(1, 7, "home"), note(2, 7, "edited")]],
+    ids=["withdrawn", "edited"],
+)
+def test_a_text_is_not_read_that_differs_from_what_was_embedded(store, folder, notes):
+    write_hospital(folder, [admission(7)], notes)
+    with pytest.raises(
+        SourceError, match=r"has no note 2, or another .* - run \"featurestore sync"
+    ):
+        read_texts(store, ["2"])
+
+
+def test_no_text_is_read_of_a_note_that_the_store_does_not_have(store):
+    with pytest.raises(UnknownNameError, match="has no note 3, 4, 5 and 1 others"):
+        read_texts(store, ["1", "3", "4", "5", "6"])
+    forget(store, [7])
+    with pytest.raises(UnknownNameError, match="has no note 1 -"):
+        read_texts(store, ["1"])
 
 
 def test_compressed_files_and_lower_case_headers_read_the_same(folder, tmp_path):
