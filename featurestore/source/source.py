@@ -297,7 +297,7 @@ def open_source(store: Store) -> Source:
     return Source(location, schema)
 
 
-def read_texts(store: Store, note_ids: Iterable[str]) -> dict[str, str]:
+def read_texts(store: Store, note_ids: Iterable[str | int]) -> dict[str, str]:
     """Return the texts of some notes of a store by note_id, read from its source.
 
     The text is in the returned dictionary only: it is not stored, logged or put into an error. Up

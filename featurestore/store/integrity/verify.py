@@ -193,7 +193,7 @@ def _wrong_windows(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     complete = sorted(names_up_to_date(con, "means"))
     if not find_changed_stays(con, "means", complete):
         return
-    # Means at a cutoff that is not complete wait to be computed anew (a task that was replaced).
+    # Means at a cutoff that is not complete wait to be computed again (a task that was replaced).
     (wrong,) = con.execute(
         "SELECT count(*) FROM admission_embeddings ANTI JOIN kept_cutoffs USING (cutoff) "
         "WHERE NOT list_contains($1, cutoff)",
