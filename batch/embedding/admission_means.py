@@ -5,7 +5,6 @@ from collections.abc import Generator, Sequence
 import duckdb
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from featurestore.cohort.task_registry import predictions_are_stale, refresh_predictions
 from featurestore.store.changes import (
@@ -17,7 +16,7 @@ from featurestore.store.changes import (
 )
 from featurestore.store.integrity.checksums import delete_rows
 from featurestore.store.sql_files import read_sql
-from featurestore.store.vectors import arrow_to_vectors, vectors_to_arrow
+from featurestore.store.vectors import arrow_to_vectors, by_row_group, vectors_to_arrow
 
 _BATCH_MEANS = 32_768
 _STORED = "SELECT * EXCLUDE (vector_hash, embedding) FROM admission_embeddings"
@@ -129,12 +128,14 @@ def _insert_missing_means(con: duckdb.DuckDBPyConnection) -> None:
         for first in range(start, end, _BATCH_MEANS)
     ]
     for first, last, dim in batches:
-        means = vectors_to_arrow(_compute_means(con, first, last, dim))
-        con.register("means", pa.table({"row_no": np.arange(first, last), "embedding": means}))
+        means = con.execute(
+            "FROM missing_means WHERE row_no >= $1 AND row_no < $2 ORDER BY row_no", [first, last]
+        ).to_arrow_table()
+        vectors = vectors_to_arrow(_compute_means(con, first, last, dim))
+        con.register("means", by_row_group(means.append_column("embedding", vectors)))
         con.execute(
             "INSERT INTO admission_embeddings "
-            "SELECT m.* EXCLUDE (row_no), hash(v.embedding), v.embedding "
-            "FROM missing_means AS m INNER JOIN means AS v USING (row_no) ORDER BY row_no"
+            "SELECT * EXCLUDE (row_no, embedding), hash(embedding), embedding FROM means"
         )
         con.unregister("means")
 
@@ -160,9 +161,10 @@ def _compute_means(
         row_nos = batch.column("row_nos")
         starts = np.concatenate([[0], np.cumsum(row_nos.value_lengths().to_numpy())])
         rows = row_nos.flatten().to_numpy()
-        # (windows, means): 1 where a window counts for a mean
-        membership = csr_matrix((np.ones(len(rows)), rows, starts), (len(vectors), last - first))
-        sums += membership.T @ vectors
-        counts += np.bincount(rows, minlength=last - first)[:, None]
+        # (windows, means of these): 1 where a window counts for a mean
+        used, column = np.unique(rows, return_inverse=True)
+        membership = csr_matrix((np.ones(len(rows)), column, starts), (len(vectors), len(used)))
+        sums[used] += membership.T @ vectors
+        counts[used, 0] += np.bincount(column)
     means: npt.NDArray[np.float32] = (sums / counts).astype(np.float32)
     return means

@@ -22,13 +22,17 @@ from featurestore.store.changes import (
     names_up_to_date,
     only_changed_stays,
 )
+from featurestore.store.database import ROW_GROUP
 from featurestore.store.integrity.checksums import NEW_ROWS, delete_rows, update_rows
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
-from featurestore.store.vectors import arrow_to_vectors
+from featurestore.store.vectors import arrow_to_vectors, by_row_group, vectors_to_arrow
 
 Floats = npt.NDArray[np.float64]
+_INSERTED = (
+    2 * ROW_GROUP
+)  # windows at a time, or a multiple: several row groups are made in parallel
 
 
 def commit_staged(
@@ -160,18 +164,35 @@ def _insert_shards(
             {"encoder_id": encoder.id},
         )
     stats = NightlyStats(encoder.id, encoder.manifest["dim"], coefs)
+    waiting = None  # rows that do not fill a row group yet
     for shard in shards.tables():
         failpoints.hit("insert")
-        con.register("shard", shard)
+        # DuckDB joins and sorts all columns but the vectors, which are too wide to move twice.
+        rows = shard.drop_columns("embedding").append_column("row_no", pa.array(range(len(shard))))
+        con.register("shard", rows)
         rows = con.execute(
             read_sql("embedding/staged_embeddings"), {"encoder_id": encoder.id}
         ).to_arrow_table()
         con.unregister("shard")
         if len(rows):  # none if all its notes were edited or withdrawn since a killed run
-            con.register("rows", rows)
-            con.execute("INSERT INTO embeddings SELECT * EXCLUDE (category) FROM rows")
-            con.unregister("rows")
-            X = arrow_to_vectors(rows["embedding"])
+            X = arrow_to_vectors(shard["embedding"])[rows["row_no"].to_numpy()]
             stats.add(rows["category"], rows["window_no"], X)
             stats.add_log_odds(rows["note_id"], X)
+            rows = rows.append_column("embedding", vectors_to_arrow(X))
+            waiting = pa.concat_tables([waiting, rows]) if waiting else rows
+            full = len(waiting) // _INSERTED * _INSERTED
+            _insert_windows(con, waiting.slice(0, full))
+            waiting = waiting.slice(full)
+    if waiting:
+        _insert_windows(con, waiting)
     return stats
+
+
+def _insert_windows(con: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
+    """Insert rows of staged_embeddings with their vectors."""
+    con.register("rows", by_row_group(rows))
+    con.execute(
+        "INSERT INTO embeddings "
+        "SELECT * EXCLUDE (category, row_no, embedding), hash(embedding), embedding FROM rows"
+    )
+    con.unregister("rows")

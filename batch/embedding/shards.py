@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batch.embedding.encoder import Windows
 from featurestore.store import failpoints
@@ -20,7 +19,7 @@ _BATCH_BYTES = 64_000_000
 class Shards:
     """The embedded windows of one encoder, in the private staging folder.
 
-    Each shard is a Parquet file with the store's seal; the folder is named after the encoder.
+    Each shard is an Arrow file with the store's seal; the folder is named after the encoder.
     """
 
     def __init__(self, folder: Path, seal: ShardSeal) -> None:
@@ -48,10 +47,8 @@ class Shards:
         )
         failpoints.hit("shard")
         buffer = io.BytesIO()
-        # Floats hardly repeat: without a search for repetitions, writing is three times as fast.
-        pq.write_table(
-            table, buffer, compression="none", use_dictionary=False, write_statistics=False
-        )
+        with pa.ipc.new_file(buffer, table.schema) as writer:
+            writer.write_table(table)
         with private_file(file) as stream:
             stream.writelines(self._seal.seal(file, buffer.getbuffer()))
         self._next += 1
@@ -60,7 +57,7 @@ class Shards:
         """Yield the windows, many shards at a time: each INSERT has a fixed cost."""
         tables: list[pa.Table] = []
         for file in self.files():
-            tables.append(self._read(file))
+            tables.append(self._seal.read_table(file))
             if sum(table.nbytes for table in tables) >= _BATCH_BYTES:
                 yield pa.concat_tables(tables)
                 tables = []
@@ -71,11 +68,8 @@ class Shards:
         """Return the notes whose windows are staged: note_id and text_hash."""
         columns = ["note_id", "text_hash"]
         empty = pa.schema([(column, pa.string()) for column in columns]).empty_table()
-        parts = (self._read(file, columns) for file in self.files())
+        parts = (self._seal.read_table(file).select(columns) for file in self.files())
         return pa.concat_tables([empty, *(part.group_by(columns).aggregate([]) for part in parts)])
-
-    def _read(self, file: Path, columns: list[str] | None = None) -> pa.Table:
-        return pq.read_table(pa.BufferReader(self._seal.open(file)), columns=columns)
 
     def clear(self) -> None:
         """Remove the shards after they are committed."""

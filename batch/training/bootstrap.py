@@ -59,7 +59,7 @@ _SCALES: dict[Metric, Scale] = {
 }
 # With fewer stays of an outcome no interval of a difference covers: average precision is too high
 # in small samples, by how much depends on the scorer (Boyd, Eng & Page 2013).
-_MIN_OUTCOMES_OF_AUPRC_DIFFERENCE = 100
+_MIN_OUTCOMES_OF_AUPRC_DIFFERENCE = 150
 
 
 def enough_outcomes(y: npt.NDArray[np.bool_]) -> bool:

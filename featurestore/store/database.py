@@ -17,6 +17,8 @@ DUCKDB = {
     "python_enable_replacements": "false",
 }
 KEY, KEY_FILE = "FEATURESTORE_KEY", "FEATURESTORE_KEY_FILE"
+# DuckDB's row groups of 122,880 vectors are larger than the memory of a commit, which spills them.
+ROW_GROUP = 16_384  # rows
 _SHORTEST_KEY = 16  # characters
 # DuckDB's own words: its exception classes do not tell an encrypted file from a damaged one.
 _NEEDS_KEY, _WRONG_KEY = "without a key", "Wrong encryption key"
@@ -48,7 +50,7 @@ def attach(
     `encrypt` encrypts a new file. What the connection spills is encrypted if the file is. Raises
     EncryptionKeyError if the key is missing or wrong, StoreDamagedError if the file is damaged.
     """
-    options = "READ_ONLY" if read_only else "READ_WRITE"
+    options = "READ_ONLY" if read_only else f"READ_WRITE, ROW_GROUP_SIZE {ROW_GROUP}"
     if not encrypt:
         try:
             con.execute(f"ATTACH {quoted(file)} AS {name} ({options})")

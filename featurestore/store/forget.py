@@ -11,7 +11,6 @@ from typing import IO, Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from featurestore.errors import FeatureStoreError, StoreDamagedError, UnknownNameError
 from featurestore.store import failpoints
@@ -153,10 +152,10 @@ def _remove_shards(store: Store, con: duckdb.DuckDBPyConnection) -> int:
 def _is_known(shard: Path, seal: ShardSeal, con: duckdb.DuckDBPyConnection) -> bool:
     """Return whether all notes of a shard are in the store."""
     try:
-        content = pa.BufferReader(seal.open(shard))
+        notes = seal.read_table(shard).select(["note_id"])
     except StoreDamagedError:
         return False
-    con.register("shard", pq.read_table(content, columns=["note_id"]))
+    con.register("shard", notes)
     query = "SELECT count(*) FROM shard ANTI JOIN notes USING (note_id)"
     (unknown,) = con.execute(query).fetchall()[0]
     con.unregister("shard")

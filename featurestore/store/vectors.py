@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
+from featurestore.store.database import ROW_GROUP
 from featurestore.store.schema import check_label_options
 from featurestore.store.sql_files import read_sql
 
@@ -138,6 +139,16 @@ def _unknown_names(store: "Store") -> Iterator[None]:
 def vectors_to_arrow(vectors: npt.NDArray[np.floating[Any]]) -> pa.FixedSizeListArray:
     """Return a matrix (rows, dim) as an Arrow column that DuckDB reads without copying."""
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+
+
+def by_row_group(rows: pa.Table) -> pa.Table:
+    """Return rows in parts of which DuckDB makes a row group each, in parallel.
+
+    It writes full row groups into the file at once; others are kept, spilled, and written again.
+    """
+    return pa.Table.from_batches(
+        rows.combine_chunks().to_batches(max_chunksize=ROW_GROUP), rows.schema
+    )
 
 
 def arrow_to_vectors(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float32]:

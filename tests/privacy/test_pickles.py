@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
@@ -171,7 +170,8 @@ def in_extension_type(payload):
     table = pa.table(rows)
     schema = table.schema.set(0, table.schema.field(0).with_metadata(metadata))
     stream = io.BytesIO()
-    pq.write_table(table.cast(schema), stream)
+    with pa.ipc.new_file(stream, schema) as writer:
+        writer.write_table(table.cast(schema))
     return stream.getvalue()
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from featurestore.errors import StoreDamagedError
 
 if TYPE_CHECKING:
@@ -54,6 +56,10 @@ class ShardSeal:
             f"{file} is damaged, or not a shard of this store - delete it; its notes are then "
             "embedded again"
         )
+
+    def read_table(self, file: Path) -> pa.Table:
+        """Return the rows of a sealed Arrow file; raise StoreDamagedError if it does not match."""
+        return pa.ipc.open_file(pa.BufferReader(self.open(file))).read_all()
 
     def _tag(self, file: Path, content: Buffer) -> bytes:
         tag = hmac.new(self._key, _identity(file), "sha256")
