@@ -9,7 +9,8 @@ import pytest
 from featurestore import Store, create_store, embed_pending, promote, sync
 from featurestore.errors import FeatureStoreError, NotEnoughDataError
 from featurestore.store import store as store_module
-from featurestore.store.vectors import arrow_to_vectors
+from featurestore.store.database import attach, open_duckdb
+from featurestore.store.vectors import arrow_to_vectors, by_row_group
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day
@@ -207,3 +208,20 @@ def test_the_example_of_a_store_is_what_python_prints(tmp_path, monkeypatch):
         test for test in doctest.DocTestFinder().find(store_module) if test.name.endswith(".Store")
     )
     assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=3)
+
+
+def test_row_groups_are_full_when_windows_are_written_so_that_none_is_written_twice(tmp_path):
+    with open_duckdb() as con:
+        attach(con, tmp_path / "w.duckdb", "w", read_only=False)
+        con.execute("USE w")
+        con.execute("CREATE TABLE windows (note_no INTEGER)")
+        rows = pa.table({"note_no": pa.chunked_array([range(1_000)] * 40, pa.int32())})
+        parts = by_row_group(rows)
+        con.register("parts", parts)
+        con.execute("INSERT INTO windows FROM parts")
+        con.execute("CHECKPOINT")
+        assert con.execute("FROM windows").to_arrow_table()["note_no"] == rows["note_no"]
+        stored = con.execute(
+            "SELECT max(count) FROM pragma_storage_info('windows') GROUP BY row_group_id ORDER BY 1"
+        ).fetchall()
+    assert stored == [(7_232,), (16_384,), (16_384,)]
