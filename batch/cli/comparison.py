@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from featurestore.cli.options import JSON, STORE
+from featurestore.cli.completion import complete_scorer
+from featurestore.cli.options import JSON, SCORER, STORE
 from featurestore.store.scorer_metrics import Interval, format_interval
 
 _NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier", "log_loss": "log loss"}
@@ -15,8 +16,8 @@ _NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier", "log_loss": "log
 
 @click.command("compare")
 @STORE
-@click.argument("scorer")
-@click.argument("other")
+@SCORER
+@click.argument("other", shell_complete=complete_scorer)
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurestore.cli.options import JSON, STORE
+from featurestore.cli.options import ENCODER_ID, JSON, STORE
 from featurestore.cli.progress import progress, say
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def say_skipped(counts: dict[str, Any]) -> None:
 
 @click.command("promote")
 @STORE
-@click.argument("encoder_id")
+@ENCODER_ID
 def promote_command(store: Path, encoder_id: str) -> None:
     """Make an encoder the active one."""
     from featurestore import Store, promote
@@ -97,7 +97,7 @@ def say_pending_notes(store: "Store", encoder_id: str) -> None:
 
 @click.command("drop-encoder")
 @STORE
-@click.argument("encoder_id")
+@ENCODER_ID
 @click.option("--force", is_flag=True, help="Drop it even if scorers were trained on it.")
 def drop_encoder_command(store: Path, encoder_id: str, force: bool) -> None:
     """Remove an encoder and its vectors."""

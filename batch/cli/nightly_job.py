@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from batch.cli.embedding import DEVICE, MODEL, RAY, say_skipped
-from featurestore.cli.options import SINCE, STORE
+from featurestore.cli.options import SCORER, SINCE, STORE
 from featurestore.cli.progress import progress
 
 
 @click.command("nightly")
 @STORE
 @MODEL
-@click.argument("scorer")
+@SCORER
 @DEVICE
 @click.option("--force", is_flag=True, help="Commit even if the drift check fails.")
 @SINCE

@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from batch.cli.embedding import say_pending_notes
-from batch.cli.training import SCORER
-from featurestore.cli.options import JSON, STORE
+from featurestore.cli.options import JSON, SCORER, STORE
 
 
 @click.command("report")

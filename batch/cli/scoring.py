@@ -7,11 +7,19 @@ from typing import Any
 
 import click
 
-from featurestore.cli.options import CUTOFF, HORIZON, JSON, NEGATIVE_NUMBERS, STORE
+from featurestore.cli.completion import complete_hadm_id, complete_scorer
+from featurestore.cli.options import (
+    CUTOFF,
+    HADM_ID,
+    HORIZON,
+    JSON,
+    NEGATIVE_NUMBERS,
+    SCORER,
+    STORE,
+)
 from featurestore.cli.progress import say
 from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, format_interval, negate
 
-SCORER = click.argument("scorer")
 IN_HOSPITAL = "still in hospital"
 interval = partial(format_interval, to="-")  # a terminal is narrower than a page
 
@@ -19,7 +27,13 @@ interval = partial(format_interval, to="-")  # a terminal is narrower than a pag
 @click.command("score")
 @STORE
 @SCORER
-@click.option("--hadm-id", type=int, multiple=True, help="Only this admission; may be repeated.")
+@click.option(
+    "--hadm-id",
+    type=int,
+    multiple=True,
+    shell_complete=complete_hadm_id,
+    help="Only this admission; may be repeated.",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Also write them: .csv or .parquet."
 )
@@ -179,7 +193,7 @@ def _cusum_lines(cusum: dict[str, Any] | None) -> list[str]:
 
 @click.command("similar", context_settings=NEGATIVE_NUMBERS)
 @STORE
-@click.argument("hadm_id", type=int)
+@HADM_ID
 @click.option("-n", type=click.IntRange(1), default=10, show_default=True, help="How many.")
 @CUTOFF
 @HORIZON
@@ -226,8 +240,12 @@ def similar_table(neighbours: list[dict[str, Any]]) -> str:
 
 @click.command("explain", context_settings=NEGATIVE_NUMBERS)
 @STORE
-@click.argument("hadm_id", type=int)
-@click.option("--scorer", help="A name or scorer_id (default: the newest).")
+@HADM_ID
+@click.option(
+    "--scorer",
+    shell_complete=complete_scorer,
+    help="A name or scorer_id (default: the newest).",
+)
 @click.option("-n", type=click.IntRange(1), default=10, show_default=True, help="How many notes.")
 @JSON
 def explain_command(store: Path, hadm_id: int, scorer: str | None, n: int, as_json: bool) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from batch.cli.embedding import say_pending_notes
-from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE, TASK, rule_options
+from featurestore.cli.completion import complete_encoder
+from featurestore.cli.options import CUTOFF, HORIZON, JSON, SCORER, STORE, TASK, rule_options
 from featurestore.store.scorer_metrics import (
     AGGREGATES,
     Interval,
@@ -18,14 +19,17 @@ from featurestore.store.scorer_metrics import (
     positives,
 )
 
-SCORER = click.argument("scorer")
 interval = partial(format_interval, to="-")  # a terminal is narrower than a page
 
 
 @click.command("train")
 @STORE
 @SCORER
-@click.option("--encoder", help="An encoder_id (default: the active one).")
+@click.option(
+    "--encoder",
+    shell_complete=complete_encoder,
+    help="An encoder_id (default: the active one).",
+)
 @TASK
 @CUTOFF
 @HORIZON

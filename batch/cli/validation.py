@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from batch.cli.training import interval, metrics_table
-from featurestore.cli.options import JSON, STORE
+from featurestore.cli.options import JSON, SCORER, STORE
 
 
 @click.command("evaluate")
 @STORE
-@click.argument("scorer")
+@SCORER
 @click.option(
     "--from",
     "other",

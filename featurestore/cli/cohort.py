@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from featurestore.cli.completion import complete_scorer
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE, rule_options
 from featurestore.cli.progress import say
 from featurestore.cli.text_tables import findings_table, flow_table, rules_table
@@ -69,7 +70,7 @@ def labels_command(
 
 @click.command("audit")
 @STORE
-@click.argument("scorer", required=False)
+@click.argument("scorer", required=False, shell_complete=complete_scorer)
 @click.option(
     "--accept", metavar="CODE", help="Record that the findings of this code are accepted."
 )

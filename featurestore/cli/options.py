@@ -7,9 +7,14 @@ from typing import Any
 
 import click
 
+from featurestore.cli.completion import complete_encoder, complete_hadm_id, complete_scorer
+
 # Lets an argument be a negative number, such as an id of OHDSI's MIMIC, and not an option.
 NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
 STORE = click.argument("store", type=click.Path(path_type=Path))
+SCORER = click.argument("scorer", shell_complete=complete_scorer)
+HADM_ID = click.argument("hadm_id", type=int, shell_complete=complete_hadm_id)
+ENCODER_ID = click.argument("encoder_id", shell_complete=complete_encoder)
 HORIZON = click.option(
     "--horizon-days",
     type=click.IntRange(1, 3650),

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from featurestore.cli.completion import complete_schema
 from featurestore.cli.options import JSON, SINCE, STORE
 from featurestore.cli.progress import progress, say
 from featurestore.cli.text_tables import sync_table
@@ -48,6 +49,7 @@ def synth_command(folder: Path, patients: int, seed: int, schema: str) -> None:
 @click.option(
     "--schema",
     required=True,
+    shell_complete=complete_schema,
     help="mimic3, mimic4, omop, omop53, fhir, or a folder with two SELECTs.",
 )
 @click.option("--live", is_flag=True, help="A running hospital, not a research extract.")
