@@ -157,13 +157,18 @@ def outcomes_table(result: dict[str, Any]) -> str:
             *_cusum_lines(result["cusum"]),
             f"an alert is a probability of {result['alert_above']:.3f} or more; outcomes: alerts "
             f"that {result['outcome']}/did not/{died}/other",
-            f"waiting: {waiting} of {result['waiting']:,} is not {over}, and "
-            f"{result['positive_so_far']:,} of them {result['outcome']} so far; not judged: "
-            f"{result['not_judged']:,} have no label",
+            *_reason_lines(f"waiting, as {waiting} is not {over}", result["waiting_reasons"]),
+            *_reason_lines("not judged, as they have no label", result["not_judged_reasons"]),
             f"{result['fitted_on']:,} scored admissions are excluded: the scorer was fitted or "
             "selected on their patients in that time",
         ]
     )
+
+
+def _reason_lines(title: str, reasons: dict[str, int]) -> list[str]:
+    """Return why the label of scored admissions is not known, a line each."""
+    counts = {title: sum(reasons.values())} | {f"  {why}": n for why, n in reasons.items()}
+    return [f"{name:<44}{count:>9,}" for name, count in counts.items() if count]
 
 
 def _unusual_months(result: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Compare recorded scores with what happened."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from batch.training.metrics import (
 from batch.training.performance.thresholds import alert_ppv
 from featurestore.cohort.tasks import Task, find_task, scorer_task
 from featurestore.errors import NotEnoughDataError
+from featurestore.store.scorer_metrics import negate
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
@@ -40,7 +42,8 @@ def outcomes(
     its dates are shifted by patient. Of the `scored` admissions some are `waiting`, as their
     horizon is not over (`positive_so_far` of them), some are `judged` by their label (`positive`;
     `expected` is the sum of their probabilities, `observed_expected` the ratio with its exact
-    Poisson interval), and some are `not_judged`, as they have none.
+    Poisson interval), and some are `not_judged`, as they have none. `waiting_reasons` and
+    `not_judged_reasons` count why the label is not known (reason to count).
     `alert_outcomes` splits the alerts that are not waiting; `ppv` is the fraction of them that
     are positive, with its interval, None below 20. `outcome` is what positives did. `cusum` says
     where the risk-adjusted charts of the judged admissions stand (`cusum_summary`; None of an
@@ -63,6 +66,7 @@ def outcomes(
     judged = np.array([label is not None for label in rows["label"]]) & mature
     reason = np.array([reason or "" for reason in rows["reason"]], dtype=str)
     y = np.array([bool(label) for label in rows["label"]])
+    so_far = np.where(y, f"{question.outcome} so far", f"{negate(question.outcome)} so far")
     p = np.array(rows["probability"])
     period = np.array(rows["period"], dtype=str)
     no_signal = why_no_signal(store, scorer_id)
@@ -78,12 +82,15 @@ def outcomes(
 
     def counts(members: Any) -> dict[str, Any]:
         with_label, mature_alerts = members & judged, members & alerted & mature
+        waiting, not_judged = members & scored & ~mature, members & mature & ~judged
         return {
             "scored": int((members & scored).sum()),
-            "waiting": int((members & scored & ~mature).sum()),
-            "positive_so_far": int(y[members & scored & ~mature].sum()),
+            "waiting": int(waiting.sum()),
+            "waiting_reasons": _count(np.where(reason == "", so_far, reason)[waiting]),
+            "positive_so_far": int(y[waiting].sum()),
             "judged": int(with_label.sum()),
-            "not_judged": int((members & mature & ~judged).sum()),
+            "not_judged": int(not_judged.sum()),
+            "not_judged_reasons": _count(reason[not_judged]),
             "positive": int(y[with_label].sum()),
             "expected": float(p[with_label].sum()),
             "observed_expected": observed_expected(y[with_label], p[with_label]),
@@ -115,6 +122,11 @@ def outcomes(
             for name in sorted(set(period[scored].tolist()))
         ],
     }
+
+
+def _count(reasons: npt.NDArray[np.str_]) -> dict[str, int]:
+    """Return how often each reason occurs, the most frequent first."""
+    return dict(Counter(reasons.tolist()).most_common())
 
 
 def scores_with_outcomes(store: Store, scorer_id: str, task: Task) -> "pa.Table":

@@ -38,7 +38,16 @@ SELECT
         AND (NOT s.live OR coalesce(a.dischtime <= t.last_discharge, FALSE))
     ) AS fitted_on,
     l.label,
-    CASE WHEN l.label IS NULL THEN l.reason END AS reason,
+    CASE
+        WHEN l.label IS NULL
+            THEN
+                coalesce(
+                    regexp_replace(
+                        l.reason, '^continued by -?\d+$', 'continued by the next stay'
+                    ),
+                    'no reason given'
+                )
+    END AS reason,
     l.mature
 FROM first_scores AS f
 CROSS JOIN settings AS s

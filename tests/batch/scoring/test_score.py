@@ -244,7 +244,14 @@ def test_the_first_score_counts_and_the_outcome_once_it_is_known(store):
     assert (live["ppv"], live["auroc"]) == (None, None)
     assert [period["period"] for period in live["periods"]] == ["2150-01"]
     table = run("outcomes", store.path, "means").stdout
-    assert f"is not over, and {before['positive']} of them returned so far" in table
+    so_far = live["waiting"] - before["positive"]
+    assert live["waiting_reasons"] == {
+        "horizon not yet observed": so_far,
+        "returned so far": before["positive"],
+    }
+    assert [line.rsplit(maxsplit=1) for line in table.splitlines() if "so far" in line] == [
+        ["  returned so far", str(before["positive"])]
+    ]
     assert max(map(len, table.splitlines())) <= 120
 
 
@@ -262,7 +269,7 @@ def test_the_outcomes_of_a_scorer_are_named_by_its_phrase(store):
     text = "\n".join(lines)
     assert (
         "alerts that stayed long/did not/died in hospital without a label/other" in text
-        and "0 of them stayed long so" in text
+        and "waiting" not in text  # nobody is
     )
     assert "return" not in header + text
 

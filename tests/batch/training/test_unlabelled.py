@@ -136,6 +136,7 @@ def test_outcomes_judge_alerts_of_all_and_auroc_of_labelled_stays(with_deaths):
     alerted = [(label, reason) for label, reason, p in rows if p >= 0.3]
     assert (result["scored"], result["judged"]) == (len(rows), len(judged))
     assert result["not_judged"] == len(rows) - len(judged) > 0
+    assert sum(result["not_judged_reasons"].values()) == result["not_judged"]
     assert result["fitted_on"] + result["scored"] == PATIENTS
     assert result["expected"] == pytest.approx(sum(p for _, p in judged))
     assert result["auroc"][0] == pytest.approx(roc_auc_score(*zip(*judged, strict=True)))
