@@ -166,7 +166,7 @@ def _sync_counts(diff: SourceDiff) -> dict[str, Any]:
     names = ("total", "new", "changed", "withdrawn", "forgotten", "not_utf8")
     counts = {name: diff.counts["notes"][name] for name in names if name in diff.counts["notes"]}
     counts |= {"seen": len(diff.rows["notes"]), "excluded": diff.n_excluded}
-    return {"sync": diff.extent, **counts}
+    return {"sync": diff.extent, "admissions": diff.counts["admissions"], **counts}
 
 
 def _hours_since_last_night(con: duckdb.DuckDBPyConnection, now: datetime) -> float:

@@ -1,6 +1,5 @@
 """The commands that need torch: finetune, export."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from featurestore.cli.json_output import echo_json
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, TASK, rule_options
 from featurestore.cli.progress import progress, say
 
@@ -103,7 +103,7 @@ def finetune_command(
             f"no AUROC, and {kept} was kept - fine-tune on more admissions"
         )
     keys = ("windows", "positives", "steps", "best_step", "valid")
-    click.echo(json.dumps({key: info[key] for key in keys}))
+    echo_json({key: info[key] for key in keys})
 
 
 @click.command("export")
@@ -164,7 +164,7 @@ def export_command(
     )
     best, reason = recommended_precision()
     if as_json:
-        click.echo(json.dumps({**info, "recommended": {"precision": best, "reason": reason}}))
+        echo_json({**info, "recommended": {"precision": best, "reason": reason}})
         return
     click.echo(
         f"{info['encoder_id']} in {model}: {info['pooling']} pooling, windows of "

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import grp
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ import featurestore
 from featurestore import Store, create_store, sync, write_hospital
 from featurestore.cli import main
 from featurestore.store.sql_files import SQL
+from tests.featurestore.cli.json_shapes import EXAMPLES, check_json
 from tests.featurestore.source.fhir.export import document, encounter, patient, write_export
 from tests.featurestore.source.omop.cdm import from_mimic3, write_folder
 from tests.hospital import write_sqlite
@@ -92,11 +94,14 @@ def placeholder(word):
 
 
 def run_line(line):
-    """Run a line of a `sh` block if it calls the program; check that other tools are known."""
+    """Run a line of a `sh` block if it calls the program, and return what it prints.
+
+    Otherwise check that the other tool is known.
+    """
     program, *arguments = shlex.split(line, comments=True)
     if program != "featurestore":
         check_other_program(program, arguments)
-        return
+        return ""
     arguments = [placeholder(word) for word in arguments]
     if not arguments[0].startswith("-"):
         remove_output(parse(arguments))
@@ -107,6 +112,7 @@ def run_line(line):
     # to compare scorers on.
     expected = (0, 1) if arguments[0] in ("audit", "compare", "evaluate") else (0,)
     assert result.exit_code in expected, (line, result.output)
+    return result.stdout
 
 
 def check_other_program(program, arguments):
@@ -255,6 +261,23 @@ def test_the_blocks_of_a_page_run(page, copied):
 @pytest.mark.parametrize("block", blocks(CLI, "sh"), ids=lambda block: block.text.split()[1])
 def test_the_example_of_a_command_runs(block, copied):
     run_block(block)
+
+
+# Those two need more test stays; tests/featurestore/cli/test_json.py runs them.
+SHOWN = {line: v for line, v in EXAMPLES.items() if line.split()[1] not in ("compare", "evaluate")}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=[pytest.mark.slow] if line.split()[1] == "finetune" else [])
+        for line in SHOWN
+    ],
+)
+def test_the_json_of_a_command_has_the_shape_that_the_page_shows(line, copied):
+    if "task drop" in line:
+        run_line(next(shown for shown in SHOWN if "task add" in shown))
+    check_json(json.loads(run_line(line)), SHOWN[line])
 
 
 def test_the_cli_page_has_the_help_of_each_command():

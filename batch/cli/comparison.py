@@ -1,6 +1,5 @@
 """The command that compares two scorers."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from featurestore.cli.completion import complete_scorer
+from featurestore.cli.json_output import echo_json
 from featurestore.cli.options import JSON, SCORER, STORE
 from featurestore.store.scorer_metrics import Interval, format_interval
 
@@ -36,7 +36,10 @@ def compare_command(
     from featurestore import Store, compare
 
     result = compare(Store(store), scorer, other, threshold)
-    click.echo(json.dumps(result) if as_json else comparison_table(result))
+    if as_json:
+        echo_json(result)
+    else:
+        click.echo(comparison_table(result))
 
 
 def comparison_table(result: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
 """The commands of encoders and their embeddings: embed, promote, drop-encoder."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from featurestore.cli.json_output import echo_json
 from featurestore.cli.options import ENCODER_ID, JSON, STORE
 from featurestore.cli.progress import progress, say
 
@@ -52,10 +52,10 @@ def embed_command(
         counts = embed_pending(opened, encoder, limit, advance, category, ray)
     say_skipped(counts)
     if as_json:
-        click.echo(json.dumps(counts))
+        echo_json(counts)
         return
     shown = {name: n for name, n in counts.items() if n or name in ("pending", "embedded")}
-    click.echo(", ".join(f"{count:,} {name}" for name, count in shown.items()))
+    click.echo(", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in shown.items()))
 
 
 def say_skipped(counts: dict[str, Any]) -> None:
@@ -66,7 +66,7 @@ def say_skipped(counts: dict[str, Any]) -> None:
             f"Warning: {notes} worker each time, and may wait for ever - look for a ready note "
             "without a vector"
         )
-    if n_notes := counts["changed since sync, again"]:
+    if n_notes := counts["changed_again"]:
         say(
             f"Warning: {n_notes:,} notes were skipped as changed since the sync, in this run and "
             "in the one before - run sync; if that does not help, the source does not return the "

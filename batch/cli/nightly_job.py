@@ -1,12 +1,12 @@
 """The nightly command."""
 
-import json
 from datetime import datetime
 from pathlib import Path
 
 import click
 
 from batch.cli.embedding import DEVICE, MODEL, RAY, say_skipped
+from featurestore.cli.json_output import echo_json
 from featurestore.cli.options import SCORER, SINCE, STORE
 from featurestore.cli.progress import progress
 
@@ -50,4 +50,4 @@ def nightly_command(
             day = since.date() if since else None
             result = nightly(opened, encoder, scorer, force, day, advance, ray, full_every)
     say_skipped(result)
-    click.echo(json.dumps(result))
+    echo_json(result)

@@ -1,6 +1,5 @@
 """The report command."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import click
 
 from batch.cli.embedding import say_pending_notes
+from featurestore.cli.json_output import echo_json
 from featurestore.cli.options import JSON, SCORER, STORE
 
 
@@ -50,8 +50,7 @@ def report_command(
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MPLCONFIGDIR"] = folder
         result = report(opened, scorer, output, thresholds, small_cells)
-    click.echo(
-        json.dumps(result)
-        if as_json
-        else f"{result['figures']} figures of {result['scorer_id']} in {output}"
-    )
+    if as_json:
+        echo_json(result)
+    else:
+        click.echo(f"{result['figures']} figures of {result['scorer_id']} in {output}")

@@ -1,6 +1,5 @@
 """The commands that apply a scorer: score, replay, outcomes, similar, explain."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from featurestore.cli.completion import complete_hadm_id, complete_scorer
+from featurestore.cli.json_output import by_reason, echo_json
 from featurestore.cli.options import (
     CUTOFF,
     HADM_ID,
@@ -42,13 +42,11 @@ def score_command(
     store: Path, scorer: str, hadm_id: tuple[int, ...], output: Path | None, as_json: bool
 ) -> None:
     """Score every admission in SQL."""
-    from batch.scoring.score import risk_ranks
     from featurestore import Store, score
 
-    opened = Store(store)
-    result = score(opened, scorer, output, hadm_id)
+    result = score(Store(store), scorer, output, hadm_id)
     if as_json:
-        click.echo(json.dumps(result))
+        echo_json(result)
         return
     if result["no_signal"]:
         click.echo(result["no_signal"])
@@ -62,7 +60,7 @@ def score_command(
         f"{result['scored']:,} admission{'s' * (result['scored'] != 1)} scored by "
         f"{result['scorer_id']}: run {result['run_id']} of {store}{where}"
     )
-    for row in risk_ranks(opened, result["scorer_id"], hadm_id):
+    for row in result["scores"] or ():
         click.echo(
             f"{row['hadm_id']}  {row['probability']:.1%}  rank {row['risk_rank']:,}, "
             f"{row['fraction_above']:.1%} of admissions are above"
@@ -81,7 +79,10 @@ def replay_command(store: Path, run_id: int, as_json: bool) -> None:
     from featurestore import Store, replay
 
     result = replay(Store(store), run_id)
-    click.echo(json.dumps(result) if as_json else replay_summary(result))
+    if as_json:
+        echo_json(result)
+    else:
+        click.echo(replay_summary(result))
     if result["different"]:
         raise click.exceptions.Exit(1)
 
@@ -122,7 +123,16 @@ def outcomes_command(
     from featurestore import Store, outcomes
 
     result = outcomes(Store(store), scorer, alert_above, task)
-    click.echo(json.dumps(result) if as_json else outcomes_table(result))
+    if as_json:
+        periods = [*map(_reasons_as_rows, result["periods"])]
+        echo_json(_reasons_as_rows(result) | {"periods": periods})
+    else:
+        click.echo(outcomes_table(result))
+
+
+def _reasons_as_rows(counts: dict[str, Any]) -> dict[str, Any]:
+    names = ("waiting_reasons", "not_judged_reasons")
+    return counts | {name: by_reason(counts[name]) for name in names}
 
 
 def outcomes_table(result: dict[str, Any]) -> str:
@@ -217,7 +227,10 @@ def similar_command(
     from featurestore import Store, similar
 
     neighbours = similar(Store(store), hadm_id, n, cutoff, horizon_days, task)
-    click.echo(json.dumps(neighbours) if as_json else similar_table(neighbours))
+    if as_json:
+        echo_json(neighbours)
+    else:
+        click.echo(similar_table(neighbours))
 
 
 def similar_table(neighbours: list[dict[str, Any]]) -> str:
@@ -258,9 +271,10 @@ def explain_command(store: Path, hadm_id: int, scorer: str | None, n: int, as_js
     from featurestore import Store, explain
 
     explanation = explain(Store(store), hadm_id, scorer)
-    click.echo(
-        json.dumps(explanation, default=str) if as_json else explanation_table(explanation, n)
-    )
+    if as_json:
+        echo_json(explanation)
+    else:
+        click.echo(explanation_table(explanation, n))
 
 
 def explanation_table(explanation: dict[str, Any], n: int) -> str:

@@ -1,6 +1,5 @@
 """The commands of scorers: train, scorers."""
 
-import json
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ import click
 
 from batch.cli.embedding import say_pending_notes
 from featurestore.cli.completion import complete_encoder
+from featurestore.cli.json_output import echo_json
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, SCORER, STORE, TASK, rule_options
 from featurestore.store.scorer_metrics import (
     AGGREGATES,
@@ -104,7 +104,10 @@ def train_command(
         test_from=test_from.date() if test_from else None,
         turns=turns,
     )
-    click.echo(json.dumps(suppress_metrics(result)) if as_json else training_summary(result))
+    if as_json:
+        echo_json(suppress_metrics(result))
+    else:
+        click.echo(training_summary(result))
 
 
 def training_summary(scorer: TrainedScorer) -> str:
@@ -163,7 +166,7 @@ def scorers_command(store: Path, as_json: bool) -> None:
 
     scorers = list_scorers(Store(store))
     if as_json:
-        click.echo(json.dumps(scorers, default=str))
+        echo_json(scorers)
         return
     for row in scorers:
         horizon = f"{row['horizon_days']} days" if row["horizon_days"] else ""

@@ -1,12 +1,12 @@
 """The command that evaluates a scorer once more."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from batch.cli.training import interval, metrics_table
+from featurestore.cli.json_output import echo_json
 from featurestore.cli.options import JSON, SCORER, STORE
 
 
@@ -28,7 +28,10 @@ def evaluate_command(store: Path, scorer: str, other: Path | None, as_json: bool
     from featurestore import Store, evaluate_scorer
 
     result = evaluate_scorer(Store(store), scorer, Store(other) if other else None)
-    click.echo(json.dumps(result) if as_json else evaluation_table(result))
+    if as_json:
+        echo_json(result)
+    else:
+        click.echo(evaluation_table(result))
 
 
 def evaluation_table(result: dict[str, Any]) -> str:

@@ -93,7 +93,7 @@ def stage(
         "pending": len(pending),
         "resumed": resumed,
         "embedded": 0,
-        "no words": 0,
+        "no_words": 0,
         "windows": 0,
     }
     without_tokens: list[str] = []
@@ -135,12 +135,12 @@ def stage(
         if written:
             written.result()
     crashed = len(workers.crashed) if workers else 0
-    counts["no words"] = len(without_tokens)
+    counts["no_words"] = len(without_tokens)
     counts["crashed"] = crashed
-    counts["withdrawn since sync"] = len(to_embed) - throughput.notes - crashed
+    counts["withdrawn_since_sync"] = len(to_embed) - throughput.notes - crashed
     counts["waiting"] = len(pending) - resumed - counts["embedded"] - len(without_tokens)
     digests, previous = note_digests(store, changed), digests_of_last_run(store)
-    counts["changed since sync"] = len(changed)
-    counts["changed since sync, again"] = len(set(digests) & set(previous))
+    counts["changed_since_sync"] = len(changed)
+    counts["changed_again"] = len(set(digests) & set(previous))
     provider = workers.provider if workers else encoder.provider
     return Staged(shards, counts, without_tokens, provider, digests, digests != previous)

@@ -34,8 +34,10 @@ def score(
     `scorer` is a name (its newest version) or a scorer_id. `output` is a .csv or .parquet file,
     which also gets the scores, the highest first; it is private (0600). `hadm_ids` selects
     admissions (default: all). Embeddings are updated to the last sync first. Returns run_id,
-    scorer_id, scored, pending_notes, the number of notes without vectors, and no_signal, why all
-    probabilities are the prevalence (None if they are not). Raises FeatureStoreError, and scores
+    scorer_id, scored, pending_notes, the number of notes without vectors, no_signal, why all
+    probabilities are the prevalence (None if they are not), and scores: hadm_id, probability,
+    prediction_time, risk_rank and fraction_above of each of `hadm_ids`, in their order (None
+    without `hadm_ids`; the view latest_scores has all). Raises FeatureStoreError, and scores
     nothing, if one of `hadm_ids` cannot be scored.
     """
     scorer_id = find_scorer(store, scorer)
@@ -56,6 +58,7 @@ def score(
         "scored": scored,
         "pending_notes": pending,
         "no_signal": why_no_signal(store, scorer_id),
+        "scores": _latest_scores(store, scorer_id, hadm_ids) if hadm_ids else None,
     }
 
 
@@ -99,11 +102,10 @@ def _find_due_scores(con: duckdb.DuckDBPyConnection, scorer_id: str) -> None:
         )
 
 
-def risk_ranks(store: Store, scorer_id: str, hadm_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Return hadm_id, probability, risk_rank and fraction_above of some admissions, in order."""
+def _latest_scores(store: Store, scorer_id: str, hadm_ids: Sequence[int]) -> list[dict[str, Any]]:
     return store.rows(
-        "SELECT hadm_id, probability, risk_rank, fraction_above FROM latest_scores "
-        "WHERE scorer_id = $scorer AND list_contains($hadm_ids, hadm_id) "
+        "SELECT hadm_id, probability, prediction_time, risk_rank, fraction_above "
+        "FROM latest_scores WHERE scorer_id = $scorer AND list_contains($hadm_ids, hadm_id) "
         "ORDER BY list_position($hadm_ids, hadm_id)",
         scorer=scorer_id,
         hadm_ids=list(hadm_ids),

@@ -1,6 +1,5 @@
 """The commands of the cohort: labels, audit."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from featurestore.cli.completion import complete_scorer
+from featurestore.cli.json_output import by_reason, echo_json
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE, rule_options
 from featurestore.cli.progress import say
 from featurestore.cli.text_tables import findings_table, flow_table, rules_table
@@ -55,17 +55,32 @@ def labels_command(
         click.echo(f"{count:,} labels of admissions predicted at {when} in {meds}")
     elif compare:
         differences = compare_rules(opened, horizon_days or 30)
-        click.echo(json.dumps(differences) if as_json else rules_table(differences))
+        if as_json:
+            echo_json(differences)
+        else:
+            click.echo(rules_table(differences))
     else:
         counts = admission_flow(opened, question, cutoff)
-        sentences = [*caveats(opened, question.name).values()]
-        click.echo(
-            json.dumps(counts | {"caveats": sentences})
-            if as_json
-            else "\n".join([flow_table(counts), *(f"- {sentence}" for sentence in sentences)])
-        )
+        limits = caveats(opened, question.name)
+        if as_json:
+            echo_json(_as_rows(counts) | {"caveats": _messages(limits)})
+        else:
+            click.echo("\n".join([flow_table(counts), *(f"- {text}" for text in limits.values())]))
         for warning in counts["warnings"]:
             say(f"warning: {warning}")
+
+
+def _as_rows(flow: dict[str, Any]) -> dict[str, Any]:
+    """Return a flow of admissions with its reasons as rows."""
+    predicted = flow["predicted"]
+    return flow | {
+        "excluded": by_reason(flow["excluded"]),
+        "predicted": predicted | {"not_judged": by_reason(predicted["not_judged"])},
+    }
+
+
+def _messages(by_code: dict[str, str]) -> list[dict[str, str]]:
+    return [{"code": code, "message": message} for code, message in by_code.items()]
 
 
 @click.command("audit")
@@ -91,7 +106,7 @@ def audit_command(
         accept_finding(opened, accept, scorer)
     findings = audit(opened, scorer, task)
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], default=str))
+        echo_json([asdict(finding) for finding in findings])
     else:
         click.echo(findings_table(findings) or "no findings")
     if any(finding.severity == "error" and not finding.accepted for finding in findings):

@@ -83,4 +83,4 @@ SINCE = click.option(
     type=click.DateTime(["%Y-%m-%d"]),
     help="Only notes of this day and later; deleted notes are found by a sync without it.",
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")

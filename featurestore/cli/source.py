@@ -1,6 +1,5 @@
 """The commands of the source: synth, init, source, sync."""
 
-import json
 from datetime import datetime
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import click
 from click.core import ParameterSource
 
 from featurestore.cli.completion import complete_schema
+from featurestore.cli.json_output import by_reason, echo_json
 from featurestore.cli.options import JSON, SINCE, STORE
 from featurestore.cli.progress import progress, say
 from featurestore.cli.text_tables import sync_table
@@ -114,7 +114,8 @@ def sync_command(store: Path, force: bool, since: datetime | None, as_json: bool
 
     counts = sync(Store(store), force, since.date() if since else None)
     if as_json:
-        click.echo(json.dumps(counts))
+        notes = counts["notes"]
+        echo_json(counts | {"notes": notes | {"excluded": by_reason(notes["excluded"])}})
         return
     click.echo(sync_table(counts))
     if place := counts["notes"].get("not_utf8"):

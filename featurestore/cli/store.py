@@ -1,10 +1,10 @@
 """The commands of the store file: info, verify, forget."""
 
-import json
 from pathlib import Path
 
 import click
 
+from featurestore.cli.json_output import by_reason, echo_json
 from featurestore.cli.options import JSON, NEGATIVE_NUMBERS, STORE
 from featurestore.cli.text_tables import info_table, receipt_table
 
@@ -17,12 +17,19 @@ def info_command(store: Path, as_json: bool) -> None:
     from featurestore import Store, info
 
     contents = info(Store(store))
-    click.echo(json.dumps(contents, default=str) if as_json else info_table(contents))
+    if as_json:
+        for run in contents["runs"]:
+            if isinstance(notes := run["counts"].get("notes"), dict):  # of a sync
+                notes["excluded"] = by_reason(notes["excluded"])
+        echo_json(contents)
+    else:
+        click.echo(info_table(contents))
 
 
 @click.command("verify")
 @STORE
-def verify_command(store: Path) -> None:
+@JSON
+def verify_command(store: Path, as_json: bool) -> None:
     """Check the integrity of a store.
 
     Checks modes, seal, checksums, audit log, vectors, notes, means, coefficients and staged shards.
@@ -32,11 +39,17 @@ def verify_command(store: Path) -> None:
     from featurestore import Store, verify
 
     opened = Store(store)
-    if findings := verify(opened):
+    findings, run, chain = verify(opened), None, None
+    if not findings:
+        run, chain = opened.one("SELECT run_id, chain FROM runs ORDER BY run_id DESC LIMIT 1")
+    if as_json:
+        echo_json({"run_id": run, "chain": chain, "findings": findings})
+    elif findings:
         click.echo("\n".join(f"- {finding}" for finding in findings))
+    else:
+        click.echo(f"no findings: run {run}, {chain}")
+    if findings:
         raise click.exceptions.Exit(1)
-    run, chain = opened.one("SELECT run_id, chain FROM runs ORDER BY run_id DESC LIMIT 1")
-    click.echo(f"no findings: run {run}, {chain}")
 
 
 @click.command("forget", context_settings=NEGATIVE_NUMBERS)
@@ -57,4 +70,7 @@ def forget_command(
     from featurestore import Store, forget
 
     receipt = forget(Store(store), subject_id, output)
-    click.echo(json.dumps(receipt) if as_json else receipt_table(receipt))
+    if as_json:
+        echo_json(receipt)
+    else:
+        click.echo(receipt_table(receipt))

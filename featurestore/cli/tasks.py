@@ -1,10 +1,10 @@
 """The commands of tasks: task add, task list, task drop."""
 
-import json
 from pathlib import Path
 
 import click
 
+from featurestore.cli.json_output import echo_json
 from featurestore.cli.options import JSON, STORE
 from featurestore.cli.progress import say
 
@@ -33,12 +33,11 @@ def add_command(store: Path, name: str, file: Path, as_json: bool) -> None:
     result = add_task(Store(store), name, file)
     if result.get("not_in_store"):
         say(f"{result['not_in_store']:,} labels are of no admission of {store} and are not kept")
-    click.echo(
-        json.dumps(result)
-        if as_json
-        else f"{name}: {result['labels']:,} labels, {result['positive']:,} positive"
-        + (f"; predicted at {result['cutoff']}" if result["cutoff"] else "")
-    )
+    if as_json:
+        echo_json(result)
+        return
+    cutoff = f"; predicted at {result['cutoff']}" if result["cutoff"] else ""
+    click.echo(f"{name}: {result['labels']:,} labels, {result['positive']:,} positive{cutoff}")
 
 
 @task_command.command("list")
@@ -51,7 +50,7 @@ def list_command(store: Path, as_json: bool) -> None:
 
     tasks = list_tasks(Store(store))
     if as_json:
-        click.echo(json.dumps(tasks))
+        echo_json(tasks)
         return
     for task in tasks:
         scorers = ", ".join(task["scorers"])
@@ -69,7 +68,7 @@ def drop_command(store: Path, name: str, as_json: bool) -> None:
     from featurestore.cohort.task_registry import drop_task
 
     scorers = drop_task(Store(store), name)
-    used_by = f"; {', '.join(scorers)} keep its SELECT" if scorers else ""
-    click.echo(
-        json.dumps({"dropped": name, "scorers": scorers}) if as_json else f"{name} dropped{used_by}"
-    )
+    if as_json:
+        echo_json({"dropped": name, "scorers": scorers})
+        return
+    click.echo(f"{name} dropped" + (f"; {', '.join(scorers)} keep its SELECT" if scorers else ""))

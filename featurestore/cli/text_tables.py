@@ -1,12 +1,18 @@
 """Plain-text tables of results, for people."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, negate, positives
 
 if TYPE_CHECKING:  # It loads DuckDB, which no --help needs.
     from featurestore.cohort.leakage import Finding
+
+
+# How each job makes the copy that it changes.
+_COPIED = {
+    "reflink": "in no time: the file system shares blocks (reflink)",
+    "bytes": "byte by byte, at the speed of the disk",
+}
 
 
 def sync_table(counts: dict[str, Any]) -> str:
@@ -115,14 +121,24 @@ def findings_table(findings: "list[Finding]") -> str:
 
 def info_table(contents: dict[str, Any]) -> str:
     """Format the contents of a store: one line per value, and one per row of a list."""
-    lines = []
-    for name, value in contents.items():
-        if not isinstance(value, list):
-            lines.append(f"{name:<12}{value}")
-            continue
-        lines.append(f"{name}{'' if value else ': none yet'}")
-        for row in value:
-            counts = json.loads(row.get("counts", "{}"))
+    observed_until, synced_at = contents["observed_until"], contents["synced_at"]
+    values = {
+        "store": f"{contents['store']} ({contents['bytes'] / 1e6:,.1f} MB)",
+        "copied": _COPIED.get(contents["copied"], "not yet"),
+        "encrypted": "yes" if contents["encrypted"] else "no",
+        "source": f"{contents['source']} ({contents['schema']})",
+        "observed": f"until {observed_until}"
+        if contents["live"] or observed_until
+        else "fully (a research extract)",
+        "synced": f"completely at {synced_at}" if synced_at else "not completely yet",
+        "admissions": contents["admissions"],
+        "notes": "{ready:,} ready, {excluded:,} excluded".format(**contents["notes"]),
+    }
+    lines = [f"{name:<12}{value}" for name, value in values.items()]
+    for name in ("encoders", "scorers", "nights", "runs"):
+        lines.append(f"{name}{'' if contents[name] else ': none yet'}")
+        for row in contents[name]:
+            counts = row.get("counts", {})
             cells = {key: cell for key, cell in row.items() if key != "counts"}
             cells |= {key: n for key, n in counts.items() if isinstance(n, int | str) and n != 0}
             lines.append("  " + "  ".join(f"{key} {cell}" for key, cell in cells.items()))

@@ -166,7 +166,7 @@ def test_a_night_says_how_much_it_has_read_and_what_it_cannot_see(hospital, cloc
     assert result["not_seen"] == []
     summary = info(store)
     assert [row["sync"] for row in summary["nights"]] == ["complete", "2150-01-31"]
-    assert summary["synced"] == f"completely at {day(67, 2)}"
+    assert summary["synced_at"] == day(67, 2)
 
 
 def test_a_complete_sync_that_is_due_and_finds_nothing_is_recorded(hospital, clock):

@@ -47,7 +47,7 @@ def test_the_main_job_on_real_admissions(mimic_demo, checkpoint, tmp_path):
 
     run("export", checkpoint, model)
     embedded = json.loads(run("embed", ward, model, "--device", "cpu", "--json"))
-    assert embedded["embedded"] + embedded["no words"] == embedded["pending"] == 745
+    assert embedded["embedded"] + embedded["no_words"] == embedded["pending"] == 745
     store = Store(ward)
     # Every note is accounted for: ready and embedded, or excluded with a reason.
     assert store.sql(

@@ -189,7 +189,7 @@ def test_a_note_without_tokens_stays_excluded_until_its_text_changes(ward, count
             return super().tokenize([text.replace("\N{ZERO WIDTH SPACE}", "") for text in texts])
 
     store = ward([*NOTES, blank])
-    assert embed_pending(store, SkipsZeroWidth())["no words"] == 1
+    assert embed_pending(store, SkipsZeroWidth())["no_words"] == 1
     store = ward([*NOTES, blank])
     assert store.sql("SELECT reason FROM notes WHERE note_id = '5'").fetchall() == [("no words",)]
     assert embed_pending(store, SkipsZeroWidth())["pending"] == 0
@@ -279,7 +279,7 @@ def test_a_text_that_changed_since_the_sync_waits_for_the_next_sync(ward, counte
     write_hospital(tmp_path / "hospital", STAYS, [NOTES[0] | {"TEXT": "newer"}, *NOTES[1:3]])
     seen = counter()
     counts = embed_pending(store, seen)
-    assert (counts["changed since sync"], counts["withdrawn since sync"]) == (1, 1)
+    assert (counts["changed_since_sync"], counts["withdrawn_since_sync"]) == (1, 1)
     assert "newer" not in seen.texts_seen
     assert counts["embedded"] == 2
 
@@ -289,13 +289,13 @@ def test_a_note_that_is_skipped_in_two_runs_is_counted(ward, counter, tmp_path):
     write_hospital(tmp_path / "hospital", STAYS, [NOTES[0] | {"TEXT": "newer"}, *NOTES[1:3]])
     for expected in ((1, 0), (1, 1), (1, 1)):
         counts = embed_pending(store, counter())
-        assert (counts["changed since sync"], counts["changed since sync, again"]) == expected
+        assert (counts["changed_since_sync"], counts["changed_again"]) == expected
     (last,) = store.sql("SELECT max(run_id) FROM runs").fetchone()
     embed_pending(store, counter())
     assert store.sql("SELECT max(run_id) FROM runs").fetchone() == (last,)
     sync(store)
     counts = embed_pending(store, counter())
-    assert (counts["embedded"], counts["changed since sync"]) == (1, 0)
+    assert (counts["embedded"], counts["changed_since_sync"]) == (1, 0)
 
 
 def test_a_killed_run_resumes_from_its_shards(ward, counter, tmp_path):

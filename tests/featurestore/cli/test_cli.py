@@ -76,7 +76,7 @@ def test_labels_show_the_flow_of_admissions(ward):
     ]
     counts = json.loads(run("labels", ward, "--rule", "clinicalbert", "--json").stdout)
     # The rule of ClinicalBERT excludes deaths by DEATHTIME only, and this stay has none.
-    assert counts["excluded"] == {}
+    assert counts["excluded"] == []
 
 
 def test_labels_name_the_caveats_of_the_source_and_of_the_rule(ward):
@@ -91,7 +91,7 @@ def test_labels_name_the_caveats_of_the_source_and_of_the_rule(ward):
         rule: json.loads(run("labels", ward, "--rule", rule, "--json").stdout)["caveats"]
         for rule in ("readmission", "clinicalbert")
     }
-    assert by_rule["readmission"] == [line.removeprefix("- ") for line in lines]
+    assert [caveat["message"] for caveat in by_rule["readmission"]] == [line[2:] for line in lines]
     assert by_rule["clinicalbert"] == by_rule["readmission"][:1]
 
 

@@ -156,7 +156,7 @@ def test_a_note_that_ends_its_worker_waits_and_all_others_are_embedded(tmp_path,
     assert status == 0, err
     counts = json.loads(out)
     assert (counts["embedded"], counts["crashed"], counts["waiting"]) == (149, 1, 1)
-    assert counts["withdrawn since sync"] == 0
+    assert counts["withdrawn_since_sync"] == 0
     assert "Warning: 1 note ended its worker" in err[-1]
     query = "SELECT note_id FROM notes ANTI JOIN embeddings USING (note_id)"
     assert store.sql(query).fetchall() == [("77",)]
