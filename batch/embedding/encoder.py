@@ -149,6 +149,8 @@ class OnnxEncoder:
 
     def encode_windows(self, texts: Sequence[str]) -> Windows:
         """Return the vector of every window of every text, in order."""
+        if isinstance(texts, str):  # whose letters would be texts
+            raise TypeError("one text was given where a list of texts is expected - write [text]")
         return encode(self, self.tokenize(texts))
 
     def tokenize(self, texts: Sequence[str]) -> list[list[Ids]]:

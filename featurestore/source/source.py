@@ -306,6 +306,8 @@ def read_texts(store: Store, note_ids: Iterable[str | int]) -> dict[str, str]:
     notes of forgotten patients, and SourceError where the source has no such note any more, or
     another text than at the last sync.
     """
+    if isinstance(note_ids, str):  # whose letters would be ids
+        raise TypeError(f"one note_id was given where a list is expected - write [{note_ids!r}]")
     wanted = list(dict.fromkeys(map(str, note_ids)))
     query = "SELECT note_id, text_hash FROM notes WHERE list_contains($note_ids, note_id)"
     hash_of = dict(store.sql(query, note_ids=wanted).fetchall())

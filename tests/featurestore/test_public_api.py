@@ -8,11 +8,20 @@ from pathlib import Path
 import pytest
 
 import featurestore
+import featurestore.errors
 
 
 @pytest.mark.parametrize("name", featurestore.__all__)
 def test_each_public_name_can_be_imported(name):
     assert getattr(featurestore, name).__name__ == name
+
+
+def test_every_error_is_public():
+    errors = {name for name, value in vars(featurestore.errors).items() if isinstance(value, type)}
+    assert errors <= {*featurestore.__all__}
+    assert all(
+        issubclass(getattr(featurestore, name), featurestore.FeatureStoreError) for name in errors
+    )
 
 
 def test_type_checkers_see_the_same_names_from_the_same_modules():

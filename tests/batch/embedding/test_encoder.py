@@ -59,6 +59,8 @@ def test_texts_become_a_matrix_with_the_mean_of_the_windows_of_each(
     assert np.isnan(matrix[2]).all()
     assert encoder.encode([]).shape == (0, 128)
     assert np.isnan(encoder.encode([""])).all()
+    with pytest.raises(TypeError, match=r"one text was given .* write \[text\]"):
+        encoder.encode("chest pain")
 
 
 @pytest.mark.parametrize("budget", [1, 64, 128, 10_000])

@@ -3,6 +3,7 @@
 import gzip
 import shutil
 
+import duckdb
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
@@ -54,6 +55,20 @@ def test_texts_of_notes_are_read_by_id_in_the_order_of_the_ids(store):
     assert read_texts(store, ["2", "1"]) == {"2": "b", "1": 'says "ouch",\ntwice'}
     assert read_texts(store, [2]) == {"2": "b"}
     assert read_texts(store, []) == {}
+    with pytest.raises(TypeError, match=r"one note_id was given .* write \['12'\]"):
+        read_texts(store, "12")
+
+
+def test_a_note_of_a_duckdb_file_is_found_whose_id_is_written_in_another_way(folder, tmp_path):
+    """DuckDB writes 2.0 where SQLAlchemy's reader of other databases writes 2."""
+    file = tmp_path / "hospital.duckdb"
+    with duckdb.connect(file) as con:
+        for csv_file in folder.glob("*.csv"):
+            con.execute(f"CREATE TABLE {csv_file.stem} AS FROM '{csv_file}'")
+    own = own_schema(tmp_path / "own", "row_id AS", "CAST(row_id AS DOUBLE) AS")
+    store = create_store(tmp_path / "ward.duckdb", file, own)
+    sync(store)
+    assert read_texts(store, ["2.0"]) == {"2.0": "b"}
 
 
 @pytest.mark.parametrize(
