@@ -180,9 +180,10 @@ def _insert_shards(
             stats.add_log_odds(rows["note_id"], X)
             rows = rows.append_column("embedding", vectors_to_arrow(X))
             waiting = pa.concat_tables([waiting, rows]) if waiting else rows
-            full = len(waiting) // _INSERTED * _INSERTED
-            _insert_windows(con, waiting.slice(0, full))
-            waiting = waiting.slice(full)
+            # After an INSERT of no rows into an empty table, DuckDB loses those of the next one.
+            if full := len(waiting) // _INSERTED * _INSERTED:
+                _insert_windows(con, waiting.slice(0, full))
+                waiting = waiting.slice(full)
     if waiting:
         _insert_windows(con, waiting)
     return stats
