@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from featurestore.errors import QueryError as QueryError
     from featurestore.errors import SourceError as SourceError
     from featurestore.errors import StoreBusyError as StoreBusyError
+    from featurestore.errors import StoreChangedWarning as StoreChangedWarning
     from featurestore.errors import StoreDamagedError as StoreDamagedError
     from featurestore.errors import StoreNotFoundError as StoreNotFoundError
     from featurestore.errors import UnknownNameError as UnknownNameError
@@ -86,6 +87,7 @@ _MODULES = {
         "FeatureStoreError",
         "StoreNotFoundError",
         "StoreBusyError",
+        "StoreChangedWarning",
         "StoreDamagedError",
         "EncryptionKeyError",
         "SourceError",

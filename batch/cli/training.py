@@ -120,11 +120,10 @@ def training_summary(scorer: TrainedScorer) -> str:
     ]
     for name, counts in (("admissions", scorer["admissions"]), ("positives", scorer["positives"])):
         lines.append(f"{name:<18}" + "".join(f"{counts[split]:>8,}" for split in splits))
-    has_test = scorer["admissions"]["test"] > 0
-    if has_test:
+    if has_estimates := scorer["test"]["scorer"]["auroc"] is not None:
         lines += metrics_table(scorer["test"]).splitlines()
     at_precision = scorer["at_80_precision"]
-    if has_test and at_precision["threshold"] is not None:
+    if has_estimates and at_precision["threshold"] is not None:
         lines.append(
             f"from {at_precision['threshold']:.3f} on, with a PPV of 80% out of fold: "
             f"{at_precision['alerts']:,} test stays, PPV {interval(at_precision['precision'])}, "

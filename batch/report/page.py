@@ -81,8 +81,11 @@ def missing_figures(data: ReportData) -> dict[str, str]:
         missing["subgroups"] = "No group of test patients is large enough for its own AUROC."
     if data.metrics["no_signal"]:
         missing["alerts"] = "Without a signal nobody is at a higher risk than others."
-    if not any(point["auroc"] for point in data.metrics["learning_curve"]):
-        missing["learning"] = "There is no test AUROC to plot."
+    if not data.metrics["learning_curve"]:
+        missing["learning"] = (
+            f"There are not two parts of the training patients with at least {MIN_OUTCOMES} stays "
+            f"that {data.outcome} and {MIN_OUTCOMES} that did not, or too few such test stays."
+        )
     if len(data.positive) < 3:
         missing["map"] = f"The store holds no vectors of {data.scorer['encoder_id']}."
     return missing | data.monitoring.missing

@@ -14,7 +14,7 @@ from batch.training.aggregates import MEAN, Vectors, Windows
 from batch.training.calibration import Floats
 from batch.training.performance.subgroups import groups_of
 from featurestore.cohort.tasks import Task
-from featurestore.errors import NotEnoughDataError
+from featurestore.errors import NotEnoughDataError, SourceError
 from featurestore.source.source import open_source
 from featurestore.store.scorer_metrics import positives
 from featurestore.store.sql_files import read_sql
@@ -155,7 +155,7 @@ def training_data(
             subgroups=subgroups,
             stays_per_day=stays / days if stays else None,
             observed_until=observed_until,
-            word_counts=word_counts(store, hadm_id, cutoff) if bag_of_words else None,
+            word_counts=_baseline_words(store, hadm_id, cutoff) if bag_of_words else None,
             outcome=task.outcome,
             test_from=test_from,
         )
@@ -338,6 +338,16 @@ def _point_scores(con: duckdb.DuckDBPyConnection, cutoff: str) -> dict[str, Floa
             rows = con.execute(read_sql(f"training/baselines/{name}")).fetchnumpy()
             scores[name] = np.column_stack([rows["points"], rows["is_unknown"]]).astype(np.float64)
     return scores
+
+
+def _baseline_words(store: Store, hadm_id: npt.NDArray[np.int64], cutoff: str) -> Any:
+    try:
+        return word_counts(store, hadm_id, cutoff)
+    except SourceError as error:
+        raise SourceError(
+            f"{error}; only the bag-of-words baseline needs the text: --no-baseline "
+            "(baseline=False in Python) trains without it"
+        ) from None
 
 
 def word_counts(store: Store, hadm_id: npt.NDArray[np.int64], cutoff: str) -> Any:

@@ -179,7 +179,10 @@ def _subgroups(data: TrainingData, p: Floats) -> list[SubgroupMetrics]:
 def _learning_curve(
     model: CalibratedFit, cohort: Cohort, bootstrap: PatientBootstrap
 ) -> list[LearningCurvePoint]:
-    """Return test AUROC of the regression fitted on an eighth, a quarter, half and all patients."""
+    """Return test AUROC of the regression fitted on an eighth, a quarter, half and all patients.
+
+    Empty unless two of these, and the test patients, have 10 stays of each outcome.
+    """
     members = cohort.split == "train"
     patients = np.random.default_rng(0).permutation(np.unique(cohort.subject_id[members]))
     test = cohort.split == "test"
@@ -187,7 +190,7 @@ def _learning_curve(
     for fraction in (1 / 8, 1 / 4, 1 / 2, 1.0):
         subset = members & np.isin(cohort.subject_id, patients[: round(fraction * len(patients))])
         y = cohort.y[subset]
-        if len(np.unique(y)) == 2:
+        if enough_outcomes(y) and enough_outcomes(cohort.y[test]):
             log_odds = fit_subset(model.vectors, cohort, subset, model.c)
             curve.append(
                 {
@@ -196,7 +199,7 @@ def _learning_curve(
                     "auroc": bootstrap.estimate(auroc, log_odds[test]),
                 }
             )
-    return curve
+    return curve if len(curve) > 1 else []
 
 
 def _warnings(metrics: ScorerMetrics) -> list[str]:

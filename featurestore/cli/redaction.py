@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, StoreChangedWarning
 
 
 def describe(error: BaseException, arguments: Sequence[str] = ()) -> str:
@@ -76,7 +76,9 @@ def hide_values(debug: bool) -> None:
     def show_warning(
         message: Any, category: type, filename: str, lineno: int, file: Any = None, line: Any = None
     ) -> None:
-        if debug:
+        if issubclass(category, StoreChangedWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        elif debug:
             print(f"{category.__name__} in {filename}, line {lineno}", file=sys.stderr)
 
     def redacted_record(
@@ -90,6 +92,7 @@ def hide_values(debug: bool) -> None:
     # Python ignores errors in finalizers, such as those of drivers whose connection is lost.
     sys.unraisablehook = lambda unraisable: print_error(unraisable.exc_value) if debug else None
     warnings.showwarning = show_warning
+    warnings.filterwarnings("default", category=StoreChangedWarning)  # also with PYTHONWARNINGS
     logging.setLogRecordFactory(redacted_record)
     logging.disable(logging.NOTSET if debug else logging.CRITICAL)
     _mute_native_code()

@@ -28,8 +28,9 @@ def info_command(store: Path, as_json: bool) -> None:
 
 @click.command("verify")
 @STORE
+@click.option("--accept", is_flag=True, help="Record that changes by another program were meant.")
 @JSON
-def verify_command(store: Path, as_json: bool) -> None:
+def verify_command(store: Path, accept: bool, as_json: bool) -> None:
     """Check the integrity of a store.
 
     Checks modes, seal, checksums, audit log, vectors, notes, means, coefficients and staged shards.
@@ -39,7 +40,7 @@ def verify_command(store: Path, as_json: bool) -> None:
     from featurestore import Store, verify
 
     opened = Store(store)
-    findings, run, chain = verify(opened), None, None
+    findings, run, chain = verify(opened, accept), None, None
     if not findings:
         run, chain = opened.one("SELECT run_id, chain FROM runs ORDER BY run_id DESC LIMIT 1")
     if as_json:

@@ -1,8 +1,6 @@
 """The leakage audit: what could make a reported performance too good, and what was accepted."""
 
 import json
-import os
-import pwd
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ from featurestore.cohort.flow import MANY_EARLY_RETURNS, admission_flow
 from featurestore.cohort.later_data import find_later_data
 from featurestore.cohort.tasks import Task, find_task, scorer_task, stored_task, task_names
 from featurestore.errors import FeatureStoreError, QueryError, UnknownNameError
+from featurestore.store.integrity.audit_log import user_name
 from featurestore.store.scorer_metrics import ScorerMetrics, format_interval
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -138,7 +137,7 @@ def accept_finding(store: Store, code: str, scorer: str | None = None) -> None:
             transaction.con.executemany(
                 "INSERT INTO accepted_findings VALUES ($1, $2, $3, $4, $5)",
                 [
-                    [code, finding.scorer_id, finding.count, _user(), datetime.now()]
+                    [code, finding.scorer_id, finding.count, user_name(), datetime.now()]
                     for finding in accepted
                 ],
             )
@@ -510,11 +509,3 @@ def _no_such_finding(store: Store, code: str, scorer: str | None, findings: list
         f"{subject} has no finding {code}, so nothing was accepted - its findings now: "
         f"{codes}{hint}"
     )
-
-
-def _user() -> str:
-    """Return the name of the user whose number the audit log records, or the number."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())

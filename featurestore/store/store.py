@@ -4,6 +4,7 @@ import contextlib
 import grp
 import hmac
 import secrets
+import warnings
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import duckdb
 
-from featurestore.errors import FeatureStoreError, StoreDamagedError, StoreNotFoundError
+from featurestore.errors import (
+    FeatureStoreError,
+    StoreChangedWarning,
+    StoreDamagedError,
+    StoreNotFoundError,
+)
 from featurestore.store.database import attach, encryption_key, is_damage, open_duckdb
-from featurestore.store.integrity.audit_log import check_seal, last_run, seal_path
+from featurestore.store.integrity.audit_log import (
+    changed_since,
+    check_seal,
+    last_run,
+    seal_path,
+)
 from featurestore.store.integrity.shard_seal import ShardSeal
 from featurestore.store.transaction import (
     Transaction,
@@ -242,18 +253,25 @@ class Store:
         (secret,) = self.one("SELECT secret FROM settings")
         return ShardSeal(hmac.digest(bytes(secret), b"shards", "sha256"), self.is_encrypted())
 
+    def changed_since(self) -> int | None:
+        """Return the run after which another program changed the file, until that is accepted."""
+        return changed_since(self.path, self.connect(), self.path)
+
     @contextlib.contextmanager
     def lock(self, command: str) -> Iterator[None]:
         """Keep other jobs out while the block runs; readers are never blocked.
 
         A job that holds the lock may ask for it again. Raises StoreBusyError if another job holds
-        it, StoreDamagedError if the file is not the one that the last job left.
+        it, StoreDamagedError if the file is not the one that the last job left. Warns with
+        StoreChangedWarning if another program has written to it.
         """
         if self._locked:
             yield
             return
         with job_lock(self.path, command):
             check_seal(self.path, last_run(self.connect()))  # before any work is done
+            if (since := self.changed_since()) is not None:
+                warnings.warn(StoreChangedWarning(self.path, since), stacklevel=1)
             self._locked = True
             try:
                 yield

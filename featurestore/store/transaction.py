@@ -22,10 +22,11 @@ from featurestore.store import failpoints
 from featurestore.store.database import attach, is_damage, open_duckdb
 from featurestore.store.files import copy, create_private, fsync, private_folder, try_lock
 from featurestore.store.integrity.audit_log import (
+    changed_since,
     last_run,
-    read_seal,
     record_run,
     seal_line,
+    sealed,
     write_seal,
 )
 from featurestore.store.integrity.checksums import (
@@ -49,11 +50,15 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 @dataclass
 class Transaction:
-    """The next version of a store: a connection to change it and the counts for `runs`."""
+    """The next version of a store: a connection to change it and the counts for `runs`.
+
+    `accepts_changes` records what another program changed as if it had been a job.
+    """
 
     con: duckdb.DuckDBPyConnection
     run_id: int
     counts: dict[str, Any] = field(default_factory=dict)
+    accepts_changes: bool = False
 
 
 # --- copy, change, check, fsync, rename
@@ -75,14 +80,18 @@ def next_version(
         copied_by = copy(store, draft)
         with contextlib.closing(_open_draft(draft)) as con:
             previous = last_run(con)
+            since = changed_since(store, con, draft)
             con.execute("BEGIN")
             begin_changes(con)
             # No checksum covers views and macros: a changed one lasts until the next job at most.
             make_objects(con, VIEWS_AND_MACROS)
             transaction = Transaction(con, previous[0] + 1)
             yield transaction
-            contents = checksums_after_changes(con)
-            _record(transaction, command, started_at, contents, copied_by)
+            if transaction.accepts_changes:
+                contents, since = checksums(con), None
+            else:
+                contents = checksums_after_changes(con)
+            _record(transaction, command, started_at, contents, copied_by, since)
             rows = row_counts(con)
             failpoints.hit("checkpoint")
             con.execute("COMMIT")
@@ -124,6 +133,7 @@ def _record(
     started_at: datetime,
     contents: Checksums,
     copied_by: str | None = None,
+    since: int | None = None,
 ) -> None:
     """Append the run with the checksums of the tables, the last row of a commit."""
     versions = {"clinical-featurestore": __version__, "duckdb": duckdb.__version__}
@@ -135,6 +145,7 @@ def _record(
         counts=json.dumps(transaction.counts),
         versions=json.dumps(versions | {"copied_by": copied_by}),
         hash_after=checksums_hash(contents),
+        changed_since=since,
         contents=json.dumps(contents),
     )
 
@@ -177,10 +188,9 @@ def _publish(
     """
     if draft.with_name(draft.name + ".wal").exists():
         raise FeatureStoreError(f"{draft} was not written completely - run the command again")
-    new = seal_line(_check_written(draft, run_id, rows))
+    new = seal_line(_check_written(draft, run_id, rows), draft)
     # If the job is killed before the second seal, the store is one of the two.
-    old = [line for line in read_seal(store) if previous and line == seal_line(previous)]
-    write_seal(store, *old, new)
+    write_seal(store, *(sealed(store, previous) if previous else ()), new)
     fsync(draft)
     failpoints.hit("rename")
     draft.replace(store)

@@ -12,7 +12,8 @@ CREATE TABLE runs (
     uid INTEGER NOT NULL,
     hash_after VARCHAR NOT NULL,
     chain VARCHAR NOT NULL,
-    contents JSON
+    contents JSON,
+    changed_since INTEGER
 );
 
 COMMENT ON TABLE runs IS
@@ -32,3 +33,6 @@ it.';
 COMMENT ON COLUMN runs.contents IS
 'Number of rows, hash of the rows and hash of the columns of each other table, as JSON; NULL but for
 the last run.';
+COMMENT ON COLUMN runs.changed_since IS
+'The run after which another program changed this store, until somebody accepts that; NULL if none
+did.';

@@ -314,7 +314,7 @@ def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_
         "promote": [("promote ward.duckdb nobody", 1)],
         "drop-encoder": [("drop-encoder ward.duckdb nobody", 1)],
         "forget": [(f"forget {store} 3 -o receipt.json", 0), (f"forget {store} 3 999999", None)],
-        "verify": [(f"verify {store} --json", 0)],
+        "verify": [(f"verify {store} --json", 0), (f"verify {store} --accept", 0)],
         # It reads only its own hospital; the test below checks what it would learn from another.
         "demo": [("demo h", 1)],
     }

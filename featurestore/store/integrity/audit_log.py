@@ -1,12 +1,14 @@
 """The audit log: who did what to a store, each run chained to the one before, and its seal.
 
-The table `runs` is the log. The seal is a file beside the store with the last run and its chain
-hash. An older version that is put back does not match it.
+The table `runs` is the log. The seal is a file beside the store with the last run, its chain hash
+and the hash of DuckDB's header. An older version that is put back does not match it, and another
+program that writes to the file changes the header.
 """
 
 import hashlib
 import json
 import os
+import pwd
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -17,13 +19,19 @@ import duckdb
 
 from featurestore.errors import StoreDamagedError
 from featurestore.store.files import private_file
-from featurestore.store.integrity.checksums import checksums, checksums_hash, recorded_checksums
+from featurestore.store.integrity.checksums import (
+    changed_rows,
+    checksums_hash,
+    recorded_checksums,
+)
+from featurestore.store.schema import SMALL_TABLES
 
-_SEAL_LINE = re.compile(r"[0-9]+ [0-9a-f]{64}\n")
+_SEAL_LINE = re.compile(r"[0-9]+ [0-9a-f]{64} [0-9a-f]{64}\n")
+_HEADER_BYTES = 3 * 4_096  # of a DuckDB file; each checkpoint that changes it writes a new header
 # What the chain hash covers. `contents` is covered by hash_after, its own hash.
 _CHAINED = (
     *("run_id", "command", "started_at", "finished_at", "status", "counts", "versions", "uid"),
-    "hash_after",
+    *("hash_after", "changed_since"),
 )
 
 
@@ -50,25 +58,22 @@ def last_run(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
 def broken_chain(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Yield a sentence for each place where the log has a gap or was changed."""
     rows = con.execute(
-        f"SELECT {', '.join(_CHAINED)}, chain, versions ->> '$.duckdb' FROM runs ORDER BY run_id"
+        f"SELECT {', '.join(_CHAINED)}, hash_after, chain FROM runs ORDER BY run_id"
     ).fetchall()
     if not rows:
         yield "runs holds no run"
         return
-    last, last_chain, last_hash, last_version = None, None, None, None
-    for *run, chain, version in rows:
-        run_id, *_, hash_after = run
+    last, last_chain, last_hash = None, None, None
+    for *run, hash_after, chain in rows:
+        run_id = run[0]
         if last is not None and run_id != last + 1:
             yield f"runs lacks the runs between {last} and {run_id}"
         elif chain != _chain_hash(last_chain, tuple(run)):
             yield f"run {run_id} in runs was changed, or does not follow from the run before"
-        last, last_chain, last_hash, last_version = run_id, chain, hash_after, version
+        last, last_chain, last_hash = run_id, chain, hash_after
     recorded, _ = recorded_checksums(con)
-    same_version = last_version == duckdb.__version__
-    if checksums_hash(recorded) != last_hash or (
-        same_version and checksums_hash(checksums(con)) != last_hash
-    ):
-        yield f"the store is not as run {last} left it"
+    if checksums_hash(recorded) != last_hash:
+        yield f"the checksums in runs are not those that run {last} recorded"
 
 
 def _chain_hash(previous: str | None, run: tuple[Any, ...]) -> str:
@@ -81,9 +86,14 @@ def seal_path(store: Path) -> Path:
     return store.with_name(store.name + ".seal")
 
 
-def seal_line(run: tuple[int, str]) -> str:
-    """Return the line of a seal: a run and its chain hash."""
-    return f"{run[0]} {run[1]}\n"
+def seal_line(run: tuple[int, str], file: Path) -> str:
+    """Return the line of a seal: a run, its chain hash, and the hash of the header of its file."""
+    return f"{run[0]} {run[1]} {_header_hash(file)}\n"
+
+
+def _header_hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.sha256(stream.read(_HEADER_BYTES)).hexdigest()
 
 
 def write_seal(store: Path, *lines: str) -> None:
@@ -123,12 +133,47 @@ def read_seal(store: Path) -> list[str]:
     return lines
 
 
+def sealed(store: Path, run: tuple[int, str]) -> list[str]:
+    """Return the lines of the seal that are of this run."""
+    return [line for line in read_seal(store) if line.split(" ")[:2] == [str(run[0]), run[1]]]
+
+
 def check_seal(store: Path, run: tuple[int, str]) -> None:
     """Raise StoreDamagedError if the store is at another run than its seal."""
     lines = read_seal(store)
-    if lines and seal_line(run) not in lines:
+    if lines and not sealed(store, run):
         sealed_run = lines[-1].split(" ")[0]
         raise StoreDamagedError(
             f"{store} is at run {run[0]}, but its seal is of run {sealed_run}: the file was "
             f"replaced by an older or another one - if that was you, remove {seal_path(store)}"
         )
+
+
+def changed_since(store: Path, con: duckdb.DuckDBPyConnection, file: Path) -> int | None:
+    """Return the run after which another program changed the store, until that is accepted.
+
+    `file` is the store, or a copy of it; `con` reads it. None if no other program did.
+    """
+    rows = con.execute(
+        "SELECT changed_since, hash_after FROM runs ORDER BY run_id DESC LIMIT 1"
+    ).fetchall()
+    since, recorded_hash = rows[0] if rows else (None, None)
+    if since is not None:
+        return int(since)
+    run = last_run(con)
+    lines = sealed(store, run)
+    # Without a seal: the next job records small tables, and tables without a checksum, as they are.
+    is_changed = (
+        (lines and seal_line(run, file) not in lines)
+        or checksums_hash(recorded_checksums(con)[0]) != recorded_hash
+        or changed_rows(con, SMALL_TABLES)
+    )
+    return run[0] if is_changed else None
+
+
+def user_name() -> str:
+    """Return the name of the user whose number the audit log records, or the number."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -6,7 +6,7 @@ subtracts those that it deleted. Rows that another program changed stay in the s
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypedDict
 
 import duckdb
@@ -70,16 +70,46 @@ def recorded_checksums(con: duckdb.DuckDBPyConnection) -> tuple[Checksums, str]:
 
 def checksum_mismatches(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Yield a sentence for each table that differs from its checksum, or whose vectors do."""
-    now = checksums(con)
+    yield from changed_rows(con).values()
+    yield from broken_tables(con)
+
+
+def changed_rows(
+    con: duckdb.DuckDBPyConnection, tables: Sequence[str] | None = None
+) -> dict[str, str]:
+    """Return a sentence for each table, or each of these, with other rows than were recorded."""
     recorded, version = recorded_checksums(con)
-    for table in sorted(recorded.keys() - now.keys()):
+    sentences = {}
+    for table in _tables(con) if tables is None else tables:
+        if table not in recorded:
+            continue
+        now, then = _checksum(con, table), recorded[table]
+        if now["rows"] != then["rows"]:
+            sentences[table] = (
+                f"{table} has {now['rows']:,} rows, the last run recorded {then['rows']:,}"
+            )
+        elif now != then and version == duckdb.__version__:
+            sentences[table] = f"{table} is not as it was written"
+    return sentences
+
+
+def broken_tables(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    """Yield a sentence for each table that is not the one that was made, or has other vectors."""
+    recorded, version = recorded_checksums(con)
+    tables = [table for table in _tables(con) if table != "runs"]
+    for table in sorted(recorded.keys() - set(tables)):
         yield f"{table} is missing"
-    for table in now:
+    for table in tables:
         if table not in recorded:
             yield f"{table} has no checksum in runs"
-        else:
-            yield from _mismatch(table, now[table], recorded[table], version)
-    for table in sorted(set(VECTOR_TABLES) & now.keys()):
+        elif _columns_hash(con, table) != recorded[table]["columns_hash"]:
+            yield f"{table} does not have the columns that were written"
+    if version != duckdb.__version__:
+        yield (
+            f"the tables were written by DuckDB {version}, whose hashes {duckdb.__version__} "
+            "cannot compare - the next command that changes the store records them anew"
+        )
+    for table in sorted(set(VECTOR_TABLES) & set(tables)):
         (changed_vectors,) = con.execute(
             f"SELECT count(*) FROM {table} WHERE hash(embedding) <> vector_hash"
         ).fetchall()[0]
@@ -262,22 +292,9 @@ def _checksum(con: duckdb.DuckDBPyConnection, table: str, condition: str = "TRUE
         "SELECT count(*), CAST(coalesce(sum(hash(t)), 0) AS VARCHAR) "
         f"FROM (SELECT *{vectors} FROM {table} WHERE {condition}) AS t"
     ).fetchall()[0]
+    return {"rows": rows, "rows_hash": rows_hash, "columns_hash": _columns_hash(con, table)}
+
+
+def _columns_hash(con: duckdb.DuckDBPyConnection, table: str) -> str:
     columns = con.execute(f"SELECT column_name, column_type FROM (DESCRIBE {table})").fetchall()
-    columns_hash = hashlib.sha256(str(columns).encode()).hexdigest()
-    return {"rows": rows, "rows_hash": rows_hash, "columns_hash": columns_hash}
-
-
-def _mismatch(
-    table: str, now: TableChecksum, recorded: TableChecksum, version: str
-) -> Iterator[str]:
-    if now["rows"] != recorded["rows"]:
-        yield f"{table} has {now['rows']:,} rows, the last run recorded {recorded['rows']:,}"
-    elif now["columns_hash"] != recorded["columns_hash"]:
-        yield f"{table} does not have the columns that were written"
-    elif version != duckdb.__version__:
-        yield (
-            f"{table} was written by DuckDB {version}, whose hashes {duckdb.__version__} "
-            "cannot compare"
-        )
-    elif now["rows_hash"] != recorded["rows_hash"]:
-        yield f"{table} is not as it was written"
+    return hashlib.sha256(str(columns).encode()).hexdigest()

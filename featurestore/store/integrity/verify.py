@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
-from featurestore.store.changes import find_changed_stays, names_up_to_date
+from featurestore.store.changes import find_changed_stays, log_all_changed, names_up_to_date
 from featurestore.store.database import attach, open_duckdb
 from featurestore.store.integrity.audit_log import (
     broken_chain,
@@ -20,10 +20,13 @@ from featurestore.store.integrity.audit_log import (
     last_run,
     read_seal,
     seal_path,
+    user_name,
 )
 from featurestore.store.integrity.checksums import (
     COEF_HASH,
-    checksum_mismatches,
+    VECTOR_TABLES,
+    broken_tables,
+    changed_rows,
     duplicate_keys,
     wrong_widths,
 )
@@ -35,7 +38,7 @@ from featurestore.store.transaction import lock_path
 from featurestore.version import __version__
 
 
-def verify(store: Store) -> list[str]:
+def verify(store: Store, accept: bool = False) -> list[str]:
     """Return what is wrong with the newest version of a store, a sentence each; empty if nothing.
 
     Checks the modes of the files, that there is no write-ahead log, the seal (the last run), the
@@ -43,32 +46,76 @@ def verify(store: Store) -> list[str]:
     Each vector must be finite, as wide as its encoder's and as it was written; each note accounted
     for, with all its windows. Each mean must be of the right windows, and a sample is computed
     again. Coefficients and staged shards must be unchanged.
+
+    `accept` records who accepts what another program changed: rows of tables without vectors, and
+    views and macros, which are made anew. If there are other findings, nothing is recorded, and the
+    first sentence says so. Raises FeatureStoreError if a job could not start.
     """
-    return list(dict.fromkeys(_findings(store)))
+    if not accept:
+        damage, changes = _findings(store)
+        return [*damage, *changes]
+    with store.lock("verify"):
+        return _accept(store)
 
 
-def _findings(store: Store) -> Iterator[str]:
-    yield from _guard(lambda: _file_modes(store))
-    yield from _seal_mismatch(store)
+def _accept(store: Store) -> list[str]:
+    version = _version(store)
+    damage, changes = _findings(store)
+    if damage and changes:
+        return [
+            f"nothing was accepted: {len(damage)} of these findings cannot be, the first of them - "
+            "mend these, or restore the store from a backup",
+            *damage,
+            *changes,
+        ]
+    if changes:
+        since = store.changed_since()
+        with store.transaction("verify") as transaction:
+            if _version(store) != version:
+                raise FeatureStoreError(
+                    f"{store.path} was changed while it was verified, so nothing was accepted - "
+                    "end the other program, then run this again"
+                )
+            # The next jobs compare everything that was computed with the rows as they are now.
+            log_all_changed(transaction.con)
+            transaction.accepts_changes = True
+            transaction.counts.update(
+                accepted_by=user_name(), changed_since=since, accepted=changes
+            )
+        damage, changes = _findings(store)
+    return [*damage, *changes]
+
+
+def _findings(store: Store) -> tuple[list[str], list[str]]:
+    """Return the damage, and the changes by another program that a user may accept."""
+    damage = [*_guard(lambda: _file_modes(store)), *_stable(store, _compare_seal)]
     try:
         con = store.connect()
+        changes = _stable(store, _changed_by_others)
     except FeatureStoreError as error:
-        yield str(error)
-        return
+        return list(dict.fromkeys([*damage, str(error)])), []
+    if macros := list(_guard(partial(_foreign_macros, con))):
+        return [*damage, *macros], changes
     for check in (
-        checksum_mismatches,
-        _wrong_definitions,
+        broken_tables,
+        partial(_changed_rows, vectors=True),
+        partial(_wrong_definitions, mended_by_jobs=False),
         duplicate_keys,
         wrong_widths,
         broken_chain,
         _invalid_vectors,
         _invalid_notes,
         _changed_coefficients,
-        _wrong_windows,
-        _wrong_means,
     ):
-        yield from _guard(partial(check, con))
-    yield from _guard(lambda: _invalid_shards(store))
+        damage += _guard(partial(check, con))
+    damage += _guard(lambda: _invalid_shards(store))
+    changes += _guard(partial(_changed_rows, con, vectors=False))
+    rules = list(_guard(partial(_wrong_definitions, con, mended_by_jobs=True)))
+    if not rules:  # These use the views and macros of the store.
+        damage += _guard(partial(_wrong_means, con))
+        changes += _guard(partial(_wrong_windows, con))
+    changes += rules
+    return list(dict.fromkeys(damage)), [line for line in changes if line not in damage]
 
 
 def _guard(check: Callable[[], Iterator[str]]) -> Iterator[str]:
@@ -98,13 +145,13 @@ def _file_modes(store: Store) -> Iterator[str]:
                 yield f"{path} is open to others ({stat.filemode(mode)}) - chmod go= it"
 
 
-def _seal_mismatch(store: Store) -> Iterator[str]:
-    """Find whether the file differs from the one that the last job left."""
+def _stable(store: Store, check: Callable[[Store], Iterator[str]]) -> list[str]:
+    """Return the findings of a check that reads the store and its seal."""
     findings: list[str] = []
     version = None
     while version != (version := _version(store)):  # Again if a job has replaced the store.
-        findings = list(_guard(lambda: _compare_seal(store)))
-    yield from findings
+        findings = list(_guard(partial(check, store)))
+    return findings
 
 
 def _version(store: Store) -> tuple[int, int]:
@@ -123,10 +170,45 @@ def _compare_seal(store: Store) -> Iterator[str]:
     check_seal(store.path, last_run(store.connect()))
 
 
-def _wrong_definitions(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+def _changed_by_others(store: Store) -> Iterator[str]:
+    """Find whether another program has written to the file, whatever it wrote."""
+    if (since := store.changed_since()) is not None:
+        yield (
+            f"another program has changed the store since run {since} - if that was meant, "
+            f'"featurestore verify {store.path} --accept" records it'
+        )
+
+
+def _foreign_macros(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
+    """Find macros of other programs: one named like a function of DuckDB is called instead of it.
+
+    So this calls nothing that a macro could replace.
+    """
+    rows = con.execute(
+        "SELECT database_name, function_name FROM system.main.duckdb_functions() WHERE NOT internal"
+    ).fetchall()
+    for name in sorted({name for database, name in rows if database == "store"}):
+        if name not in VIEWS_AND_MACROS:
+            yield (
+                f"{name} is a macro of another program, which could hide anything, so the contents "
+                "were not checked - drop it with that program"
+            )
+
+
+def _changed_rows(con: duckdb.DuckDBPyConnection, vectors: bool) -> Iterator[str]:
+    """Find tables with other rows than were recorded: those with vectors, or the others.
+
+    Nothing in the store says which windows a note has, so their rows are never accepted.
+    """
+    for table, sentence in changed_rows(con).items():
+        if (table in VECTOR_TABLES) == vectors:
+            yield sentence
+
+
+def _wrong_definitions(con: duckdb.DuckDBPyConnection, mended_by_jobs: bool) -> Iterator[str]:
     """Find views, macros and schemas that are not this program's, and definitions that differ.
 
-    Each job replaces the views and macros; those of another version of the program may differ.
+    Each job replaces the views and macros of this program; those of another version may differ.
     """
     query = read_sql("store/verify/definitions")
     (version,) = con.execute(
@@ -149,13 +231,18 @@ def _wrong_definitions(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
             attach(own, Path(folder) / "own", "store")
             own.execute("USE store")
             expected = dict(own.execute(query).fetchall())
-    for name in sorted(stored.keys() - expected.keys()):
-        yield f"{name} is not a table, view, macro or schema of this program: another one made it"
-    for name in sorted(stored.keys() & expected.keys()):
-        if stored[name] != expected[name] and version == __version__:
+    for name in sorted(stored.keys() | expected.keys()):
+        if (name in VIEWS_AND_MACROS) != mended_by_jobs:
+            continue
+        if name not in expected:
+            yield (
+                f"{name} is not a table, view, macro or schema of this program: another one made "
+                "it - drop it with that program"
+            )
+        elif name not in stored:
+            yield f"{name} is missing"
+        elif stored[name] != expected[name] and version == __version__:
             yield f"{name} is not defined as this program defines it"
-    for name in sorted(expected.keys() - stored.keys()):
-        yield f"{name} is missing"
 
 
 def _invalid_vectors(con: duckdb.DuckDBPyConnection) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import random
 import re
 import shutil
@@ -15,9 +16,17 @@ from click.testing import CliRunner
 
 from batch.embedding.shards import Shards
 from batch.embedding.staging import stage
-from featurestore import OnnxEncoder, Store, create_store, embed_pending, sync, train, verify
+from featurestore import (
+    OnnxEncoder,
+    Store,
+    create_store,
+    embed_pending,
+    sync,
+    train,
+    verify,
+)
 from featurestore.cli import main
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, StoreChangedWarning
 from featurestore.store.integrity.audit_log import last_run, seal_line
 from featurestore.store.integrity.checksums import checksums
 from tests import jobs
@@ -27,6 +36,7 @@ from tests.jobs import everything
 from tests.timeline import day
 
 PATIENTS = 40
+PROGRAM = "from featurestore.cli import main; main()"
 OLDER = "the file was replaced by an older or another one"
 
 
@@ -66,6 +76,13 @@ def findings(store):
     return verify(Store(store.path))
 
 
+def changed_since(store, run):
+    return (
+        f"another program has changed the store since run {run} - if that was meant, "
+        f'"featurestore verify {store.path} --accept" records it'
+    )
+
+
 def change_without_a_job(store, *changes, forged=False):
     """Change the file without a job; `forged` also rewrites its checksums and its seal."""
     with duckdb.connect(store.path) as con:
@@ -79,7 +96,7 @@ def change_without_a_job(store, *changes, forged=False):
         last = last_run(con)
     if forged:
         seal = store.path.with_name("w.duckdb.seal")
-        seal.write_text(seal_line(last))
+        seal.write_text(seal_line(last, store.path))
 
 
 def test_verify_finds_nothing_in_a_fresh_store_and_prints_its_last_run(store):
@@ -166,14 +183,14 @@ def test_a_file_that_others_may_read_is_found(store, ward, name):
     [
         pytest.param(["DELETE FROM runs WHERE run_id = 2"], "runs lacks the runs between 1"
             " and 3", id="a run in the middle is deleted"),
-        pytest.param(["DELETE FROM runs WHERE run_id = 4"], "the store is not as run 3 left it",
-            id="the last run is deleted"),
+        pytest.param(["DELETE FROM runs WHERE run_id = 4"], "the checksums in runs are not those "
+            "that run 3 recorded", id="the last run is deleted"),
         pytest.param(["UPDATE runs SET uid = 1 WHERE run_id = 2"], "run 2 in runs was changed",
             id="the user of a run is changed"),
         pytest.param(["UPDATE runs SET chain = '' WHERE run_id = 2"], "run 2 in runs was changed",
             id="a chain hash is deleted"),
-        pytest.param(["UPDATE notes SET n_chars = 0"], "the store is not as run 4 left it",
-            id="notes are changed"),
+        pytest.param(["UPDATE notes SET n_chars = 0"], "the checksums in runs are not "
+            "those that run 4 recorded", id="notes are changed"),
         pytest.param(["UPDATE scorers SET intercept = 0"], "the coefficients of readmit-v1 are not "
             "those that were fitted", id="an intercept is changed"),
         pytest.param(["CREATE OR REPLACE TABLE notes AS SELECT * REPLACE (if(note_id = '7', "
@@ -206,14 +223,184 @@ def test_a_change_by_another_program_is_found_even_with_forged_checksums_and_sea
 
 def test_a_change_by_another_program_is_found_after_the_next_jobs_too(store, ward):
     change_without_a_job(store, "UPDATE notes SET n_chars = 0 WHERE note_id = '7'")
-    embed_pending(Store(store.path), WordCounter())
+    with pytest.warns(StoreChangedWarning, match=f"has changed {store.path} since run 4"):
+        embed_pending(Store(store.path), WordCounter())
     # The job has added what it wrote to the sums, and did not read the rest again.
-    sentences = ["notes is not as it was written", "the store is not as run 5 left it"]
-    assert findings(store) == sentences
+    assert findings(store) == [changed_since(store, 4), "notes is not as it was written"]
     # Not even a job that replaces the row makes it good.
     write_hospital(ward / "h", [admission(n, n, day(0), day(5)) for n in range(1, 41)], [])
-    sync(Store(store.path), force=True)
-    assert findings(store) == [sentences[0], "the store is not as run 6 left it"]
+    with pytest.warns(StoreChangedWarning, match="since run 4"):
+        sync(Store(store.path), force=True)
+    assert findings(store) == [changed_since(store, 4), "notes is not as it was written"]
+
+
+ACCEPTED = [
+    pytest.param(["UPDATE notes SET n_chars = 0 WHERE note_id = '7'"],
+        ["notes is not as it was written"], id="a note is changed"),
+    pytest.param(["DELETE FROM scorer_admissions WHERE hadm_id = 2"],
+        ["scorer_admissions has 36 rows, the last run recorded 37"], id="a row is deleted"),
+    pytest.param(["DELETE FROM evaluations"], ["evaluations has 0 rows, the last run recorded 1"],
+        id="the ledger of evaluations is emptied"),
+    pytest.param(["CREATE OR REPLACE VIEW latest_scores AS SELECT 1",
+        "DROP MACRO TABLE explain_admission"],
+        ["explain_admission is missing", "latest_scores is not defined as this program defines it"],
+        id="a view is replaced and a macro dropped"),
+    pytest.param(["CREATE VIEW riskiest AS SELECT 1", "DROP VIEW riskiest"], [],
+        id="a view comes and goes"),
+]  # fmt: skip
+
+
+def accept(store):
+    with pytest.warns(StoreChangedWarning):
+        return verify(Store(store.path), accept=True)
+
+
+@pytest.mark.parametrize(("changes", "sentences"), ACCEPTED)
+@pytest.mark.parametrize("jobs_between", [0, 1], ids=["at once", "after a job"])
+def test_a_change_by_another_program_is_found_until_a_user_accepts_it(
+    store, changes, sentences, jobs_between
+):
+    change_without_a_job(store, *changes)
+    assert findings(store) == [changed_since(store, 4), *sentences]
+    for _ in range(jobs_between):
+        with pytest.warns(StoreChangedWarning, match="since run 4"):
+            train(Store(store.path), "again", baseline=False)
+    found = findings(store)
+    assert found[0] == changed_since(store, 4)
+    assert accept(store) == []
+    (accepted,) = (
+        Store(store.path).sql("SELECT counts FROM runs WHERE command = 'verify'").fetchall()
+    )
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert json.loads(accepted[0]) == {"accepted_by": user, "changed_since": 4, "accepted": found}
+    # Clean again, and no job warns.
+    train(Store(store.path), "later", baseline=False)
+    assert findings(store) == []
+
+
+def test_what_was_computed_from_an_accepted_row_is_computed_again(store):
+    embed_pending(store, WordCounter())
+    store.close()
+    change_without_a_job(
+        store, "UPDATE admissions SET admittime = admittime + INTERVAL 3 DAY WHERE hadm_id = 7"
+    )
+    assert accept(store) == []
+    embed_pending(Store(store.path), WordCounter())
+    # The stay is of two days now, and not predicted at 72 hours any more.
+    (cutoffs,) = Store(store.path).one(
+        "SELECT list(cutoff ORDER BY cutoff) FROM admission_embeddings WHERE hadm_id = 7"
+    )
+    assert cutoffs == ["24h", "48h", "discharge+48h"]
+    assert findings(store) == []
+
+
+def test_verify_accepts_nothing_in_a_store_that_only_jobs_have_changed(store):
+    assert verify(store, accept=True) == []
+    assert Store(store.path).one("SELECT max(run_id) FROM runs") == (4,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "damage"),
+    [
+        pytest.param(["CREATE OR REPLACE TABLE embeddings AS FROM embeddings",
+            "UPDATE embeddings SET embedding = ['nan', '1', '1', '1']::FLOAT[], "
+            "vector_hash = hash(['nan', '1', '1', '1']::FLOAT[]) WHERE note_id = '7'"],
+            "embeddings holds 2 vectors that are not finite", id="vectors are not finite"),
+        pytest.param(["DELETE FROM embeddings WHERE note_id = '7' AND window_no = 0"],
+            "1 notes lack some of their windows", id="the first window of a note is missing"),
+        pytest.param(["DELETE FROM embeddings WHERE note_id = '7' AND window_no = 1"],
+            "embeddings has 73 rows, the last run recorded 74", id="the last window is missing"),
+        pytest.param(["UPDATE admission_embeddings SET embedding = [9, 9, 9, 9]",
+            "UPDATE admission_embeddings SET vector_hash = hash(embedding)"],
+            "admission_embeddings is not as it was written", id="means are changed"),
+        pytest.param(["UPDATE scorers SET intercept = 0"],
+            "the coefficients of readmit-v1 are not those that were fitted", id="a scorer"),
+        pytest.param(["UPDATE runs SET uid = 1 WHERE run_id = 2"],
+            "run 2 in runs was changed, or does not follow from the run before", id="a logged run"),
+        pytest.param(["UPDATE runs SET contents = '{}'"],
+            "the checksums in runs are not those that run 4 recorded", id="recorded checksums"),
+        pytest.param(["INSERT INTO notes FROM notes WHERE note_id = '7'"],
+            "notes holds 1 duplicate rows (by note_id)", id="a duplicate"),
+        pytest.param(["ALTER TABLE notes ADD COLUMN text VARCHAR"],
+            "notes does not have the columns that were written", id="a column"),
+        pytest.param(["CREATE TABLE cohort AS SELECT subject_id FROM admissions"],
+            "cohort has no checksum in runs", id="a table that forget would not reach"),
+        pytest.param(["CREATE VIEW riskiest AS FROM latest_scores"],
+            "riskiest is not a table, view, macro or schema of this program: another one made it - "
+            "drop it with that program", id="a view"),
+        pytest.param(["CREATE MACRO isfinite(x) AS TRUE"],
+            "isfinite is a macro of another program, which could hide anything, so the contents "
+            "were not checked - drop it with that program", id="a macro named like a function"),
+    ],
+)  # fmt: skip
+def test_accept_records_nothing_where_there_is_damage(store, changes, damage):
+    change_without_a_job(store, "DELETE FROM evaluations", *changes)
+    before = store.path.read_bytes()
+    first, *others = accept(store)
+    assert first.startswith("nothing was accepted: ")
+    assert damage in others
+    assert store.path.read_bytes() == before
+    assert findings(store) == others
+
+
+def test_no_older_version_is_accepted_in_place_of_the_store(store, ward):
+    shutil.copy(ward / "older.duckdb", store.path)
+    with pytest.raises(FeatureStoreError, match=OLDER):
+        verify(Store(store.path), accept=True)
+    # Nor without the seal that gives it away, if it was changed too.
+    (ward / "w.duckdb.seal").unlink()
+    change_without_a_job(store, "DELETE FROM evaluations")
+    first, missing, *_ = accept(store)
+    assert first.startswith("nothing was accepted: ")
+    assert "w.duckdb.seal is missing" in missing
+
+
+@pytest.mark.parametrize("forger", ["without a seal", "without checksums"])
+def test_a_job_does_not_take_over_a_change_that_no_seal_shows(store, ward, forger):
+    change_without_a_job(
+        store,
+        "DELETE FROM evaluations",
+        *(["UPDATE runs SET contents = '{}'"] if forger == "without checksums" else []),
+    )
+    (ward / "w.duckdb.seal").unlink()
+    with pytest.warns(StoreChangedWarning, match="since run 4"):
+        embed_pending(Store(store.path), WordCounter())
+    assert findings(store) == [changed_since(store, 4)]
+
+
+def test_a_program_that_writes_while_the_store_is_verified_stops_the_acceptance(store, monkeypatch):
+    change_without_a_job(store, "DELETE FROM evaluations")
+    transaction = Store.transaction
+
+    def after_another_change(self, *arguments):
+        self.path.touch()
+        return transaction(self, *arguments)
+
+    monkeypatch.setattr(Store, "transaction", after_another_change)
+    with (
+        pytest.warns(StoreChangedWarning),
+        pytest.raises(FeatureStoreError, match="was changed while it was verified"),
+    ):
+        verify(Store(store.path), accept=True)
+    assert findings(store)[0] == changed_since(store, 4)
+
+
+def test_every_job_says_on_stderr_that_another_program_changed_the_store(store):
+    def run(*arguments):
+        command = [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    change_without_a_job(store, "DELETE FROM evaluations")
+    warning = (
+        f"warning: another program has changed {store.path} since run 4 - "
+        f'"featurestore verify {store.path}" says what, and with --accept records that it was '
+        "meant\n"
+    )
+    for command in (["sync", store.path], ["score", store.path, "readmit"]):
+        assert run(*command).stderr.count(warning) == 1
+    assert run("verify", store.path).returncode == 1
+    assert run("verify", store.path, "--accept").stdout.startswith("no findings: run ")
+    assert "warning" not in run("score", store.path, "readmit").stderr
 
 
 def test_the_audit_log_says_who_did_what(store):
@@ -253,7 +440,7 @@ def test_renamed_columns_are_found(store):
     )
     assert findings(store)[:2] == [
         "admissions is not defined as this program defines it",
-        "the store is not as run 4 left it",
+        "the checksums in runs are not those that run 4 recorded",
     ]
 
 
@@ -273,7 +460,7 @@ def test_verify_does_not_hang_on_a_pipe_in_place_of_the_seal(store, ward):
 def test_a_view_of_another_program_is_found(store):
     change_without_a_job(store, "CREATE VIEW riskiest AS FROM latest_scores", forged=True)
     sentence = "riskiest is not a table, view, macro or schema of this program: another one made it"
-    assert findings(store) == [sentence]
+    assert [line.partition(" - ")[0] for line in findings(store)] == [sentence]
 
 
 def test_a_rule_that_another_program_changed_is_found(store):
