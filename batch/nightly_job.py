@@ -89,7 +89,7 @@ def nightly(
                 stats = commit_staged(transaction, encoder, staged, coefs)
                 refresh_covariates(store, transaction.con)
                 counts |= staged.counts
-                counts["scored"] = add_scores(transaction, scorer_id, only_due=True)
+                counts["scored"] = add_scores(transaction, scorer_id)
                 hours = _hours_since_last_night(transaction.con, started_at)
                 counts |= _monitor(transaction, scorer_id, stats, counts, hours, no_signal, force)
                 stopwatch.lap("apply")

@@ -152,16 +152,18 @@ def export_command(
     from export.onnx_export.exporter import recommended_precision
     from featurestore import export
 
-    info = export(
-        checkpoint,
-        model,
-        name,
-        max_tokens,
-        stride,
-        precision=precision,
-        opset=opset,
-        pooling=pooling,
-    )
+    with progress("steps") as advance:
+        info = export(
+            checkpoint,
+            model,
+            name,
+            max_tokens,
+            stride,
+            precision=precision,
+            opset=opset,
+            pooling=pooling,
+            progress=advance,
+        )
     best, reason = recommended_precision()
     if as_json:
         echo_json({**info, "recommended": {"precision": best, "reason": reason}})

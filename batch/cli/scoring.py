@@ -55,10 +55,17 @@ def score_command(
             f"{result['pending_notes']:,} ready notes are not embedded by its encoder yet - "
             f'"featurestore embed {store} MODEL" embeds them'
         )
+    if result["run_id"] is None:
+        recorded = "all as before, so none was recorded"
+    else:
+        some = result["recorded"] < result["scored"]
+        recorded = f"run {result['run_id']} of {store}" + (
+            f", {result['recorded']:,} of them new or changed" if some else ""
+        )
     where = f", and in {output}" if output else ""
     click.echo(
         f"{result['scored']:,} admission{'s' * (result['scored'] != 1)} scored by "
-        f"{result['scorer_id']}: run {result['run_id']} of {store}{where}"
+        f"{result['scorer_id']}: {recorded}{where}"
     )
     for row in result["scores"] or ():
         click.echo(
@@ -280,28 +287,36 @@ def explain_command(store: Path, hadm_id: int, scorer: str | None, n: int, as_js
 def explanation_table(explanation: dict[str, Any], n: int) -> str:
     """Return the n notes that contributed most to a score, each with its strongest window."""
     notes, windows = explanation["notes"], explanation["windows"]
+    width = max([10, *(len(note["note_id"]) for note in notes[:n])]) + 2  # ids may be long texts
     lines = [
         *([explanation["no_signal"]] if explanation["no_signal"] else []),
         f"admission {explanation['hadm_id']}: {explanation['probability']:.1%} by "
-        f"{explanation['scorer_id']}, from {len(windows):,} windows of {len(notes):,} notes",
+        f"{explanation['scorer_id']}, from {counted(windows, 'window')} of "
+        f"{counted(notes, 'note')}",
         f"contributions in {explanation['unit']}",
-        f"{'note':<12}{'category':<20}{'known at':<16}{'contribution':>14}  strongest window",
+        f"{'note':<{width}}{'category':<20}{'known at':<16}{'contribution':>14}  strongest window",
     ]
     if explanation["unit"] == "log odds":
-        lines.append(f"{'average admission':<48}{explanation['base']:>+14.3f}")
+        lines.append(f"{'average admission':<{width + 36}}{explanation['base']:>+14.3f}")
     for note in notes[:n]:
         strongest = next(w for w in windows if w["note_id"] == note["note_id"])
         lines.append(
-            f"{note['note_id']:<12}{note['category'] or '':<20}"
+            f"{note['note_id']:<{width}}{(note['category'] or '')[:18]:<20}"
             f"{note['available_at']:%Y-%m-%d %H:%M}{note['contribution']:>+14.3f}  "
             f"{strongest['window_no'] + 1} of {note['windows']}"
         )
     others = sum(note["contribution"] for note in notes[n:])
     if notes[n:]:
-        lines.append(f"{f'{len(notes) - n:,} other notes':<48}{others:>+14.3f}")
+        lines.append(f"{counted(notes[n:], 'other note'):<{width + 36}}{others:>+14.3f}")
     for part in explanation["covariates"]:
         value = "missing" if part["value"] is None else f"{part['value']:.4g}"
-        lines.append(f"{part['covariate'][:31]:<32}{value:<16}{part['contribution']:>+14.3f}")
+        name = part["covariate"][: width + 19]
+        lines.append(f"{name:<{width + 20}}{value:<16}{part['contribution']:>+14.3f}")
     parts = [*notes, *explanation["covariates"]]
     total = explanation["base"] + sum(part["contribution"] for part in parts)
-    return "\n".join([*lines, f"{'total':<48}{total:>+14.3f}"])
+    return "\n".join([*lines, f"{'total':<{width + 36}}{total:>+14.3f}"])
+
+
+def counted(things: list[Any], name: str) -> str:
+    """Return how many there are, such as `1 window` or `2 windows`."""
+    return f"{len(things):,} {name}{'s' * (len(things) != 1)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from batch.embedding.embed import update_embeddings
 from batch.embedding.pending import pending_notes
@@ -29,13 +30,14 @@ def score(
     output: str | Path | None = None,
     hadm_ids: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Score every admission that has an embedding at the scorer's cutoff; record the scores.
+    """Score every admission that has an embedding at the scorer's cutoff.
 
-    `scorer` is a name (its newest version) or a scorer_id. `output` is a .csv or .parquet file,
-    which also gets the scores, the highest first; it is private (0600). `hadm_ids` selects
-    admissions (default: all). Embeddings are updated to the last sync first. Returns run_id,
-    scorer_id, scored, pending_notes, the number of notes without vectors, no_signal, why all
-    probabilities are the prevalence (None if they are not), and scores: hadm_id, probability,
+    Records those that are new, or differ from the admission's last one. `scorer` is a name (its
+    newest version) or a scorer_id. `output` is a .csv or .parquet file, which also gets the scores,
+    the highest first; it is private (0600). `hadm_ids` selects admissions (default: all).
+    Embeddings are updated to the last sync first. Returns run_id (None if nothing was recorded),
+    scorer_id, scored, recorded, pending_notes, the number of notes without vectors, no_signal, why
+    all probabilities are the prevalence (None if they are not), and scores: hadm_id, probability,
     prediction_time, risk_rank and fraction_above of each of `hadm_ids`, in their order (None
     without `hadm_ids`; the view latest_scores has all). Raises FeatureStoreError, and scores
     nothing, if one of `hadm_ids` cannot be scored.
@@ -47,34 +49,33 @@ def score(
     for hadm_id in hadm_ids:
         check_admission(store, hadm_id, encoder, cutoff)
     pending = len(pending_notes(store, encoder))
-    with store.transaction("score") as transaction:
-        scored = add_scores(transaction, scorer_id, hadm_ids=hadm_ids)
-        transaction.counts.update(scorer=scorer_id, scored=scored)
+    run_id, recorded = None, 0
+    with store.lock("score"):
+        if scores_due(store, scorer_id, hadm_ids):
+            with store.transaction("score") as transaction:
+                recorded = add_scores(transaction, scorer_id, hadm_ids)
+                transaction.counts.update(scorer=scorer_id, scored=recorded)
+            run_id = transaction.run_id
+    scores = store.sql(
+        read_sql("scoring/current_scores"), scorer=scorer_id, hadm_ids=list(hadm_ids)
+    ).to_arrow_table()
     if output:
-        _write_scores(store, transaction.run_id, output)
+        _write_scores(scores, output)
     return {
-        "run_id": transaction.run_id,
+        "run_id": run_id,
         "scorer_id": scorer_id,
-        "scored": scored,
+        "scored": len(scores),
+        "recorded": recorded,
         "pending_notes": pending,
         "no_signal": why_no_signal(store, scorer_id),
         "scores": _latest_scores(store, scorer_id, hadm_ids) if hadm_ids else None,
     }
 
 
-def add_scores(
-    transaction: Transaction, scorer_id: str, only_due: bool = False, hadm_ids: Sequence[int] = ()
-) -> int:
-    """Record a scorer's scores: all, the due ones or those of `hadm_ids`; return their number."""
+def add_scores(transaction: Transaction, scorer_id: str, hadm_ids: Sequence[int] = ()) -> int:
+    """Record a scorer's due scores, all or those of `hadm_ids`, and return their number."""
     con = transaction.con
-    if only_due:
-        _find_due_scores(con, scorer_id)
-    else:
-        con.execute(
-            "CREATE OR REPLACE TEMP TABLE new_scores AS FROM score_admissions($scorer) "
-            "WHERE len($only) = 0 OR list_contains($only, hadm_id)",
-            {"scorer": scorer_id, "only": list(hadm_ids)},
-        )
+    _find_due_scores(con, scorer_id, hadm_ids)
     scored: int = con.execute(
         "INSERT INTO scores SELECT $scorer, hadm_id, $run, probability, prediction_time, $now, "
         "input_hash, subject_id FROM new_scores INNER JOIN admissions USING (hadm_id) "
@@ -86,19 +87,22 @@ def add_scores(
     return scored
 
 
-def scores_due(store: Store, scorer_id: str) -> int:
+def scores_due(store: Store, scorer_id: str, hadm_ids: Sequence[int] = ()) -> int:
     """Return how many admissions have no score by this scorer, or would get another one now."""
-    _find_due_scores(store.connect(), scorer_id)
+    _find_due_scores(store.connect(), scorer_id, hadm_ids)
     due: int = store.one("SELECT count(*) FROM new_scores")[0]
     return due
 
 
-def _find_due_scores(con: duckdb.DuckDBPyConnection, scorer_id: str) -> None:
+def _find_due_scores(
+    con: duckdb.DuckDBPyConnection, scorer_id: str, hadm_ids: Sequence[int]
+) -> None:
     """Make the table new_scores of the admissions that changed, or of all the first time."""
     with only_changed_stays(con, "scores", [scorer_id]):
         con.execute(
-            f"CREATE OR REPLACE TEMP TABLE new_scores AS {read_sql('scoring/due_scores')}",
-            {"scorer": scorer_id},
+            f"CREATE OR REPLACE TEMP TABLE new_scores AS FROM ({read_sql('scoring/due_scores')}) "
+            "WHERE len($only) = 0 OR list_contains($only, hadm_id)",
+            {"scorer": scorer_id, "only": list(hadm_ids)},
         )
 
 
@@ -112,12 +116,7 @@ def _latest_scores(store: Store, scorer_id: str, hadm_ids: Sequence[int]) -> lis
     )
 
 
-def _write_scores(store: Store, run_id: int, file: Path) -> None:
-    rows = store.sql(
-        "SELECT hadm_id, probability, prediction_time, scorer_id, run_id, scored_at FROM scores "
-        "WHERE run_id = $run ORDER BY probability DESC, hadm_id",
-        run=run_id,
-    ).to_arrow_table()
+def _write_scores(rows: pa.Table, file: Path) -> None:
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
 

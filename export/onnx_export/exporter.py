@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ POOLINGS = ("auto", "cls", "mean")
 _DEFAULT_TOKENS = 512  # of an encoder that sets no limit itself
 _UNDIVIDED_TOKENS = 2_048  # of one whose attention takes memory by the square of them
 
+_STEPS = 4  # of an export: load, embed by PyTorch, write the graph, compare
+
 
 def export(
     checkpoint: str | Path,
@@ -43,6 +46,7 @@ def export(
     precision: str = "fp32",
     opset: int = 20,
     pooling: str = "auto",
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Export a checkpoint (a folder or a hub name) to a model folder; return its parity.
 
@@ -53,7 +57,8 @@ def export(
     with its normalization, window length and lower-casing; mean for a classifier that was
     fine-tuned on the mean, as a ModernBERT may be; and cls for all others. `precision` is
     fp32, bf16 or int8 (for CPUs with such instructions, in OpenVINO) or fp16 (for GPUs, with fused
-    attention). `max_tokens` defaults to the number of positions of the model.
+    attention). `max_tokens` defaults to the number of positions of the model. `progress` is called
+    with the number of steps done and in total.
 
     The graph is compared with PyTorch before the folder gets its name, so a failed export leaves
     none. Raises ModelError for a checkpoint that cannot be exported or differs from PyTorch,
@@ -66,6 +71,7 @@ def export(
     folder = Path(folder)
     _check_arguments(folder, name, cleaning=cleaning, precision=precision, pooling=pooling)
     check_runtime(precision)
+    progress(0, _STEPS)
     model, tokenizer = load_checkpoint(checkpoint, transformers.AutoModel)
     declared = sentence_settings(checkpoint) if pooling == "auto" else None
     if declared and declared.lowercase:
@@ -89,11 +95,15 @@ def export(
         "pooling": pooling,
         "precision": precision,
     }
+    progress(1, _STEPS)  # loaded
     windows = parity_windows(window_tokenizer)
     reference = _reference_vectors(checkpoint, encoder, windows, pooling)
+    progress(2, _STEPS)  # embedded by PyTorch
     with atomic_folder(folder) as draft:
         _write_graph(checkpoint, encoder, draft / MODEL, settings, opset)
+        progress(3, _STEPS)  # exported
         parity = prove_graph(draft / MODEL, precision, windows, reference)
+        progress(_STEPS, _STEPS)  # compared
         window_tokenizer.tokenizer.save(str(draft / TOKENIZER))
         if precision in PRECISIONS_OF_CPUS:
             write_reference(draft / REFERENCE, windows, reference)

@@ -42,16 +42,14 @@ def write_hospital(
     of them. `progress` is called with the number of patients written so far.
 
     Raises ValueError for fewer than one patient or a negative number of notes, and
-    FileExistsError if one of the files exists.
+    FileExistsError if one of the files, or one of MIMIC-IV, exists.
     """
     if patients < 1:
         raise ValueError(f"patients must be at least 1, got {patients}")
     if notes_per_stay < 0:
         raise ValueError(f"notes_per_stay must be at least 0, got {notes_per_stay}")
     folder = Path(folder)
-    for name in COLUMNS:
-        if (folder / name).exists():
-            raise FileExistsError(f"{folder / name} already exists - name an empty folder")
+    check_no_hospital(folder)
     if not folder.exists():
         folder.mkdir(mode=0o700, parents=True)
         folder.chmod(0o700)
@@ -62,6 +60,16 @@ def write_hospital(
                 progress(number)
     names = {"patients": "PATIENTS", "admissions": "ADMISSIONS", "notes": "NOTEEVENTS"}
     return {key: tables[f"{name}.csv"].rows for key, name in names.items()}
+
+
+def check_no_hospital(folder: Path) -> None:
+    """Raise FileExistsError if a hospital of MIMIC-III or MIMIC-IV is in a folder.
+
+    A store on a folder with both would read either.
+    """
+    for file in (*(folder / name for name in COLUMNS), *sorted(folder.glob("*/*.csv.gz"))):
+        if file.exists():
+            raise FileExistsError(f"{file} already exists - name an empty folder")
 
 
 def _write_patient(

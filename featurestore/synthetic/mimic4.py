@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.store.files import create_private
-from featurestore.synthetic.hospital import write_hospital
+from featurestore.synthetic.hospital import check_no_hospital, write_hospital
 
 COLUMNS = {
     "hosp/patients.csv.gz": "subject_id gender anchor_age anchor_year anchor_year_group dod",
@@ -61,6 +61,7 @@ def write_mimic4_hospital(
     FOLDERS.
     """
     folder = Path(folder)
+    check_no_hospital(folder)
     for name in FOLDERS:
         if (folder / name).exists():
             raise FileExistsError(f"{folder / name} already exists - name an empty folder")

@@ -191,7 +191,7 @@ def numbers(rows, one_outcome=False):
         "ici_if_calibrated": None if one_outcome else 0.0723,
         "learning_curve": [
             {"admissions": n, "positive": n // 3, "auroc": interval(0.6 + n / 1000)}
-            for n in (20, 40)
+            for n in (20, 40) * (not one_outcome)
         ],
         "warnings": ["only a few test stays returned"],
         "versions": {"scikit-learn": "9.9.9"},
@@ -337,6 +337,8 @@ def test_figures_that_need_both_outcomes_are_explained_when_one_is_missing(embed
     assert "this figure needs at least 10 that did and 10 that did not" in page
     assert "It needs two nights with new notes" in page
     assert "Its performance cannot be estimated" in page
+    # Neither a headline nor a table of dashes.
+    assert "<dt>AUROC</dt>" not in page and 'id="metrics"' not in page
 
 
 def test_the_flow_leads_from_all_stays_to_the_judged_ones(embedded, tmp_path):

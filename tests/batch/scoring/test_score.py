@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
+from batch.cli.scoring import explanation_table
 from featurestore import (
     Store,
     create_store,
@@ -87,6 +88,48 @@ def test_the_riskiest_admission_has_rank_one_and_none_above(store):
     for probability, rank, above in rows:
         higher = sum(p > probability for p, _, _ in rows)
         assert (rank, above) == (higher + 1, pytest.approx(higher / len(rows)))
+
+
+def test_a_score_is_recorded_again_only_where_it_has_changed(store, tmp_path):
+    first = score(store, "means", tmp_path / "first.csv")
+    assert first["recorded"] == first["scored"] == PATIENTS
+    again = score(store, "means", tmp_path / "again.csv")
+    assert again == {**first, "run_id": None, "recorded": 0}
+    assert (tmp_path / "again.csv").read_text() == (tmp_path / "first.csv").read_text()
+    assert run("score", store.path, "means", "--hadm-id", 7).stdout.startswith(
+        "1 admission scored by means-v1: all as before, so none was recorded\n7  "
+    )
+    assert store.one("SELECT max(run_id), count(*) FROM scores") == (first["run_id"], PATIENTS)
+    # One note of patient 7 is in pain now.
+    stays, notes = tables()
+    notes[[row["ROW_ID"] for row in notes].index(7)]["TEXT"] = "pain " * 9
+    write_hospital(tmp_path / "hospital", stays, notes)
+    sync(store)
+    embed_pending(store, WordCounter())
+    line = run("score", store.path, "means").stdout.splitlines()[0]
+    assert line.endswith(f"of {store.path}, 1 of them new or changed")
+    assert store.sql("SELECT count(*) FROM scores GROUP BY hadm_id HAVING count(*) > 1").fetchall()
+    assert store.one("SELECT count(*) FROM scores") == (PATIENTS + 1,)
+
+
+def test_an_explanation_has_room_for_long_ids_and_counts_one_as_one():
+    long_id = "10000032-DS-21-addendum"
+    window = {"note_id": long_id, "window_no": 0, "contribution": 0.5}
+    known = {"note_id": long_id, "category": "Discharge summary", "available_at": day(1)}
+    explanation = {
+        **{"hadm_id": 7, "probability": 0.25, "scorer_id": "means-v1", "no_signal": None},
+        **{"unit": "log odds", "base": -1.5, "covariates": [], "windows": [window]},
+        "notes": [{**known, "windows": 1, "contribution": 0.5}],
+    }
+    assert explanation_table(explanation, 10).splitlines() == [
+        "admission 7: 25.0% by means-v1, from 1 window of 1 note",
+        "contributions in log odds",
+        "note                     category            known at          contribution  "
+        "strongest window",
+        "average admission                                                    -1.500",
+        f"{long_id}  Discharge summary   {day(1):%Y-%m-%d %H:%M}        +0.500  1 of 1",
+        "total                                                                -1.000",
+    ]
 
 
 def test_a_single_admission_can_be_scored(store):

@@ -37,7 +37,7 @@ from featurestore import (
 )
 from featurestore.cli import main
 from featurestore.cohort.tasks import find_task
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, SourceError
 from tests.batch.training.test_calibration import platt_by_scikit_learn
 from tests.hospital import admission, invent_returns, note, write_hospital
 from tests.jobs import edited
@@ -326,6 +326,15 @@ def test_bag_of_words_counts_the_notes_known_at_the_prediction_time(tmp_path, co
     assert word_counts(store, np.array([8]), "discharge").nnz == 2
 
 
+def test_training_without_the_source_says_how(embedded, tmp_path):
+    store = copy_of(embedded, tmp_path)
+    with store.transaction("move") as transaction:
+        transaction.con.execute("UPDATE settings SET source = $1", [str(tmp_path / "moved")])
+    with pytest.raises(SourceError, match=r"moved is not a folder.*; .*--no-baseline \(baseline="):
+        train(store, "readmit")
+    assert train(store, "readmit", baseline=False)["scorer_id"] == "readmit-v1"
+
+
 def test_training_a_name_again_adds_a_version_and_score_uses_it(embedded, tmp_path):
     store = copy_of(embedded, tmp_path)
     assert train(store, "readmit", baseline=False)["scorer_id"] == "readmit-v1"
@@ -333,13 +342,13 @@ def test_training_a_name_again_adds_a_version_and_score_uses_it(embedded, tmp_pa
     first, second = score(store, "readmit-v1"), score(store, "readmit")
     assert (first["scorer_id"], second["scorer_id"]) == ("readmit-v1", "readmit-v2")
     assert first["scored"] == second["scored"] == PATIENTS
-    again = score(store, "readmit", tmp_path / "scores.csv")
+    score(store, "readmit", tmp_path / "scores.csv")
     latest = store.sql(
         "SELECT scorer_id, max(run_id), count(*) FROM latest_scores GROUP BY 1 ORDER BY 1"
     ).fetchall()
     assert latest == [
         ("readmit-v1", first["run_id"], PATIENTS),
-        ("readmit-v2", again["run_id"], PATIENTS),
+        ("readmit-v2", second["run_id"], PATIENTS),
     ]
     score(store, "readmit", tmp_path / "scores.parquet")
     hashes = store.sql("SELECT DISTINCT training_hash FROM scorers").fetchall()

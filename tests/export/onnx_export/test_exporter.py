@@ -29,9 +29,11 @@ def test_an_export_is_reproducible_and_holds_no_path_of_the_machine(
 
 def test_a_failed_export_leaves_no_folder(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(TOLERANCES["fp32"], "max_abs_difference", -1.0)
+    steps = []
     with pytest.raises(FeatureStoreError, match="no folder was written"):
-        export(checkpoint, tmp_path / "model")
+        export(checkpoint, tmp_path / "model", progress=lambda *done: steps.append(done))
     assert list(tmp_path.iterdir()) == []
+    assert steps == [(0, 4), (1, 4), (2, 4), (3, 4)]
 
 
 def test_an_existing_folder_is_not_overwritten(checkpoint, model):

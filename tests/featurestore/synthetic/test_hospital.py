@@ -16,6 +16,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from featurestore.synthetic.hospital import write_hospital
+from featurestore.synthetic.mimic4 import write_mimic4_hospital
 
 Rows = list[dict[str, str]]
 
@@ -503,6 +504,21 @@ def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"NOTEEVENTS.csv already exists - name an empty"):
         write_hospital(tmp_path, patients=1)
     assert contents(tmp_path) == {"NOTEEVENTS.csv": b"precious"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(write_hospital, write_mimic4_hospital), (write_mimic4_hospital, write_hospital)],
+    ids=["MIMIC-III first", "MIMIC-IV first"],
+)
+def test_hospitals_of_two_schemas_do_not_share_a_folder(
+    tmp_path: Path, first: Callable[..., object], second: Callable[..., object]
+) -> None:
+    first(tmp_path, patients=1)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FileExistsError, match="already exists - name an empty folder"):
+        second(tmp_path, patients=1)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_counts_out_of_range_are_refused(tmp_path: Path) -> None:
