@@ -58,10 +58,9 @@ def score_command(
     if result["run_id"] is None:
         recorded = "all as before, so none was recorded"
     else:
-        some = result["recorded"] < result["scored"]
-        recorded = f"run {result['run_id']} of {store}" + (
-            f", {result['recorded']:,} of them new or changed" if some else ""
-        )
+        recorded = f"run {result['run_id']} of {store}"
+        if result["recorded"] < result["scored"]:
+            recorded += f", {result['recorded']:,} of them new or changed"
     where = f", and in {output}" if output else ""
     click.echo(
         f"{result['scored']:,} admission{'s' * (result['scored'] != 1)} scored by "

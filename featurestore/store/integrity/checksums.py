@@ -107,7 +107,7 @@ def broken_tables(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     if version != duckdb.__version__:
         yield (
             f"the tables were written by DuckDB {version}, whose hashes {duckdb.__version__} "
-            "cannot compare - the next command that changes the store records them anew"
+            "cannot compare - the next command that changes the store records them again"
         )
     for table in sorted(set(VECTOR_TABLES) & set(tables)):
         (changed_vectors,) = con.execute(

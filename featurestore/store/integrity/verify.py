@@ -48,7 +48,7 @@ def verify(store: Store, accept: bool = False) -> list[str]:
     again. Coefficients and staged shards must be unchanged.
 
     `accept` records who accepts what another program changed: rows of tables without vectors, and
-    views and macros, which are made anew. If there are other findings, nothing is recorded, and the
+    views and macros, which are replaced. If there are other findings, nothing is recorded, and the
     first sentence says so. Raises FeatureStoreError if a job could not start.
     """
     if not accept:

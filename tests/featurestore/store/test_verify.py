@@ -265,14 +265,12 @@ def test_a_change_by_another_program_is_found_until_a_user_accepts_it(
     for _ in range(jobs_between):
         with pytest.warns(StoreChangedWarning, match="since run 4"):
             train(Store(store.path), "again", baseline=False)
-    found = findings(store)
-    assert found[0] == changed_since(store, 4)
+    accepted = findings(store)
+    assert accepted[0] == changed_since(store, 4)
     assert accept(store) == []
-    (accepted,) = (
-        Store(store.path).sql("SELECT counts FROM runs WHERE command = 'verify'").fetchall()
-    )
+    (counts,) = Store(store.path).sql("SELECT counts FROM runs WHERE command = 'verify'").fetchall()
     user = pwd.getpwuid(os.getuid()).pw_name
-    assert json.loads(accepted[0]) == {"accepted_by": user, "changed_since": 4, "accepted": found}
+    assert json.loads(counts[0]) == {"accepted_by": user, "changed_since": 4, "accepted": accepted}
     # Clean again, and no job warns.
     train(Store(store.path), "later", baseline=False)
     assert findings(store) == []
