@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def learning(figure: "Figure", data: ReportData) -> None:
     curve = data.metrics["learning_curve"]
-    points = [(point["admissions"], point["auroc"]) for point in curve]
+    points = [(point["admissions"], point["auroc"]) for point in curve if point["auroc"]]
     axes = figure.add_subplot()
     stays = [admissions for admissions, _ in points]
     axes.plot(stays, [auroc[0] for _, auroc in points], color=ACCENT, linewidth=1)
