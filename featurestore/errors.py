@@ -3,8 +3,6 @@
 Each message is one line for the user, says what, where and what to do next, and holds no note text.
 """
 
-from pathlib import Path
-
 
 class FeatureStoreError(Exception):
     """A job cannot continue; the base class of all errors of this project."""
@@ -25,7 +23,7 @@ class StoreDamagedError(FeatureStoreError):
 class StoreChangedWarning(UserWarning):
     """Another program has written to the store, and nobody has accepted that yet."""
 
-    def __init__(self, store: Path, run_id: int) -> None:
+    def __init__(self, store: object, run_id: int) -> None:
         super().__init__(
             f"another program has changed {store} since run {run_id} - "
             f'"featurestore verify {store}" says what, and with --accept records that it was meant'
