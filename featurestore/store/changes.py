@@ -30,6 +30,8 @@ def log_changes(con: duckdb.DuckDBPyConnection, query: str, patients: bool = Fal
         f"CREATE OR REPLACE TEMP TABLE logged AS SELECT DISTINCT hadm_id, {subject_id} "
         f"FROM ({query}) WHERE hadm_id IS NOT NULL"
     )
+    if not con.execute("FROM logged LIMIT 1").fetchall():
+        return  # DuckDB 1.5 loses a row group that follows an INSERT of no sorted rows
     if _is_few(con, "logged"):
         con.execute(f"INSERT INTO changed_admissions SELECT {_THIS_RUN}, * FROM logged ORDER BY 2")
     else:

@@ -17,6 +17,7 @@ from featurestore.errors import (
     StoreDamagedError,
     StoreNotFoundError,
 )
+from featurestore.store.changes import log_changes
 from featurestore.store.integrity.checksums import (
     checksums,
     delete_rows,
@@ -167,6 +168,20 @@ def test_checksums_by_difference_are_those_of_the_whole_tables(store):
         con.execute("INSERT INTO notes SELECT 'new', 4, 1, '', now(), '', '', 1, 'ready', NULL")
     assert store.one("SELECT count(*), sum(n_chars) FROM notes") == (779, 667 + 7 * 112)
     assert len(set(map(str, recorded()))) == 1
+
+
+def test_many_changes_are_logged_after_a_step_without_any(store):
+    """DuckDB 1.5 loses rows that are inserted after an INSERT ... ORDER BY of none."""
+    with store.transaction("test") as transaction:
+        con = transaction.con
+        con.execute(
+            "INSERT INTO admissions (hadm_id, subject_id, admittime, died_in_hospital, planned) "
+            "SELECT range, range, now(), FALSE, FALSE FROM range(1000, 201000)"
+        )
+        log_changes(con, "SELECT hadm_id FROM admissions WHERE FALSE")
+        log_changes(con, "SELECT hadm_id FROM admissions WHERE hadm_id BETWEEN 1000 AND 18999")
+        logged = con.execute("SELECT count(hadm_id) FROM changed_admissions").fetchone()
+    assert logged == (18_000,)
 
 
 def test_a_row_with_the_key_of_an_older_row_is_refused(store):
