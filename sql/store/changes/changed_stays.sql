@@ -1,8 +1,9 @@
 -- changes/changed_stays($after, $observed_until, $hours): which stays may have changed since a run?
 --
 -- Grain:   one row per stay (hadm_id).
--- Rule:    stays that were logged; and of their patients all, where a stay itself was logged, or
---          where a prediction time has passed since $observed_until (NULL: none has).
+-- Rule:    all stays of the patients of stays that were logged, or where a prediction time has
+--          passed since $observed_until (NULL: none has). All, because whether a stay is predicted
+--          depends on the stays before and after it, also if only one of its notes changed.
 CREATE OR REPLACE TEMP TABLE changed_stays AS
 WITH logged AS (
     SELECT
@@ -15,6 +16,10 @@ WITH logged AS (
 patients AS (
     SELECT subject_id
     FROM logged
+    UNION
+    SELECT a.subject_id
+    FROM admissions AS a
+    SEMI JOIN logged AS l ON a.hadm_id = l.hadm_id
     UNION
     SELECT subject_id
     FROM admissions

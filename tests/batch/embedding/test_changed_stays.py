@@ -104,7 +104,8 @@ class Hospital:
         hadm_id = hadm_id or self.any_stay()["HADM_ID"]
         text = " ".join(self.random.choices(WordCounter.COUNTED, k=self.random.randint(1, 9)))
         charted = now - timedelta(hours=self.random.randint(0, 100))
-        self.notes[number] = note(number, hadm_id, text, charted)
+        patient = self.stays[hadm_id]["SUBJECT_ID"]
+        self.notes[number] = note(number, hadm_id, text, charted, subject_id=patient)
 
     def copy_note(self, now):
         text = self.random.choice(list(self.notes.values()))
@@ -115,7 +116,8 @@ class Hospital:
 
     def move_note(self, now):
         text = self.random.choice(list(self.notes.values()))
-        text["HADM_ID"] = self.any_stay()["HADM_ID"]
+        stay = self.any_stay()
+        text["HADM_ID"], text["SUBJECT_ID"] = stay["HADM_ID"], stay["SUBJECT_ID"]
 
     def delete_note(self, now):
         del self.notes[self.random.choice(list(self.notes))]
@@ -145,6 +147,31 @@ def check_all(store, encoder):
     query = f"SELECT note_id FROM ({read_sql('embedding/unembedded_notes')})"
     pending = pending_notes(store, encoder.id)["note_id"].to_pylist()
     assert sorted(pending) == [no for (no,) in rows(con, query, {"encoder_id": encoder.id})]
+
+
+def test_an_edited_note_leaves_its_stay_without_a_prediction_that_the_next_stay_rules_out(tmp_path):
+    # The patient returns a day after the first discharge: too early for the prediction after two.
+    stays = [
+        admission(1, 7, day(0), day(5)),
+        admission(2, 7, day(6), day(8)),
+        admission(3, 8, day(0), day(5)),
+    ]
+    notes = [
+        note(n, hadm_id, "fever", subject_id=patient, charted=day(charted))
+        for n, hadm_id, patient, charted in [(1, 1, 7, 1), (2, 2, 7, 7), (3, 3, 8, 1)]
+    ]
+    write_hospital(tmp_path / "h", stays, notes)
+    store = create_store(tmp_path / "w.duckdb", tmp_path / "h", "mimic3")
+    sync(store)
+    embed_pending(store, WordCounter())
+    predicted = "SELECT hadm_id FROM admission_embeddings WHERE cutoff = 'discharge+48h' ORDER BY 1"
+    assert rows(store.connect(), predicted, None) == [(2,), (3,)]
+    notes[0]["TEXT"] = "pain alone"
+    write_hospital(tmp_path / "h", stays, notes)
+    sync(store)
+    embed_pending(store, WordCounter())
+    assert rows(store.connect(), predicted, None) == [(2,), (3,)]
+    assert verify(store) == []
 
 
 @pytest.mark.parametrize(
