@@ -68,7 +68,7 @@ def flow(figure: "Figure", data: ReportData) -> None:
         **scored["not_judged"],
         waiting[0]: scored["immature"] - scored["positive_so_far"],
         waiting[1]: scored["positive_so_far"],
-        "labelled since training": scored["judged"] - used,
+        _not_in_split(data): scored["judged"] - used,
     }
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
@@ -88,6 +88,15 @@ def flow(figure: "Figure", data: ReportData) -> None:
         _arrow(axes, x + 58, y - 12, y)
     axes.set(xlim=(0, WIDTH), ylim=(y + 41, 0))
     figure.set_size_inches(WIDTH / 72, (y + 41) / 72)
+
+
+def _not_in_split(data: ReportData) -> str:
+    """Return why judged stays are in no split."""
+    if data.metrics.get("test_from"):
+        return "outside the split by time"
+    return (
+        "labelled since training" if data.metrics["admissions"]["test"] else "test, not looked at"
+    )
 
 
 def _box(axes: "Axes", x: float, y: float, width: float, title: str, count: str) -> None:

@@ -76,6 +76,8 @@ def missing_figures(data: ReportData) -> dict[str, str]:
             f"{positive:,} of {stays:,} test stays {data.outcome}: this figure needs at least "
             f"{MIN_OUTCOMES} that did and {MIN_OUTCOMES} that did not."
         )
+        if not stays:
+            reason = "The test patients were not looked at."
         missing = dict.fromkeys(OUTCOME_FIGURES, reason)
     elif not any(group["auroc"] for group in data.subgroups):
         missing["subgroups"] = "No group of test patients is large enough for its own AUROC."

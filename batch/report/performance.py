@@ -9,6 +9,7 @@ from batch.report.colours import ACCENT, INK, MUTED, PAPER, RULE, SECOND
 from batch.report.data import Floats, ReportData, system_name
 from batch.report.svg import WIDTH, error_bars, truncate, unit_square
 from batch.training import metrics
+from batch.training.bootstrap import MIN_ALERTS
 from featurestore.store.scorer_metrics import Interval, format_interval, negate, positives
 
 if TYPE_CHECKING:
@@ -115,12 +116,13 @@ def alerts(figure: "Figure", data: ReportData) -> None:
     y = data.positive_by_risk
     alerted = np.arange(1, len(y) + 1)
     shown = alerted <= 0.32 * len(y)
+    enough = alerted >= MIN_ALERTS  # the first few alerts make a PPV of 100% by luck
     ppv, sensitivity = figure.subplots(2, 1, sharex=True)
     for axes, title, curve, chance, estimates in (
         (
             ppv,
             f"PPV: alerted stays that {data.outcome}",
-            np.cumsum(y) / alerted,
+            np.where(enough, np.cumsum(y) / alerted, np.nan),
             [y.mean(), y.mean()],
             [(point["per_100"], point["ppv"]) for point in points],
         ),

@@ -54,7 +54,9 @@ def threshold_metrics(
                 "threshold": float(threshold),
                 "alerts": int(alerted.sum()),
                 "without_label": int((alerted & ~has_label).sum()),
-                "alerts_per_day": stays_per_day and float(alerted.mean() * stays_per_day),
+                "alerts_per_day": float(alerted.mean() * stays_per_day)
+                if stays_per_day and len(alerted)
+                else None,
                 "sensitivity": sensitivity(y, alerted, patient),
                 "specificity": proportion(~alerted, has_label & ~y, patient),
                 "ppv": ppv,

@@ -293,6 +293,62 @@ def test_the_page_shows_the_recorded_metrics(reported):
         assert words in page, words
 
 
+def test_the_page_says_first_what_a_score_means_and_what_the_scorer_does_not_beat(
+    embedded, reported, tmp_path
+):
+    store, _, file = reported
+    # Half of the patients return; the probabilities are drawn around 0.35.
+    expected, observed = store.one(
+        "SELECT avg(probability), avg(label::INT) FROM scorer_admissions WHERE split = 'test'"
+    )
+    page = file.read_text()
+    first = page[: page.index('<dl class="numbers">')]
+    assert "occur in 20 of 100 stays with a score of 20%" in first
+    assert f"are {expected:.1%} on average, and {observed:.1%} returned: the scores are" in first
+    assert "not a medical device" in first
+    # The interval of each difference, -0.018 to 0.082, includes 0.
+    assert "than these baselines: Bag-of-words, LACE, Prior admissions." in first
+    store = copied(embedded, tmp_path)
+    with_scorer(store, differences={"lace": [0.06, 0.01, 0.11], "bag_of_words": None})
+    report(store, "readmit", tmp_path / "report.html")
+    assert 'id="unbeaten"' not in (tmp_path / "report.html").read_text()
+
+
+def test_the_page_says_that_test_patients_were_not_looked_at(embedded, tmp_path):
+    store = copied(embedded, tmp_path)
+    with_scorer(store, one_outcome=True)
+    with edited(store) as transaction:
+        transaction.con.execute("DELETE FROM scorer_admissions WHERE split = 'test'")
+        transaction.con.execute(
+            "UPDATE scorers SET metrics = json_merge_patch(metrics, "
+            """'{"admissions": {"test": 0}, "positives": {"test": 0}}')"""
+        )
+    report(store, "readmit", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Its performance is not known: the test patients were not looked at" in page
+    assert "test, not looked at" in page
+    assert "labelled since training" not in page
+    assert "this figure needs at least" not in page
+
+
+def test_an_error_of_the_audit_is_in_the_headline(embedded, tmp_path):
+    store = copied(embedded, tmp_path)
+    with_scorer(store, one_outcome=True)  # draws two figures only, for speed
+    for finding in audit(store, "readmit"):
+        if finding.severity == "error":
+            accept_finding(store, finding.code)
+    report(store, "readmit", tmp_path / "report.html")
+    assert 'id="errors"' not in (tmp_path / "report.html").read_text()
+    with edited(store) as transaction:
+        transaction.con.execute(
+            "UPDATE notes SET status = 'excluded', reason = 'withdrawn' "
+            "WHERE note_id = (SELECT min(note_id) FROM notes)"
+        )
+    report(store, "readmit", tmp_path / "report.html")
+    lead = (tmp_path / "report.html").read_text().split('<p class="lead">')[1].split("</p>")[0]
+    assert "The leakage audit found errors: do not use the numbers of this page" in lead
+
+
 def test_the_page_of_another_task_names_its_outcome_and_no_return(embedded, tmp_path):
     store = copied(embedded, tmp_path)
     with_scorer(store, outcome="stayed over 7 days", warnings=[])
@@ -463,7 +519,10 @@ def test_thresholds_of_choice_are_those_of_the_table_and_the_groups(reported, tm
     assert row["alerts"] == alerted.sum()
     assert (np.sum(y) < 20, row["sensitivity"]) == (True, None)
     assert row["alerts_per_day"] == pytest.approx(37.2 * alerted.mean())
-    assert "An alert is a predicted risk of 40.0% or more" in page
+    assert "An alert is a predicted risk of 40.0% or more. Under" in page
+    assert "or more, which the riskiest 10% of predicted test stays reach. " in (
+        reported[2].read_text()
+    )
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.2, 30])
