@@ -14,7 +14,7 @@ from featurestore.store.changes import (
     names_up_to_date,
     only_changed_stays,
 )
-from featurestore.store.integrity.checksums import delete_rows
+from featurestore.store.integrity.checksums import delete_rows, insert_rows
 from featurestore.store.sql_files import read_sql
 from featurestore.store.vectors import arrow_to_vectors, by_row_group, vectors_to_arrow
 
@@ -36,7 +36,7 @@ def refresh_means(con: duckdb.DuckDBPyConnection, also: str | None = None) -> No
     refresh_predictions(con)
     cutoffs = kept_cutoffs(con, also)
     _compare_means(con, cutoffs)
-    con.execute(read_sql("embedding/archive_means"))
+    insert_rows(con, "archived_admission_embeddings", read_sql("embedding/archive_means"))
     delete_rows(
         con,
         "admission_embeddings",
@@ -79,11 +79,11 @@ def _compare_means(con: duckdb.DuckDBPyConnection, cutoffs: Sequence[str]) -> No
     con.execute(f"CREATE OR REPLACE TEMP TABLE expected_means AS {_STORED} LIMIT 0")
     con.execute(f"CREATE OR REPLACE TEMP TABLE stored_means AS {_STORED} LIMIT 0")
     former = sorted(names_up_to_date(con, "means") - set(cutoffs))
-    con.execute(f"INSERT INTO stored_means {_STORED} WHERE list_contains($1, cutoff)", [former])
+    insert_rows(con, "stored_means", f"{_STORED} WHERE list_contains($1, cutoff)", [former])
     # One cutoff after the other: a join over all notes and windows fills the memory.
     for cutoff in _with_changed_stays(con, cutoffs):
-        con.execute("INSERT INTO expected_means FROM admission_windows(cutoff := $1)", [cutoff])
-        con.execute(f"INSERT INTO stored_means {_STORED} WHERE cutoff = $1", [cutoff])
+        insert_rows(con, "expected_means", "FROM admission_windows(cutoff := $1)", [cutoff])
+        insert_rows(con, "stored_means", f"{_STORED} WHERE cutoff = $1", [cutoff])
     con.execute(
         "CREATE OR REPLACE TEMP TABLE outdated_means AS "
         "SELECT encoder_id, hadm_id, cutoff FROM (FROM stored_means EXCEPT FROM expected_means)"
@@ -116,7 +116,7 @@ def _insert_missing_means(con: duckdb.DuckDBPyConnection) -> None:
     )
     cutoffs = con.execute("SELECT DISTINCT cutoff FROM missing_means ORDER BY 1").fetchall()
     for cutoff in _with_changed_stays(con, [cutoff for (cutoff,) in cutoffs]):
-        con.execute(read_sql("embedding/add_notes_of_means"), {"cutoff": cutoff})
+        insert_rows(con, "notes_of_means", read_sql("embedding/notes_of_means"), {"cutoff": cutoff})
     # Vectors of one width at a time.
     encoders = con.execute(
         "SELECT dim, min(row_no), max(row_no) + 1 FROM missing_means "
@@ -133,10 +133,8 @@ def _insert_missing_means(con: duckdb.DuckDBPyConnection) -> None:
         ).to_arrow_table()
         vectors = vectors_to_arrow(_compute_means(con, first, last, dim))
         con.register("means", by_row_group(means.append_column("embedding", vectors)))
-        con.execute(
-            "INSERT INTO admission_embeddings "
-            "SELECT * EXCLUDE (row_no, embedding), hash(embedding), embedding FROM means"
-        )
+        columns = "* EXCLUDE (row_no, embedding), hash(embedding), embedding"
+        insert_rows(con, "admission_embeddings", f"SELECT {columns} FROM means")
         con.unregister("means")
 
 

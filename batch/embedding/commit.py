@@ -23,7 +23,7 @@ from featurestore.store.changes import (
     only_changed_stays,
 )
 from featurestore.store.database import ROW_GROUP
-from featurestore.store.integrity.checksums import NEW_ROWS, delete_rows, update_rows
+from featurestore.store.integrity.checksums import NEW_ROWS, delete_rows, insert_rows, update_rows
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
@@ -180,10 +180,9 @@ def _insert_shards(
             stats.add_log_odds(rows["note_id"], X)
             rows = rows.append_column("embedding", vectors_to_arrow(X))
             waiting = pa.concat_tables([waiting, rows]) if waiting else rows
-            # After an INSERT of no rows into an empty table, DuckDB loses those of the next one.
-            if full := len(waiting) // _INSERTED * _INSERTED:
-                _insert_windows(con, waiting.slice(0, full))
-                waiting = waiting.slice(full)
+            full = len(waiting) // _INSERTED * _INSERTED
+            _insert_windows(con, waiting.slice(0, full))
+            waiting = waiting.slice(full)
     if waiting:
         _insert_windows(con, waiting)
     return stats
@@ -192,8 +191,6 @@ def _insert_shards(
 def _insert_windows(con: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
     """Insert rows of staged_embeddings with their vectors."""
     con.register("rows", by_row_group(rows))
-    con.execute(
-        "INSERT INTO embeddings "
-        "SELECT * EXCLUDE (category, row_no, embedding), hash(embedding), embedding FROM rows"
-    )
+    columns = "* EXCLUDE (category, row_no, embedding), hash(embedding), embedding"
+    insert_rows(con, "embeddings", f"SELECT {columns} FROM rows")
     con.unregister("rows")

@@ -16,7 +16,7 @@ from featurestore.errors import FeatureStoreError, QueryError
 from featurestore.query.execution import describe, read_select
 from featurestore.query.sandbox import check
 from featurestore.store.changes import log_changes
-from featurestore.store.integrity.checksums import delete_rows
+from featurestore.store.integrity.checksums import delete_rows, insert_rows
 from featurestore.store.sql_files import SQL, read_sql
 from featurestore.store.store import Store
 from featurestore.store.vectors import vectors_to_arrow
@@ -107,17 +107,19 @@ def refresh_covariates(store: Store, con: duckdb.DuckDBPyConnection) -> None:
     for covariates, cutoff in _used_sets(con):
         rows = design_rows(store, con, covariates, cutoff)
         con.register("rows", rows)
-        con.execute(
-            "INSERT INTO expected_covariates BY NAME "
+        insert_rows(
+            con,
+            "expected_covariates",
             "SELECT $1 AS covariates_id, $2 AS cutoff, * FROM rows",
             [covariates.id, cutoff],
+            by_name=True,
         )
         con.unregister("rows")
     con.execute(
         "CREATE OR REPLACE TEMP TABLE outdated_covariates AS "
         f"SELECT covariates_id, cutoff, hadm_id FROM ({_STORED} EXCEPT {_EXPECTED})"
     )
-    con.execute(read_sql("embedding/archive_covariates"))
+    insert_rows(con, "archived_admission_covariates", read_sql("embedding/archive_covariates"))
     log_changes(
         con,
         "SELECT hadm_id FROM outdated_covariates UNION ALL "
@@ -129,9 +131,12 @@ def refresh_covariates(store: Store, con: duckdb.DuckDBPyConnection) -> None:
         "(covariates_id, cutoff, hadm_id) IN "
         "(SELECT (covariates_id, cutoff, hadm_id) FROM outdated_covariates)",
     )
-    con.execute(
-        "INSERT INTO admission_covariates BY NAME SELECT *, hash(design) AS design_hash "
-        f"FROM ({_EXPECTED} EXCEPT {_STORED}) ORDER BY covariates_id, cutoff, hadm_id"
+    insert_rows(
+        con,
+        "admission_covariates",
+        f"SELECT *, hash(design) AS design_hash FROM ({_EXPECTED} EXCEPT {_STORED}) "
+        "ORDER BY covariates_id, cutoff, hadm_id",
+        by_name=True,
     )
     # What was archived can come back.
     delete_rows(

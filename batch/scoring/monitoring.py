@@ -20,6 +20,7 @@ from batch.scoring.quiet_nights import (
 )
 from batch.scoring.scorer_registry import default_threshold
 from batch.training.reference import ALL_NOTES
+from featurestore.store.integrity.checksums import insert_rows
 from featurestore.store.sql_files import read_sql
 
 # Of the alarms: all notes together, the categories, and the scores.
@@ -53,9 +54,8 @@ def record_notes(
         )
         con.unregister("note_log_odds")
         query = read_sql("scoring/monitoring/notes_of_night")
-        con.execute(
-            f"INSERT INTO nightly_log_odds BY NAME {query}", {"run": run_id, "scorer": scorer_id}
-        )
+        parameters = {"run": run_id, "scorer": scorer_id}
+        insert_rows(con, "nightly_log_odds", query, parameters, by_name=True)
 
 
 def check_scorer(

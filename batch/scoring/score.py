@@ -19,6 +19,7 @@ from batch.scoring.scorer_registry import (
 )
 from featurestore.store.changes import mark_up_to_date, only_changed_stays
 from featurestore.store.files import private_file
+from featurestore.store.integrity.checksums import insert_rows
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
@@ -76,12 +77,13 @@ def add_scores(transaction: Transaction, scorer_id: str, hadm_ids: Sequence[int]
     """Record a scorer's due scores, all or those of `hadm_ids`, and return their number."""
     con = transaction.con
     _find_due_scores(con, scorer_id, hadm_ids)
-    scored: int = con.execute(
-        "INSERT INTO scores SELECT $scorer, hadm_id, $run, probability, prediction_time, $now, "
-        "input_hash, subject_id FROM new_scores INNER JOIN admissions USING (hadm_id) "
-        "ORDER BY hadm_id",
+    scored = insert_rows(
+        con,
+        "scores",
+        "SELECT $scorer, hadm_id, $run, probability, prediction_time, $now, input_hash, subject_id "
+        "FROM new_scores INNER JOIN admissions USING (hadm_id) ORDER BY hadm_id",
         {"scorer": scorer_id, "run": transaction.run_id, "now": datetime.now()},
-    ).fetchall()[0][0]
+    )
     if not hadm_ids:
         mark_up_to_date(con, "scores", [scorer_id])
     return scored

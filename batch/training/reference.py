@@ -6,6 +6,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from batch.training.calibration import Floats
+from featurestore.store.integrity.checksums import insert_rows
 from featurestore.store.sql_files import read_sql
 
 ALL_NOTES = "all notes"
@@ -19,9 +20,12 @@ def record_reference(con: duckdb.DuckDBPyConnection, scorer_id: str) -> None:
 
     The log odds and scores of training patients are too extreme, as those of any regression are.
     """
-    con.execute(
-        f"INSERT INTO reference_scores BY NAME {read_sql('training/scores_of_predicted_stays')}",
+    insert_rows(
+        con,
+        "reference_scores",
+        read_sql("training/scores_of_predicted_stays"),
         {"scorer": scorer_id},
+        by_name=True,
     )
     note_log_odds = con.execute(
         read_sql("training/log_odds_of_held_out_notes"), {"scorer": scorer_id}
@@ -39,10 +43,12 @@ def record_reference(con: duckdb.DuckDBPyConnection, scorer_id: str) -> None:
     )
     if rows:
         con.register("reference_rows", pa.Table.from_pylist(rows))
-        con.execute(
-            "INSERT INTO reference_log_odds BY NAME "
+        insert_rows(
+            con,
+            "reference_log_odds",
             "SELECT $1 AS scorer_id, * FROM reference_rows ORDER BY category",
             [scorer_id],
+            by_name=True,
         )
         con.unregister("reference_rows")
 

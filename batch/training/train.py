@@ -34,7 +34,7 @@ from featurestore.cohort.flow import admission_flow
 from featurestore.cohort.leakage import covariate_findings, later_data_finding
 from featurestore.cohort.tasks import check_known_after_prediction, find_task
 from featurestore.errors import FeatureStoreError
-from featurestore.store.integrity.checksums import COEF_HASH
+from featurestore.store.integrity.checksums import COEF_HASH, insert_rows
 from featurestore.store.scorer_metrics import AGGREGATES, ScorerMetrics, TrainedScorer, TurnMetrics
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
@@ -268,9 +268,12 @@ def _insert_admissions(
     }
     columns |= {name: baselines.get(name, missing) for name in BASELINES}
     transaction.con.register("admission_rows", pa.table(columns))
-    transaction.con.execute(
-        "INSERT INTO scorer_admissions BY NAME SELECT $1 AS scorer_id, * FROM admission_rows",
+    insert_rows(
+        transaction.con,
+        "scorer_admissions",
+        "SELECT $1 AS scorer_id, * FROM admission_rows",
         [scorer_id],
+        by_name=True,
     )
     transaction.con.unregister("admission_rows")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from featurestore.errors import FeatureStoreError, NotEnoughDataError
+from featurestore.store.integrity.checksums import insert_rows
 from featurestore.store.sql_files import read_sql
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def insert_labels(con: duckdb.DuckDBPyConnection, task: str, file: Path) -> dict
             "UPDATE file_labels SET hadm_id = s.hadm_id "
             f"FROM ({read_sql('cohort/tasks/meds_stays')}) AS s WHERE file_labels.row_no = s.row_no"
         )
-    con.execute(read_sql("cohort/tasks/insert_file_labels"), {"task": task})
+    query = read_sql("cohort/tasks/labels_from_file")
+    insert_rows(con, "task_labels_from_files", query, {"task": task})
     kept, predictions = con.execute(
         "SELECT count(*), count(prediction_time) FROM task_labels_from_files WHERE task = $1",
         [task],

@@ -14,7 +14,7 @@ from featurestore.errors import FeatureStoreError, QueryError
 from featurestore.query.execution import describe, read_select
 from featurestore.query.sandbox import check
 from featurestore.store.changes import forget_up_to_date, log_changes
-from featurestore.store.integrity.checksums import delete_rows
+from featurestore.store.integrity.checksums import delete_rows, insert_rows
 from featurestore.store.schema import make_objects
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -126,7 +126,7 @@ def refresh_predictions(con: duckdb.DuckDBPyConnection) -> None:
         task = _default_task(name, select, True)
         check_labels(con, task)
         query = read_sql("cohort/tasks/task_predictions")
-        con.execute(query, {"task": name, "labels": task.labels})
+        insert_rows(con, "new_predictions", query, {"task": name, "labels": task.labels})
     log_changes(
         con,
         "(FROM task_predictions EXCEPT FROM new_predictions) UNION ALL "
@@ -138,9 +138,10 @@ def refresh_predictions(con: duckdb.DuckDBPyConnection) -> None:
         "(task, hadm_id, prediction_time) NOT IN "
         "(SELECT (task, hadm_id, prediction_time) FROM new_predictions)",
     )
-    con.execute(
-        "INSERT INTO task_predictions "
-        "FROM new_predictions EXCEPT FROM task_predictions ORDER BY task, hadm_id"
+    insert_rows(
+        con,
+        "task_predictions",
+        "FROM new_predictions EXCEPT FROM task_predictions ORDER BY task, hadm_id",
     )
 
 

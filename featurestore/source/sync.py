@@ -23,7 +23,7 @@ from featurestore.source.comparison import (
 )
 from featurestore.source.source import Source, open_source
 from featurestore.store.changes import log_changes
-from featurestore.store.integrity.checksums import delete_rows
+from featurestore.store.integrity.checksums import delete_rows, insert_rows
 from featurestore.store.schema import OPTIONAL_TABLES
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -242,6 +242,6 @@ def _apply(transaction: Transaction, table: str, rows: TableStream, deleted: Tab
             patients=table == "admissions",
         )
     delete_rows(con, table, outdated)
-    con.execute(f"INSERT INTO {table} SELECT * FROM changed_rows ORDER BY {key}")
+    insert_rows(con, table, f"SELECT * FROM changed_rows ORDER BY {key}")
     con.unregister("changed_rows")
     con.unregister("deleted_keys")

@@ -12,6 +12,7 @@ from typing import Literal
 
 import duckdb
 
+from featurestore.store.integrity.checksums import insert_rows
 from featurestore.store.schema import VIEWS_OF_STAYS
 from featurestore.store.sql_files import read_sql
 
@@ -30,10 +31,8 @@ def log_changes(con: duckdb.DuckDBPyConnection, query: str, patients: bool = Fal
         f"CREATE OR REPLACE TEMP TABLE logged AS SELECT DISTINCT hadm_id, {subject_id} "
         f"FROM ({query}) WHERE hadm_id IS NOT NULL"
     )
-    if not con.execute("FROM logged LIMIT 1").fetchall():
-        return  # DuckDB 1.5 loses a row group that follows an INSERT of no sorted rows
     if _is_few(con, "logged"):
-        con.execute(f"INSERT INTO changed_admissions SELECT {_THIS_RUN}, * FROM logged ORDER BY 2")
+        insert_rows(con, "changed_admissions", f"SELECT {_THIS_RUN}, * FROM logged ORDER BY 2")
     else:
         log_all_changed(con)
 

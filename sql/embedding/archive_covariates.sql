@@ -1,8 +1,7 @@
--- archive_covariates: keep the outdated covariates that a recorded score may depend on.
+-- archive_covariates: which outdated covariates may a recorded score depend on?
 --
 -- Grain:   one row per set, cutoff, admission and design; see the table.
--- So that featurestore replay can compute the score again.
-INSERT INTO archived_admission_covariates
+-- They are kept, so that featurestore replay can compute the score again.
 SELECT
     d.covariates_id,
     d.cutoff,
@@ -26,4 +25,4 @@ ANTI JOIN archived_admission_covariates AS a
         d.covariates_id = a.covariates_id
         AND d.cutoff = a.cutoff
         AND d.hadm_id = a.hadm_id
-        AND d.design_hash = a.design_hash;
+        AND d.design_hash = a.design_hash

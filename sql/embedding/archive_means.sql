@@ -1,8 +1,7 @@
--- archive_means: keep the outdated means that a recorded score was computed from.
+-- archive_means: which outdated means was a recorded score computed from?
 --
 -- Grain:   one row per encoder, admission, cutoff and vector; see the table.
--- So that featurestore replay can compute the score again.
-INSERT INTO archived_admission_embeddings
+-- They are kept, so that featurestore replay can compute the score again.
 SELECT
     m.encoder_id,
     m.hadm_id,
@@ -51,4 +50,4 @@ ANTI JOIN archived_admission_embeddings AS a
         m.encoder_id = a.encoder_id
         AND m.hadm_id = a.hadm_id
         AND m.cutoff = a.cutoff
-        AND m.vector_hash = a.vector_hash;
+        AND m.vector_hash = a.vector_hash

@@ -48,10 +48,7 @@ def checksums(con: duckdb.DuckDBPyConnection, condition: str = "TRUE") -> Checks
 
 def row_counts(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """Return the number of rows of each table."""
-    return {
-        table: con.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
-        for table in _tables(con)
-    }
+    return {table: _n_rows(con, table) for table in _tables(con)}
 
 
 def checksums_hash(tables: Checksums) -> str:
@@ -159,6 +156,29 @@ def begin_changes(con: duckdb.DuckDBPyConnection) -> None:
         con.execute("INSERT INTO row_changes VALUES ($1, $2, 0, TRUE)", [table, rows])
 
 
+def insert_rows(
+    con: duckdb.DuckDBPyConnection,
+    table: str,
+    select: str,
+    parameters: Any = None,
+    by_name: bool = False,
+) -> int:
+    """Insert the rows of a SELECT, by position or name, and return how many.
+
+    In DuckDB before 2.0, an INSERT without rows, from Arrow or sorted, makes the row groups that
+    the same transaction inserts next disappear. So there is none here. Raises FeatureStoreError if
+    rows are lost in spite of that.
+    """
+    if not con.execute(f"SELECT 1 FROM ({select}) LIMIT 1", parameters).fetchall():
+        return 0
+    before = _n_rows(con, table)
+    name = " BY NAME" if by_name else ""
+    inserted: int = con.execute(f"INSERT INTO {table}{name} {select}", parameters).fetchall()[0][0]
+    if _n_rows(con, table) != before + inserted:
+        _refuse([f"DuckDB lost rows of {table}"])
+    return inserted
+
+
 def delete_rows(
     con: duckdb.DuckDBPyConnection, table: str, where: str, parameters: Any = None
 ) -> int:
@@ -216,7 +236,7 @@ def checksums_after_changes(con: duckdb.DuckDBPyConnection) -> Checksums:
         else:
             new, before = _checksum(con, table, NEW_ROWS), recorded[table]
             rows_before, rows_changed, hash_changed = changed_rows[table]
-            (rows,) = con.execute(f"SELECT count(*) FROM {table}").fetchall()[0]
+            rows = _n_rows(con, table)
             findings = list(_new_duplicates(con, table) if new["rows"] else ())
             if rows != rows_before + rows_changed + new["rows"]:
                 findings.append(f"rows of {table} were changed unnoticed")
@@ -228,6 +248,11 @@ def checksums_after_changes(con: duckdb.DuckDBPyConnection) -> Checksums:
         _refuse(findings)
     _refuse(wrong_widths(con, NEW_ROWS))
     return contents
+
+
+def _n_rows(con: duckdb.DuckDBPyConnection, table: str) -> int:
+    rows: int = con.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]
+    return rows
 
 
 def _refuse(findings: Iterable[str]) -> None:

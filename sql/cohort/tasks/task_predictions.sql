@@ -1,10 +1,9 @@
 -- task_predictions($task, $labels): when does a task predict?
 --
 -- Grain:   one row per admission with a prediction (task, hadm_id).
-INSERT INTO new_predictions
 SELECT
     CAST($task AS VARCHAR) AS task,
     hadm_id,
     prediction_time
 FROM query($labels)
-WHERE prediction_time IS NOT NULL;
+WHERE prediction_time IS NOT NULL

@@ -10,6 +10,7 @@ from featurestore import Store, create_store, embed_pending, promote, sync
 from featurestore.errors import FeatureStoreError, NotEnoughDataError
 from featurestore.store import store as store_module
 from featurestore.store.database import attach, open_duckdb
+from featurestore.store.integrity.checksums import insert_rows
 from featurestore.store.vectors import arrow_to_vectors, by_row_group
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
@@ -225,3 +226,32 @@ def test_row_groups_are_full_when_windows_are_written_so_that_none_is_written_tw
             "SELECT max(count) FROM pragma_storage_info('windows') GROUP BY row_group_id ORDER BY 1"
         ).fetchall()
     assert stored == [(7_232,), (16_384,), (16_384,)]
+
+
+def test_rows_are_not_lost_after_an_insert_that_has_none(tmp_path):
+    """DuckDB 1.5 loses them, if they fill a row group; version 2.0 does not."""
+    with open_duckdb() as con:
+        attach(con, tmp_path / "w.duckdb", "w", read_only=False)
+        con.execute("USE w")
+        con.execute("CREATE TABLE windows (note_no BIGINT)")
+        con.register("none", pa.table({"note_no": pa.array([], pa.int64())}))
+        con.execute("BEGIN")
+        assert insert_rows(con, "windows", "FROM none") == 0
+        assert insert_rows(con, "windows", "FROM range(40_000) ORDER BY 1") == 40_000
+        con.execute("COMMIT")
+        assert con.execute("SELECT count(*), max(note_no) FROM windows").fetchone() == (
+            40_000,
+            39_999,
+        )
+
+
+def test_lost_rows_are_an_error(tmp_path):
+    with open_duckdb() as con:
+        attach(con, tmp_path / "w.duckdb", "w", read_only=False)
+        con.execute("USE w")
+        con.execute("CREATE TABLE windows (note_no BIGINT)")
+        con.register("none", pa.table({"note_no": pa.array([], pa.int64())}))
+        con.execute("BEGIN")
+        con.execute("INSERT INTO windows FROM none")
+        with pytest.raises(FeatureStoreError, match="DuckDB lost rows of windows; nothing was"):
+            insert_rows(con, "windows", "FROM range(40_000) ORDER BY 1")

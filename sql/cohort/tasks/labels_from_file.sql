@@ -1,7 +1,6 @@
--- insert_file_labels($task): keep the labels of a file for a task.
+-- labels_from_file($task): which labels of a file are kept for a task?
 --
 -- Input:   file_labels, whose hadm_id is known.
-INSERT INTO task_labels_from_files
 SELECT
     CAST($task AS VARCHAR) AS task,
     f.hadm_id,
@@ -13,4 +12,4 @@ SELECT
 FROM file_labels AS f
 SEMI JOIN admissions AS a ON f.hadm_id = a.hadm_id
 CROSS JOIN settings AS s
-ORDER BY f.row_no;
+ORDER BY f.row_no
