@@ -282,5 +282,7 @@ def test_a_task_without_a_horizon_waits_for_labels_and_no_horizon(store):
         for command, *rest in (["labels", "--task", "long_stay"], ["outcomes", "risk"])
     ]
     assert "label not known yet" in texts[0]
-    assert re.search(r"waiting: the label of \d+ is not known, and", texts[1])
+    assert re.search(
+        r"waiting, as the label is not known +\d+\n  stayed over 7 days so far", texts[1]
+    )
     assert "horizon" not in "".join(texts)
