@@ -117,6 +117,8 @@ def source_error(
             f"{location} cannot be opened as a DuckDB or SQLite file - check that it is one, and "
             "that no other program writes to it"
         )
+    if refused := _refused_login(driver_error):
+        return SourceError(f"{location} {refused}, then run this again")
     if not connected or _is_disconnect(error):
         return SourceError(
             f"{location} could not be reached or closed the connection ({kind}) - check that the "
@@ -127,6 +129,25 @@ def source_error(
         f"{location} could not be read as {schema} ({kind}) - check that its tables are complete, "
         "and test the SELECTs in the database's own shell"
     )
+
+
+def _refused_login(driver_error: Any) -> str | None:
+    """Return why a PostgreSQL that answered let nobody in, or None if that is not the error.
+
+    psycopg keeps the connection of a failed attempt, and says in no language what was asked of it.
+    """
+    attempt = getattr(driver_error, "pgconn", None)
+    if getattr(attempt, "needs_password", False):
+        return (
+            "asks for a password, and none was given - set FEATURESTORE_SOURCE to its URL with the "
+            "password (cron and systemd do not read your shell's settings)"
+        )
+    if getattr(attempt, "used_password", False):
+        return (
+            "runs, but refused to connect - check the user, the password and the name of the "
+            "database in FEATURESTORE_SOURCE"
+        )
+    return None
 
 
 def _is_disconnect(error: BaseException | None) -> bool:

@@ -317,3 +317,30 @@ def test_a_connection_that_is_lost_while_rows_are_streamed_is_one_line(
         assert again["resumed"] > 10
         assert again["resumed"] + again["embedded"] == 2_000
     assert cuts
+
+
+@pytest.mark.parametrize(
+    ("login", "says"),
+    [
+        pytest.param("guarded:rotated", "runs, but refused to connect", id="a wrong password"),
+        pytest.param("guarded", "asks for a password, and none was given", id="no password"),
+    ],
+)
+def test_a_refused_login_is_told_from_a_database_that_is_down(server, tmp_path, login, says):
+    rules = server.pgdata / "pg_hba.conf"
+    before = rules.read_text()
+    with psycopg.connect(server.get_uri(), autocommit=True) as con:
+        con.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
+        try:
+            rules.write_text("local all guarded scram-sha-256\n" + before)
+            con.execute("SELECT pg_reload_conf()")
+            folder = con.info.host
+            with pytest.raises(SourceError, match=says) as refused:
+                create_store(
+                    tmp_path / "w.duckdb", f"postgresql://{login}@/postgres?host={folder}", "mimic3"
+                )
+            assert "rotated" not in str(refused.value)
+        finally:
+            rules.write_text(before)
+            con.execute("SELECT pg_reload_conf()")
+            con.execute("DROP ROLE guarded")
