@@ -46,7 +46,7 @@ def comparison_table(result: dict[str, Any]) -> str:
     """Return a line per metric, with both systems and their difference."""
     rows = [(name, result["metrics"][metric]) for metric, name in _NAMES.items()]
     rows += [(f"benefit {each['threshold']:g}", each) for each in result["net_benefit"]]
-    width = max(23, len(result["scorer"]) + 2, len(result["other"]) + 2)
+    width = max(25, len(result["scorer"]) + 2, len(result["other"]) + 2)
     lines = [
         f"{result['admissions']:,} test stays of {result['patients']:,} patients, of which "
         f"{result['positives']:,} {result['outcome']}",

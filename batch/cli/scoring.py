@@ -152,7 +152,10 @@ def outcomes_table(result: dict[str, Any]) -> str:
     titles = [f"{title:>{len(title) + 2}}" for title in columns.values()]
     lines = [f"{'':<7}{''.join(titles)}{'outcomes':>16}{'PPV %':>12}  AUROC (95%)"]
     for period in [*result["periods"], {**result, "period": "all"}][-13:]:
-        cells = "".join(f"{period[name]:>{len(title) + 2},.0f}" for name, title in columns.items())
+        cells = "".join(
+            f"{period[name]:>{len(title) + 2},.{int(name == 'expected')}f}"
+            for name, title in columns.items()
+        )
         split = "/".join(f"{n:,}" for n in period["alert_outcomes"].values())
         ppv = interval([100 * end for end in period["ppv"] or ()], 0)
         auroc = interval(period["auroc"], 2)
@@ -171,8 +174,10 @@ def outcomes_table(result: dict[str, Any]) -> str:
             f"observed / expected {interval(result['observed_expected'], 2)}"
             f"{_unusual_months(result)}",
             *_cusum_lines(result["cusum"]),
-            f"an alert is a probability of {result['alert_above']:.3f} or more; outcomes: alerts "
-            f"that {result['outcome']}/did not/{died}/other",
+            "without a signal nobody is alerted"
+            if result["no_signal"] and not result["alerts"]
+            else f"an alert is a probability of {result['alert_above']:.3f} or more; outcomes: "
+            f"alerts that {result['outcome']}/did not/{died}/other",
             *_reason_lines(f"waiting, as {waiting} is not {over}", result["waiting_reasons"]),
             *_reason_lines("not judged, as they have no label", result["not_judged_reasons"]),
             f"{result['fitted_on']:,} scored admissions are excluded: the scorer was fitted or "

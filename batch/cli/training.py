@@ -20,6 +20,7 @@ from featurestore.store.scorer_metrics import (
 )
 
 interval = partial(format_interval, to="-")  # a terminal is narrower than a page
+_PADDED = ("scorer_id", "label_rule", "cutoff")
 
 
 @click.command("train")
@@ -167,10 +168,13 @@ def scorers_command(store: Path, as_json: bool) -> None:
     if as_json:
         echo_json(scorers)
         return
+    width = {name: max((len(row[name]) for row in scorers), default=0) for name in _PADDED}
     for row in scorers:
         horizon = f"{row['horizon_days']} days" if row["horizon_days"] else ""
         click.echo(
-            f"{row['scorer_id']:<20} {row['label_rule']:<14} {row['cutoff']:<14} {horizon:<8}  "
+            f"{row['scorer_id']:<{max(20, width['scorer_id'])}} "
+            f"{row['label_rule']:<{max(14, width['label_rule'])}} "
+            f"{row['cutoff']:<{max(14, width['cutoff'])}} {horizon:<8}  "
             f"AUROC {interval(row['test_auroc']):<21}  {row['aggregate']:<13}{row['encoder_id']}"
             f"{'  no signal' if row['no_signal'] else ''}"
         )

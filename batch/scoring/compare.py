@@ -17,7 +17,7 @@ from batch.training.metrics import (
     log_loss,
     net_benefit,
 )
-from featurestore.errors import FeatureStoreError, NotEnoughDataError
+from featurestore.errors import FeatureStoreError, NotEnoughDataError, UnknownNameError
 from featurestore.store.scorer_metrics import Interval
 from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
@@ -138,6 +138,16 @@ def _find_systems(
                 "with it, or compare it with another one"
             )
         return first, first | {"name": other}, other
+    if not is_scorer:
+        names = store.sql("SELECT DISTINCT name FROM scorers ORDER BY name").fetchall()
+        (recorded,) = store.one(
+            "SELECT json_keys(metrics, '$.differences') FROM scorers WHERE scorer_id = $s",
+            s=first["scorer_id"],
+        )
+        raise UnknownNameError(
+            f"{store.path} holds no scorer {other}: it has {', '.join(n for (n,) in names)}; the "
+            f"baselines of {first['scorer_id']} are {', '.join(recorded or ()) or 'none'}"
+        )
     second = _scorer(store, other)
     if first["scorer_id"] == second["scorer_id"]:
         raise FeatureStoreError(

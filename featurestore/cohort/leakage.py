@@ -97,7 +97,8 @@ def audit(store: Store, scorer: str | None = None, task: str | None = None) -> l
     scorers = [row for row in _scorers(store, scorer) if task in (None, row["label_rule"])]
     if task and not scorers:
         find_task(store, task)
-    findings = [*_store_findings(store)]
+    tasks = {row["label_rule"] for row in scorers} if scorer or task else None
+    findings = [*_store_findings(store, tasks)]
     checked: dict[tuple[str, str], Finding | None] = {}  # sets of covariates at a cutoff
     for row in scorers:
         findings += [
@@ -250,9 +251,10 @@ def _scorers(store: Store, scorer: str | None) -> list[dict[str, Any]]:
 # --- what is found
 
 
-def _store_findings(store: Store) -> Iterator[Finding]:
+def _store_findings(store: Store, tasks: set[str] | None) -> Iterator[Finding]:
+    """Yield what concerns no single scorer; `tasks` are those of the audited scorers, None all."""
     for task, n in store.sql(read_sql("cohort/evaluated_scorers")).fetchall():
-        if n >= MANY_EVALUATED:
+        if n >= MANY_EVALUATED and (tasks is None or task in tasks):
             yield _finding(
                 "test-patients-looked-at-often",
                 n,

@@ -190,5 +190,6 @@ def format_interval(interval: Interval, digits: int = 3, to: str = " to ") -> st
 
 
 def format_range(interval: list[float], digits: int = 3, to: str = " to ") -> str:
-    """Return the two ends of an interval, as `0.662 to 0.762`."""
-    return f"{interval[1]:.{digits}f}{to}{interval[2]:.{digits}f}"
+    """Return the two ends of an interval, as `0.662 to 0.762`; never a hyphen before a minus."""
+    low, high = (f"{end:.{digits}f}" for end in interval[1:])
+    return f"{low}{' to ' if '-' in low + high else to}{high}"

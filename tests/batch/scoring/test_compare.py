@@ -177,7 +177,9 @@ def test_errors_say_what_is_missing(store):
     add_scorer(store, "a", BETTER, HADM_ID <= 100)
     add_scorer(store, "b", WORSE, HADM_ID > 100)
     add_scorer(store, "c", WORSE, HADM_ID > 92)
-    with pytest.raises(UnknownNameError, match="no scorer d: it has a, b, c"):
+    with pytest.raises(
+        UnknownNameError, match="no scorer d: it has a, b, c; the baselines of a-v1 "
+    ):
         compare(store, "a", "d")
     with pytest.raises(FeatureStoreError, match="a and a-v1 are the same scorer, a-v1 - name two"):
         compare(store, "a", "a-v1")

@@ -258,3 +258,14 @@ def test_audit_says_that_many_scorers_were_evaluated_on_the_same_test_patients(s
     another("e")
     (finding,) = (f for f in audit(store) if f.code == "test-patients-looked-at-often")
     assert (finding.severity, finding.count) == ("warning", 5)
+    # Scorers of other tasks are not concerned.
+    with store.transaction("test") as transaction:
+        transaction.con.execute(
+            "INSERT INTO scorers SELECT * REPLACE ('f' AS scorer_id, 'f' AS name, "
+            "'in_hospital_mortality' AS label_rule) FROM scorers LIMIT 1"
+        )
+    assert "test-patients-looked-at-often" not in [finding.code for finding in audit(store, "f")]
+    assert "test-patients-looked-at-often" in [finding.code for finding in audit(store, "e")]
+    # The columns of a list line up also with a long name of a task.
+    lines = CliRunner().invoke(main, ["scorers", str(store.path)]).stdout.splitlines()
+    assert (len(lines), len({line.index("AUROC") for line in lines})) == (6, 1)

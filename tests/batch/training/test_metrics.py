@@ -287,7 +287,7 @@ def test_probabilities_of_extreme_log_odds_do_not_overflow():
 def test_intervals_are_formatted_with_their_digits():
     slope = [0.8551, -0.6771, 2.0721]
     assert format_interval(slope) == "0.855 (-0.677 to 2.072)"
-    assert format_interval(slope, digits=1, to="-") == "0.9 (-0.7-2.1)"
+    assert format_interval(slope, digits=1, to="-") == "0.9 (-0.7 to 2.1)"  # no "-0.7-2.1"
     assert format_range(slope, 2) == "-0.68 to 2.07"
     assert format_interval(None) == "-"
     assert format_interval([0.8551]) == "0.855"

@@ -273,6 +273,7 @@ def test_without_a_signal_every_command_says_that_scores_are_the_prevalence(embe
     scores = store.sql("SELECT DISTINCT probability FROM scores").fetchall()
     assert scores == [(pytest.approx(returned / total, abs=1e-9),)]
     assert score(store, "noise")["no_signal"] == first_line
+    assert "without a signal nobody is alerted\n" in featurestore("outcomes", store.path, "noise")
     assert featurestore("outcomes", store.path, "noise").splitlines()[0] == first_line
     assert featurestore("scorers", store.path).endswith("one-00000000  no signal\n")
     assert outcomes(store, "noise")["alerts"] == 0  # nobody is at a higher risk than others
