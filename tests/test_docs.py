@@ -337,7 +337,7 @@ def test_the_output_that_pages_show_is_that_of_the_demo(tmp_path, monkeypatch):
 def test_the_readme_shows_what_the_demo_prints(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (shown,) = blocks("README.md", "text")
-    result = CliRunner().invoke(main, ["demo", "demo", "--patients", "200"])
+    result = CliRunner().invoke(main, ["demo", "demo", "--patients", "300"])
     assert result.exit_code == 0, result.output
 
     def shape(line):
