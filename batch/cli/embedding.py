@@ -51,6 +51,7 @@ def embed_command(
     with progress("notes") as advance:
         counts = embed_pending(opened, encoder, limit, advance, category, ray)
     say_skipped(counts)
+    say_not_active(opened, encoder.id)
     if as_json:
         echo_json(counts)
         return
@@ -71,6 +72,17 @@ def say_skipped(counts: dict[str, Any]) -> None:
             f"Warning: {n_notes:,} notes were skipped as changed since the sync, in this run and "
             "in the one before - run sync; if that does not help, the source does not return the "
             "same text twice"
+        )
+
+
+def say_not_active(store: "Store", encoder_id: str) -> None:
+    """Print on stderr which encoder is active, if an encoder of the store is not."""
+    active = dict(store.sql("SELECT encoder_id, active FROM encoders").fetchall())
+    if not active.get(encoder_id, True):
+        other = next(name for name, is_active in active.items() if is_active)
+        say(
+            f"{other} is still the active encoder, which train and similar use - "
+            f'"featurestore promote {store.path} {encoder_id}" changes that'
         )
 
 

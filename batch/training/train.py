@@ -114,7 +114,7 @@ def train(
         metrics["warnings"] += [finding.message for finding in findings]
         if turns:
             metrics["turns"] = _evaluate_by_turns(store, data, aggregate)
-        metrics["warnings"] += admission_flow(store, question, cutoff)["warnings"]
+        metrics["warnings"] += admission_flow(store, question, cutoff, encoder)["warnings"]
         model = candidates[0]
         with store.transaction("train", started_at) as transaction:
             columns = {

@@ -66,3 +66,5 @@ def sql_command(
             write_catalog(opened, stream, kind)
         elif run_query(opened, query, stream, kind, limit, timeout):
             say(f"only the first {limit:,} rows are shown - --limit 0 shows all")
+    if output:
+        say(f"{output} is written")

@@ -52,10 +52,13 @@ def list_command(store: Path, as_json: bool) -> None:
     if as_json:
         echo_json(tasks)
         return
-    for task in tasks:
-        scorers = ", ".join(task["scorers"])
-        line = f"{task['name']:<24}{task['outcome']:<24}{task['cutoff'] or '':<24}{scorers}"
-        click.echo(line.rstrip())
+    rows = [
+        (task["name"], task["outcome"], task["cutoff"] or "", ", ".join(task["scorers"]))
+        for task in tasks
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        click.echo("  ".join(map(str.ljust, cells, widths)).rstrip())
 
 
 @task_command.command("drop")

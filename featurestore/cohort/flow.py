@@ -11,6 +11,7 @@ from featurestore.store.sql_files import read_sql
 from featurestore.store.store import Store
 
 MANY_EARLY_RETURNS = 0.10  # of all returns, above which the discharge prediction is too late
+MANY_WITHOUT_NOTES = 0.10  # of the judged stays, above which those with a note are another cohort
 
 
 def admission_flow(
@@ -33,7 +34,8 @@ def admission_flow(
     positive_so_far; and positive_not_predicted, the positives among other stays. For the cutoff
     discharge+48h, returns_before_prediction counts the returns within 48 hours of discharge, and
     `warnings` says if they are many. With an `encoder`, `scored` holds the counts for the predicted
-    stays that have a known note. `warnings` also says if no horizon is over. Raises
+    stays that have a known note, and `warnings` says if many have none, or if no horizon is over.
+    Raises
     FeatureStoreError where the store has no admissions.
     """
     task = task or find_task(store)
@@ -71,6 +73,7 @@ def admission_flow(
         flow["warnings"] += _warn_of_early_returns(early, total["positive"], horizon_days)
     if encoder is not None:
         flow["scored"] = _outcomes(_as_judged(row) for row in rows if row["is_scored"])
+        flow["warnings"] += _warn_of_stays_without_notes(predicted, flow["scored"])
     return flow
 
 
@@ -137,6 +140,18 @@ def _warn_of_early_returns(early: int, returned: int, horizon_days: int) -> Iter
             f"{early:,} of {returned:,} returns within {horizon_days} days come before the "
             "discharge prediction, 48 hours after discharge, and cannot be predicted by it - "
             "choose an earlier cutoff, such as discharge+0h, or a longer horizon"
+        )
+
+
+def _warn_of_stays_without_notes(
+    predicted: dict[str, Any], scored: dict[str, Any]
+) -> Iterator[str]:
+    missing = predicted["judged"] - scored["judged"]
+    if missing > MANY_WITHOUT_NOTES * predicted["judged"]:
+        yield (
+            f"{missing:,} of {predicted['judged']:,} stays that are judged at "
+            f"{predicted['cutoff']} have no embedded note that was known by then, and are left out "
+            "- choose a later cutoff, or embed all notes"
         )
 
 

@@ -7,7 +7,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from featurestore.errors import SourceError
-from featurestore.source.file_folder import first_invalid_json, first_line_not_utf8
+from featurestore.source.file_folder import (
+    damaged_gzip,
+    first_invalid_json,
+    first_line_not_utf8,
+    is_damaged_gzip,
+    named_file,
+)
 
 # DuckDB's errors about a statement itself, raised before a row is read.
 _ABOUT_SQL = ("CatalogException", "BinderException", "ParserException")
@@ -97,9 +103,12 @@ def source_error(
         fault = next(
             (fault for words, fault in _CSV_FAULTS.items() if words in str(driver_error)), None
         )
+        file = named_file(Path(location), str(driver_error))
+        if file and is_damaged_gzip(file):
+            return SourceError(damaged_gzip(Path(location), file))
         return SourceError(
-            f"{location}: line {line[1]} of a CSV file cannot be read ({fault or 'invalid CSV'}) - "
-            "correct that line; nothing was changed"
+            f"{location}: line {line[1]} of {file.name if file else 'a CSV file'} cannot be read "
+            f"({fault or 'invalid CSV'}) - correct that line; nothing was changed"
         )
     if _sqlite_code(driver_error) == _SQLITE_BUSY:
         return SourceError(

@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -107,6 +108,44 @@ def first_line_not_utf8(folder: Path) -> str | None:
                 except UnicodeDecodeError:
                     return f"{file.name}, line {number}"
     return None
+
+
+def check_complete(folder: Path, select: str) -> None:
+    """Raise SourceError if a compressed CSV file of a table in a SELECT is damaged or cut short.
+
+    DuckDB reads what comes before the cut, often without an error.
+    """
+    words = set(re.findall(r"\w+", select.lower()))
+    for name, file in _files(folder).items():
+        if name in words and is_damaged_gzip(file):
+            raise SourceError(damaged_gzip(folder, file))
+
+
+def is_damaged_gzip(file: Path) -> bool:
+    """Return whether a .gz file is cut short or fails its checksum; it is read to its end."""
+    if file.suffix.lower() != ".gz":
+        return False
+    try:
+        with gzip.open(file, "rb") as stream:
+            while stream.read(1024 * 1024):
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return True
+    return False
+
+
+def damaged_gzip(folder: Path, file: Path) -> str:
+    """Return the message about a damaged .gz file."""
+    return (
+        f"{folder}: {file.name} is damaged or cut short - download it again, and compare it with "
+        "its checksum (SHA256SUMS.txt of a download from PhysioNet); nothing was changed"
+    )
+
+
+def named_file(folder: Path, message: str) -> Path | None:
+    """Return the file of a folder that a message of DuckDB names, if any."""
+    files = _files(folder).values() if folder.is_dir() else ()
+    return next((file for file in files if str(file.resolve()) in message), None)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -23,6 +23,7 @@ from featurestore.source.database_errors import (
     source_error,
 )
 from featurestore.source.engines import folder_engine, open_engine
+from featurestore.source.file_folder import check_complete
 from featurestore.source.note_texts import text_hash
 from featurestore.source.schemas import (
     CanonicalTable,
@@ -96,6 +97,8 @@ class Source:
 
         if table not in self.schema.selects:
             return None
+        if Path(self.location).is_dir():
+            check_complete(Path(self.location), self.schema.selects[table])
         try:
             try:
                 loaded = load(batches())
@@ -196,6 +199,11 @@ class Source:
             advice += ", or remove it" if table in OPTIONAL_TABLES else ""
         elif alike := self._schema_alike():
             advice = f"the tables look like those of schema {alike}: use --schema {alike}"
+        elif Path(self.location).is_dir() and self.schema.name == "mimic4":
+            advice = (
+                "MIMIC-IV and MIMIC-IV-Note are two downloads: link hosp and icu of the one and "
+                "note of the other into one folder, and give that"
+            )
         elif Path(self.location).is_dir():
             advice = (
                 "give the folder that contains the hospital's tables (NAME.csv, NAME.csv.gz, "

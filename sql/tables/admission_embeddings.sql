@@ -16,7 +16,8 @@ CREATE TABLE admission_embeddings (
 COMMENT ON TABLE admission_embeddings IS
 'The mean of the windows known at the prediction time.
 One row per encoder, admission and cutoff (encoder_id, hadm_id, cutoff).';
-COMMENT ON COLUMN admission_embeddings.cutoff IS '24h, 48h, 72h or discharge.';
+COMMENT ON COLUMN admission_embeddings.cutoff IS
+'One of kept_cutoffs, such as 72h or discharge+48h.';
 COMMENT ON COLUMN admission_embeddings.n_notes IS
 'Notes that the mean is taken over; repeats of a text are among them, and count once in the mean.';
 COMMENT ON COLUMN admission_embeddings.n_windows IS 'Windows of these notes.';

@@ -172,11 +172,32 @@ def test_embed_train_and_score_run_in_sequence(ward, model, tmp_path, write_pros
     assert int(first[0]) % 2 == 1 and float(first[1]) > 0.5
     (encoder,) = [row["encoder"] for row in info(Store(ward))["encoders"]]
     assert "is the active encoder" in run("promote", ward, encoder).stdout
+    assert run("embed", ward, model).stderr == f"{encoder} on CPUExecutionProvider\n"
     with Store(ward).transaction("test") as transaction:
         transaction.con.execute("UPDATE encoders SET active = FALSE")
+        transaction.con.execute(
+            "INSERT INTO encoders BY NAME "
+            "SELECT * REPLACE ('newer' AS encoder_id, TRUE AS active) FROM encoders"
+        )
+    assert run("embed", ward, model).stderr.endswith(
+        "newer is still the active encoder, which train and similar use - "
+        f'"featurestore promote {ward} {encoder}" changes that\n'
+    )
     assert re.search(
         rf"^  encoder {encoder}  dim 128  .*active False", run("info", ward).stdout, re.M
     )
+
+
+def test_the_columns_of_task_list_are_apart(ward):
+    lines = run("task", "list", ward).stdout.splitlines()
+    assert re.split(r" {2,}", lines[5]) == [
+        "icu_readmission", "returned to intensive care", "task:icu_readmission",
+    ]  # fmt: skip
+
+
+def test_sql_says_which_file_it_wrote(ward, tmp_path):
+    result = run("sql", ward, "FROM admissions", "-o", tmp_path / "stays.parquet")
+    assert (result.stdout, result.stderr) == ("", f"{tmp_path / 'stays.parquet'} is written\n")
 
 
 def test_synth_writes_a_hospital(tmp_path):

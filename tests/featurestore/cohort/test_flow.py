@@ -151,6 +151,11 @@ def test_the_counts_of_the_mimic_demo_add_up(mimic_demo, tmp_path):
     check_sums(counts)
     assert (counts["admissions"], counts["positive"], counts["immature"]) == (129, 11, 0)
     assert counts["excluded"] == {"died in hospital": 40}
+    n = counts["predicted"]["judged"]
+    assert counts["warnings"] == [
+        f"{n} of {n} stays that are judged at discharge+48h have no embedded note that was "
+        "known by then, and are left out - choose a later cutoff, or embed all notes"
+    ]
     assert "died in hospital" not in counts["predicted"]["not_judged"]
 
 

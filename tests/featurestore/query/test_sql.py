@@ -503,7 +503,7 @@ def test_an_output_file_is_private_complete_and_in_the_format_of_its_extension(
     file.write_text("an older file that everybody may read")
     file.chmod(0o666)
     result = run(store.path, "FROM range(10_001) AS r(n)", "-o", file)
-    assert result.output == ""
+    assert result.output == f"{file} is written\n"
     assert stat.filemode(file.stat().st_mode) == "-rw-------"
     with duckdb.connect() as con:
         if name == "x.txt":

@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+import zlib
 
 import duckdb
 import pyarrow.csv
@@ -13,6 +14,7 @@ from featurestore.errors import SourceError, UnknownNameError
 from featurestore.source.note_texts import text_hash
 from featurestore.source.source import Source
 from featurestore.store.sql_files import SQL
+from featurestore.synthetic.mimic4 import write_mimic4_hospital
 from tests.hospital import admission, note, own_schema, write_hospital
 
 
@@ -196,7 +198,7 @@ def test_a_database_error_never_quotes_a_note(folder, tmp_path):
 def test_an_unreadable_line_is_named_but_not_quoted(folder, line, fault):
     with (folder / "NOTEEVENTS.csv").open("ab") as stream:
         stream.write(line)
-    with pytest.raises(SourceError, match=r"line \d+ of a CSV file cannot be read") as refused:
+    with pytest.raises(SourceError, match=r"line \d+ of NOTEEVENTS.csv cannot be read") as refused:
         Source(folder, "mimic3").read("notes")
     assert f"({fault}) - correct that line; nothing was changed" in str(refused.value)
     assert "PHI_CANARY" not in str(refused.value)
@@ -306,3 +308,30 @@ def test_a_flag_that_is_neither_true_nor_false_is_refused(folder, tmp_path):
     store = create_store(tmp_path / "w.duckdb", folder, own)
     with pytest.raises(SourceError, match=r"PLANNED is not TRUE or FALSE .*hadm_id 7"):
         sync(store)
+
+
+@pytest.mark.parametrize("extra", [0, 20], ids=["between two rows", "in the middle of a row"])
+def test_a_download_that_was_cut_short_is_refused_even_if_its_rows_can_be_read(tmp_path, extra):
+    stays = [admission(n) for n in range(1, 3_001)]
+    folder = write_hospital(tmp_path / "hospital", stays, [note(1, 7, "a")])
+    text = (folder / "ADMISSIONS.csv").read_bytes()
+    (folder / "ADMISSIONS.csv").unlink()
+    file = folder / "ADMISSIONS.csv.gz"
+    file.write_bytes(gzip.compress(text))
+    assert len(Source(folder, "mimic3").read("admissions")) == 3_000
+
+    half = sum(map(len, text.splitlines(keepends=True)[:1_501])) + extra
+    packer = zlib.compressobj(wbits=31)
+    file.write_bytes(packer.compress(text[:half]) + packer.flush(zlib.Z_FULL_FLUSH))
+    store = tmp_path / "ward.duckdb"
+    with pytest.raises(
+        SourceError, match=r"hospital: ADMISSIONS.csv.gz is damaged or cut short - "
+    ):
+        sync(create_store(store, folder, "mimic3"))
+
+
+def test_mimic4_without_its_notes_says_that_they_are_another_download(tmp_path):
+    write_mimic4_hospital(tmp_path / "four", 5)
+    shutil.rmtree(tmp_path / "four" / "note")
+    with pytest.raises(SourceError, match="MIMIC-IV and MIMIC-IV-Note are two downloads: link "):
+        Source(tmp_path / "four", "mimic4").check()
