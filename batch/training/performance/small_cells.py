@@ -92,7 +92,29 @@ def suppress_subgroups(
             ]
             row.update(dict.fromkeys(few))
             row["differences"] = {**row["differences"], **dict.fromkeys(few)}
+        alerts = [row["alerts"] for row in subgroups if row["by"] == by]
+        _hide_proportions(members, "sensitivity", counts[:, 1])
+        _hide_proportions(members, "false_positive_rate", counts[:, 0] - counts[:, 1])
+        _hide_proportions(members, "ppv", np.array(alerts, np.int64))
     return rows
+
+
+def _hide_proportions(rows: Sequence[dict[str, Any]], name: str, counts: Counts) -> None:
+    """Set a proportion of these counts (groups,) to None where it gives a small count away.
+
+    One that is missing could be computed from the others and that of all stays, so a second is.
+    """
+    for row, n in zip(rows, counts.tolist(), strict=True):
+        if row[name]:
+            part = round(row[name][0] * n)
+            if 0 < part < SMALLEST or 0 < n - part < SMALLEST:
+                row[name] = None
+    shown = [k for k in np.argsort(counts, kind="stable").tolist() if rows[k][name]]
+    if shown and len(shown) == len(rows) - 1:
+        rows[shown[0]][name] = None
+    for row in rows:
+        if not row[name]:
+            row["differences"] = {**row["differences"], name: None}
 
 
 def suppress_alerts(

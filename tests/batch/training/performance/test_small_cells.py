@@ -72,14 +72,33 @@ def test_a_group_with_few_positives_shows_no_estimate_that_gives_their_number_aw
     group = dict.fromkeys(names, estimate) | {"differences": dict.fromkeys(names, estimate)}
     rows = [
         {"by": "sex", "group": "F", "admissions": 60, "positive": 10, "alerts": 40, **group},
-        {"by": "sex", "group": "M", "admissions": 60, "positive": 30, "alerts": 40, **group},
+        {"by": "sex", "group": "M", "admissions": 100, "positive": 30, "alerts": 40, **group},
     ]
     women, men = suppress_subgroups(rows)
     assert (women["admissions"], women["positive"], men["positive"]) == (60, None, None)
     assert [women[name] for name in ("sensitivity", "oe_ratio", "auroc")] == [None] * 3
-    assert women["false_positive_rate"] == men["sensitivity"] == estimate
+    assert women["false_positive_rate"] == men["ppv"] == estimate
     assert women["differences"]["sensitivity"] is None
     assert suppress_subgroups(rows, small_cells=True) == rows
+
+
+def test_a_proportion_that_gives_a_small_number_away_is_hidden_with_one_more():
+    def row(group, positive, sensitivity, ppv):
+        interval = [0.1, 0.0, 0.9]
+        estimates = {"oe_ratio": interval, "auroc": interval, "false_positive_rate": interval}
+        estimates |= {"sensitivity": [sensitivity, 0.0, 1.0], "ppv": [ppv, 0.0, 1.0]}
+        names = {"by": "sex", "group": group, "admissions": 1_000, "positive": positive}
+        return names | {"alerts": 100, "differences": dict(estimates), **estimates}
+
+    # Of 40 positive women 4 were alerted, of 100 alerts of men all but 5 were right.
+    women, men, others = suppress_subgroups(
+        [row("F", 40, 0.1, 0.5), row("M", 60, 0.5, 0.95), row("X", 50, 0.5, 0.5)]
+    )
+    # Without those of a second group, the numbers of all stays would give the first's away.
+    assert [group["sensitivity"] is None for group in (women, men, others)] == [True, False, True]
+    assert [group["ppv"] is None for group in (women, men, others)] == [True, True, False]
+    assert women["differences"]["ppv"] is None is others["differences"]["sensitivity"]
+    assert women["auroc"] and women["false_positive_rate"]
 
 
 def test_rare_levels_of_table_one_are_joined_and_a_zero_can_be_suppressed():
