@@ -149,7 +149,7 @@ def _monitor(
 
 
 def _check_scorer(store: Store, scorer: str, encoder: Encoder) -> str:
-    """Return the scorer's id; raise ModelError if it was trained on another encoder."""
+    """Return the scorer's id; raise ModelError if it has another encoder, or one that is gone."""
     scorer_id = find_scorer(store, scorer)
     check_cutoff_kept(store, scorer_id)
     (trained_on,) = store.one("SELECT encoder_id FROM scorers WHERE scorer_id = $s", s=scorer_id)
@@ -157,6 +157,11 @@ def _check_scorer(store: Store, scorer: str, encoder: Encoder) -> str:
         raise ModelError(
             f"{scorer_id} was trained on {trained_on}, and the model is {encoder.id} - name the "
             "model that it was trained on, or train a scorer on this one"
+        )
+    if not store.one("SELECT count(*) FROM encoders WHERE encoder_id = $e", e=encoder.id)[0]:
+        raise ModelError(
+            f"the encoder {encoder.id} was dropped from {store.path} - name the model and a scorer "
+            "of the active encoder; embed would store the vectors of this one again"
         )
     return scorer_id
 

@@ -285,6 +285,8 @@ def test_an_encoder_is_dropped_with_its_vectors_only(ward):
     for table in ("encoders", "embeddings", "admission_embeddings"):
         left = ward.store.sql(f"SELECT DISTINCT encoder_id FROM {table}").fetchall()
         assert left == [("new-00000000",)]
+    with pytest.raises(ModelError, match="the encoder counter-00000000 was dropped from"):
+        nightly(ward.store, WordCounter(), "readmit")  # It would embed all notes again.
     assert verify(ward.store) == []
 
 
