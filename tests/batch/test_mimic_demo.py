@@ -43,7 +43,7 @@ def test_the_main_job_on_real_admissions(mimic_demo, checkpoint, tmp_path):
     synced = json.loads(run("sync", ward, "--json"))
     assert synced["admissions"]["total"] == 129
     assert synced["notes"]["total"] == 779
-    assert sum(synced["notes"]["excluded"].values()) == 34
+    assert sum(row["count"] for row in synced["notes"]["excluded"]) == 34
 
     run("export", checkpoint, model)
     embedded = json.loads(run("embed", ward, model, "--device", "cpu", "--json"))
@@ -59,9 +59,10 @@ def test_the_main_job_on_real_admissions(mimic_demo, checkpoint, tmp_path):
 
     counts = json.loads(run("labels", ward, "--json"))
     assert (counts["positive"], counts["negative"]) == (11, 78)
-    assert counts["excluded"] == {"died in hospital": 40}
+    assert counts["excluded"] == [{"reason": "died in hospital", "count": 40}]
     predicted = counts["predicted"]
-    assert predicted["stays"] == predicted["judged"] + sum(predicted["not_judged"].values())
+    not_judged = sum(row["count"] for row in predicted["not_judged"])
+    assert predicted["stays"] == predicted["judged"] + not_judged
     assert json.loads(run("labels", ward, "--horizon-days", 3, "--json"))["positive"] == 2
 
     trained = json.loads(run("train", ward, "readmit", "--json"))

@@ -286,7 +286,7 @@ def test_no_command_reveals_note_text(commands, program, checkpoint, model, tmp_
             (["nightly", store, model, "readmit", "--device", "cpu"], 0),
             (f"nightly {store} tuned readmit --device cpu", 1),
         ],
-        "replay": [(f"replay {store} 6", 0), (f"replay {store} 1", 1)],
+        "replay": [(f"replay {store} 5", 0), (f"replay {store} 1", 1)],
         "outcomes": [(f"outcomes {store} readmit", 0)],
         "report": [(f"report {store} readmit -o report.html", 0)],
         "task": [
