@@ -73,5 +73,5 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path):
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
         assert (tmp_path / "one" / file).stat().st_mode & 0o777 == 0o600
-    with pytest.raises(FileExistsError, match="edstays.csv.gz already exists"):
+    with pytest.raises(FileExistsError, match=r"edstays\.csv\.gz already exists"):
         write_mimic4_hospital(tmp_path / "one", 5)
