@@ -30,9 +30,8 @@ from featurestore.store.transaction import Transaction
 from featurestore.store.vectors import arrow_to_vectors, by_row_group, vectors_to_arrow
 
 Floats = npt.NDArray[np.float64]
-_INSERTED = (
-    2 * ROW_GROUP
-)  # windows at a time, or a multiple: several row groups are made in parallel
+# Windows at a time, or a multiple of it: several row groups are made in parallel.
+_INSERTED = 2 * ROW_GROUP
 
 
 def commit_staged(

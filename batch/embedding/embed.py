@@ -35,7 +35,8 @@ def embed_pending(
     """
     started_at = datetime.now()
     with store.lock("embed"):
-        _check_categories(store, categories)
+        if categories:
+            _check_categories(store, categories)
         staged = stage(store, encoder, limit, progress, categories, ray=ray)
         if staged or is_out_of_date(store):
             with store.transaction("embed", started_at) as transaction:
@@ -48,12 +49,10 @@ def embed_pending(
 
 
 def _check_categories(store: Store, categories: Sequence[str]) -> None:
-    known = {
-        category for (category,) in store.sql("SELECT DISTINCT category FROM notes").fetchall()
-    }
+    query = "SELECT DISTINCT category FROM notes"
+    known = {category for (category,) in store.sql(query).fetchall()}
     for category in categories:
         if category not in known:
-            query = "SELECT DISTINCT category FROM notes"
             raise UnknownNameError(
                 f"no note of {store.path} has the category {category} - "
                 f"\"featurestore sql {store.path} '{query}'\" lists them"

@@ -77,8 +77,8 @@ def changed_rows(
     """Return a sentence for each table, or each of these, with other rows than were recorded."""
     recorded, version = recorded_checksums(con)
     sentences = {}
-    for table in _tables(con) if tables is None else tables:
-        if table not in recorded:
+    for table in _tables(con):
+        if table not in recorded or (tables is not None and table not in tables):
             continue
         now, then = _checksum(con, table), recorded[table]
         if now["rows"] != then["rows"]:
@@ -225,7 +225,7 @@ def checksums_after_changes(con: duckdb.DuckDBPyConnection) -> Checksums:
         "coalesce(sum(n_rows) FILTER (NOT is_before), 0), sum(rows_hash) FROM row_changes "
         "GROUP BY table_name"
     ).fetchall()
-    changed_rows = {table: (int(n), int(changed), total) for table, n, changed, total in changes}
+    by_table = {table: (int(n), int(changed), total) for table, n, changed, total in changes}
     contents = {}
     for table in _tables(con):
         if table == "runs":
@@ -235,7 +235,7 @@ def checksums_after_changes(con: duckdb.DuckDBPyConnection) -> Checksums:
             findings = list(_duplicates(con, table))
         else:
             new, before = _checksum(con, table, NEW_ROWS), recorded[table]
-            rows_before, rows_changed, hash_changed = changed_rows[table]
+            rows_before, rows_changed, hash_changed = by_table[table]
             rows = _n_rows(con, table)
             findings = list(_new_duplicates(con, table) if new["rows"] else ())
             if rows != rows_before + rows_changed + new["rows"]:

@@ -28,6 +28,7 @@ from featurestore.store.integrity.checksums import (
     broken_tables,
     changed_rows,
     duplicate_keys,
+    recorded_checksums,
     wrong_widths,
 )
 from featurestore.store.integrity.shard_seal import SUFFIX
@@ -200,9 +201,9 @@ def _changed_rows(con: duckdb.DuckDBPyConnection, vectors: bool) -> Iterator[str
 
     Nothing in the store says which windows a note has, so their rows are never accepted.
     """
-    for table, sentence in changed_rows(con).items():
-        if (table in VECTOR_TABLES) == vectors:
-            yield sentence
+    recorded, _ = recorded_checksums(con)
+    tables = [table for table in recorded if (table in VECTOR_TABLES) == vectors]
+    yield from changed_rows(con, tables).values()
 
 
 def _wrong_definitions(con: duckdb.DuckDBPyConnection, mended_by_jobs: bool) -> Iterator[str]:
