@@ -19,7 +19,7 @@ from batch.scoring.monitoring import (
     monitored_coefs,
     record_notes,
 )
-from batch.scoring.score import add_scores, scores_due
+from batch.scoring.score import add_scores, due_scores
 from batch.scoring.scorer_registry import check_cutoff_kept, find_scorer, why_no_signal
 from featurestore.errors import FeatureStoreError, ModelError, UnusualNightError
 from featurestore.source.sync import (
@@ -29,6 +29,7 @@ from featurestore.source.sync import (
     record_sync,
     since_last_complete_sync,
 )
+from featurestore.store.changes import mark_up_to_date
 from featurestore.store.store import Store
 from featurestore.store.transaction import Transaction
 
@@ -82,14 +83,16 @@ def nightly(
         counts = _sync_counts(diff)
         counts |= {"encoder": encoder.id, "provider": staged.provider, "scorer": scorer_id}
         run_id = None
-        if diff or staged or is_out_of_date(store) or scores_due(store, scorer_id):
+        if diff or staged or is_out_of_date(store) or len(due_scores(store.connect(), scorer_id)):
             with store.transaction("nightly", started_at) as transaction:
                 apply_diff(transaction, diff)
                 coefs = monitored_coefs(transaction.con, scorer_id)
                 stats = commit_staged(transaction, encoder, staged, coefs)
                 refresh_covariates(store, transaction.con)
                 counts |= staged.counts
-                counts["scored"] = add_scores(transaction, scorer_id)
+                due = due_scores(transaction.con, scorer_id)
+                counts["scored"] = add_scores(transaction, scorer_id, due)
+                mark_up_to_date(transaction.con, "scores", [scorer_id])
                 hours = _hours_since_last_night(transaction.con, started_at)
                 counts |= _monitor(transaction, scorer_id, stats, counts, hours, no_signal, force)
                 stopwatch.lap("apply")

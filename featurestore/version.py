@@ -1,3 +1,3 @@
 """The version of the project, recorded in each run and each fine-tuned checkpoint."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featurestore.cli.completion import complete_scorer
-from featurestore.cli.json_output import echo_json
+from featurestore.cli.json_output import echo_result
 from featurestore.cli.options import JSON, SCORER, STORE
 from featurestore.store.scorer_metrics import Interval, format_interval
 
@@ -36,10 +36,7 @@ def compare_command(
     from featurestore import Store, compare
 
     result = compare(Store(store), scorer, other, threshold)
-    if as_json:
-        echo_json(result)
-    else:
-        click.echo(comparison_table(result))
+    echo_result(result, as_json, comparison_table)
 
 
 def comparison_table(result: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import click
 from batch.cli.embedding import DEVICE, MODEL, RAY, say_skipped
 from featurestore.cli.json_output import echo_json
 from featurestore.cli.options import SCORER, SINCE, STORE
-from featurestore.cli.progress import progress
+from featurestore.cli.progress import progress, say
 
 
 @click.command("nightly")
@@ -50,4 +50,6 @@ def nightly_command(
             day = since.date() if since else None
             result = nightly(opened, encoder, scorer, force, day, advance, ray, full_every)
     say_skipped(result)
+    if result["no_signal"]:
+        say(f"Warning: {result['no_signal']}")
     echo_json(result)

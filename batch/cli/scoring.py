@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from featurestore.cli.completion import complete_hadm_id, complete_scorer
-from featurestore.cli.json_output import by_reason, echo_json
+from featurestore.cli.json_output import by_reason, echo_json, echo_result
 from featurestore.cli.options import (
+    ADMISSION_ID,
     CUTOFF,
     HADM_ID,
     HORIZON,
@@ -18,7 +19,12 @@ from featurestore.cli.options import (
     STORE,
 )
 from featurestore.cli.progress import say
-from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, format_interval, negate
+from featurestore.store.scorer_metrics import (
+    DEFAULT_OUTCOME,
+    format_interval,
+    format_threshold,
+    negate,
+)
 
 IN_HOSPITAL = "still in hospital"
 interval = partial(format_interval, to="-")  # a terminal is narrower than a page
@@ -29,7 +35,7 @@ interval = partial(format_interval, to="-")  # a terminal is narrower than a pag
 @SCORER
 @click.option(
     "--hadm-id",
-    type=int,
+    type=ADMISSION_ID,
     multiple=True,
     shell_complete=complete_hadm_id,
     help="Only this admission; may be repeated.",
@@ -85,10 +91,7 @@ def replay_command(store: Path, run_id: int, as_json: bool) -> None:
     from featurestore import Store, replay
 
     result = replay(Store(store), run_id)
-    if as_json:
-        echo_json(result)
-    else:
-        click.echo(replay_summary(result))
+    echo_result(result, as_json, replay_summary)
     if result["different"]:
         raise click.exceptions.Exit(1)
 
@@ -176,8 +179,8 @@ def outcomes_table(result: dict[str, Any]) -> str:
             *_cusum_lines(result["cusum"]),
             "without a signal nobody is alerted"
             if result["no_signal"] and not result["alerts"]
-            else f"an alert is a probability of {result['alert_above']:.3f} or more; outcomes: "
-            f"alerts that {result['outcome']}/did not/{died}/other",
+            else f"an alert is a probability of {format_threshold(result['alert_above'])} or more; "
+            f"outcomes: alerts that {result['outcome']}/did not/{died}/other",
             *_reason_lines(f"waiting, as {waiting} is not {over}", result["waiting_reasons"]),
             *_reason_lines("not judged, as they have no label", result["not_judged_reasons"]),
             f"{result['fitted_on']:,} scored admissions are excluded: the scorer was fitted or "
@@ -238,10 +241,7 @@ def similar_command(
     from featurestore import Store, similar
 
     neighbours = similar(Store(store), hadm_id, n, cutoff, horizon_days, task)
-    if as_json:
-        echo_json(neighbours)
-    else:
-        click.echo(similar_table(neighbours))
+    echo_result(neighbours, as_json, similar_table)
 
 
 def similar_table(neighbours: list[dict[str, Any]]) -> str:

@@ -16,6 +16,7 @@ from featurestore.store.scorer_metrics import (
     Interval,
     TrainedScorer,
     format_interval,
+    format_threshold,
     positives,
 )
 
@@ -126,11 +127,11 @@ def training_summary(scorer: TrainedScorer) -> str:
     at_precision = scorer["at_80_precision"]
     if has_estimates and at_precision["threshold"] is not None:
         lines.append(
-            f"from {at_precision['threshold']:.3f} on, with a PPV of 80% out of fold: "
-            f"{at_precision['alerts']:,} test stays, PPV {interval(at_precision['precision'])}, "
-            f"sensitivity {interval(at_precision['recall'])}"
+            f"from {format_threshold(at_precision['threshold'])} on, with a PPV of 80% out of "
+            f"fold: {at_precision['alerts']:,} test stays, PPV "
+            f"{interval(at_precision['precision'])}, sensitivity {interval(at_precision['recall'])}"
         )
-    if turns := scorer["turns"]:
+    if (turns := scorer["turns"]) and turns["metrics"]["scorer"]["auroc"] is not None:
         lines.append(
             f"in ten turns, {turns['admissions']:,} stays of {turns['patients']:,} patients, "
             f"{turns['positives']:,} {positives(scorer['outcome'])}"

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from batch.cli.training import interval, metrics_table
-from featurestore.cli.json_output import echo_json
+from featurestore.cli.json_output import echo_result
 from featurestore.cli.options import JSON, SCORER, STORE
 
 
@@ -28,10 +28,7 @@ def evaluate_command(store: Path, scorer: str, other: Path | None, as_json: bool
     from featurestore import Store, evaluate_scorer
 
     result = evaluate_scorer(Store(store), scorer, Store(other) if other else None)
-    if as_json:
-        echo_json(result)
-    else:
-        click.echo(evaluation_table(result))
+    echo_result(result, as_json, evaluation_table)
 
 
 def evaluation_table(result: dict[str, Any]) -> str:

@@ -14,7 +14,12 @@ from batch.training.performance.small_cells import OUTCOMES, SPLITS
 from batch.training.performance.thresholds import ThresholdRow
 from featurestore.errors import FeatureStoreError
 from featurestore.store.files import private_file
-from featurestore.store.scorer_metrics import format_interval, format_range, negate
+from featurestore.store.scorer_metrics import (
+    format_interval,
+    format_range,
+    format_threshold,
+    negate,
+)
 from featurestore.store.store import Store
 from featurestore.store.task_select import SHIPPED
 
@@ -108,7 +113,9 @@ def render(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(interval=format_interval, range=format_range)
+    environment.filters.update(
+        interval=format_interval, range=format_range, threshold=format_threshold
+    )
     return environment.get_template("report.html").render(
         **vars(data),
         test=data.metrics["test"],

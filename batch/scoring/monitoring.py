@@ -21,6 +21,7 @@ from batch.scoring.quiet_nights import (
 from batch.scoring.scorer_registry import default_threshold
 from batch.training.reference import ALL_NOTES
 from featurestore.store.integrity.checksums import insert_rows
+from featurestore.store.scorer_metrics import format_threshold
 from featurestore.store.sql_files import read_sql
 
 # Of the alarms: all notes together, the categories, and the scores.
@@ -240,9 +241,9 @@ def _rate_findings(distributions: list[Distribution], threshold: float) -> list[
         return []
     most = max(unusual, key=lambda each: each.ratio)
     text = (
-        f"{most.alert_rate:.0%} of {most.stays:,} new stays{_last(most)} reach {threshold:.3f}, "
-        f"the default threshold of an alert, in the training period {most.usual_rate:.0%} (quiet "
-        f"nights: {most.low:.0%} to {most.high:.0%})"
+        f"{most.alert_rate:.0%} of {most.stays:,} new stays{_last(most)} reach "
+        f"{format_threshold(threshold)}, the default threshold of an alert, in the training "
+        f"period {most.usual_rate:.0%} (quiet nights: {most.low:.0%} to {most.high:.0%})"
     )
     return [Finding("alert rate", text, most.ratio >= RATES[1], lasts=True)]
 

@@ -52,9 +52,12 @@ def score(
     pending = len(pending_notes(store, encoder))
     run_id, recorded = None, 0
     with store.lock("score"):
-        if scores_due(store, scorer_id, hadm_ids):
+        due = due_scores(store.connect(), scorer_id, hadm_ids)
+        if len(due):
             with store.transaction("score") as transaction:
-                recorded = add_scores(transaction, scorer_id, hadm_ids)
+                recorded = add_scores(transaction, scorer_id, due)
+                if not hadm_ids:
+                    mark_up_to_date(transaction.con, "scores", [scorer_id])
                 transaction.counts.update(scorer=scorer_id, scored=recorded)
             run_id = transaction.run_id
     scores = store.sql(
@@ -73,39 +76,31 @@ def score(
     }
 
 
-def add_scores(transaction: Transaction, scorer_id: str, hadm_ids: Sequence[int] = ()) -> int:
-    """Record a scorer's due scores, all or those of `hadm_ids`, and return their number."""
-    con = transaction.con
-    _find_due_scores(con, scorer_id, hadm_ids)
-    scored = insert_rows(
-        con,
-        "scores",
-        "SELECT $scorer, hadm_id, $run, probability, prediction_time, $now, input_hash, subject_id "
-        "FROM new_scores INNER JOIN admissions USING (hadm_id) ORDER BY hadm_id",
-        {"scorer": scorer_id, "run": transaction.run_id, "now": datetime.now()},
-    )
-    if not hadm_ids:
-        mark_up_to_date(con, "scores", [scorer_id])
-    return scored
+def due_scores(
+    con: duckdb.DuckDBPyConnection, scorer_id: str, hadm_ids: Sequence[int] = ()
+) -> pa.Table:
+    """Return the scores of admissions that have none by this scorer, or would get another one now.
 
-
-def scores_due(store: Store, scorer_id: str, hadm_ids: Sequence[int] = ()) -> int:
-    """Return how many admissions have no score by this scorer, or would get another one now."""
-    _find_due_scores(store.connect(), scorer_id, hadm_ids)
-    due: int = store.one("SELECT count(*) FROM new_scores")[0]
-    return due
-
-
-def _find_due_scores(
-    con: duckdb.DuckDBPyConnection, scorer_id: str, hadm_ids: Sequence[int]
-) -> None:
-    """Make the table new_scores of the admissions that changed, or of all the first time."""
+    Only admissions that changed since its scores were complete are looked at.
+    """
     with only_changed_stays(con, "scores", [scorer_id]):
-        con.execute(
-            f"CREATE OR REPLACE TEMP TABLE new_scores AS FROM ({read_sql('scoring/due_scores')}) "
+        return con.execute(
+            f"FROM ({read_sql('scoring/due_scores')}) "
             "WHERE len($only) = 0 OR list_contains($only, hadm_id)",
             {"scorer": scorer_id, "only": list(hadm_ids)},
-        )
+        ).to_arrow_table()
+
+
+def add_scores(transaction: Transaction, scorer_id: str, due: pa.Table) -> int:
+    """Record due scores of a scorer and return their number."""
+    transaction.con.register("due", due)
+    return insert_rows(
+        transaction.con,
+        "scores",
+        "SELECT $scorer, hadm_id, $run, probability, prediction_time, $now, input_hash, subject_id "
+        "FROM due INNER JOIN admissions USING (hadm_id) ORDER BY hadm_id",
+        {"scorer": scorer_id, "run": transaction.run_id, "now": datetime.now()},
+    )
 
 
 def _latest_scores(store: Store, scorer_id: str, hadm_ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -236,7 +236,7 @@ def _why_no_signal(data: TrainingData, model: CalibratedFit) -> str | None:
         return (
             f"no signal: {int(y.sum()):,} of {len(y):,} stays of {_calibrated_on(data)} "
             f"{data.outcome}, so nothing can be calibrated, and every probability is the "
-            f"prevalence, {risk:.3f}"
+            f"prevalence, {risk:.3f} - train on more patients, or on another outcome"
         )
     evidence = (
         f"chi-squared {calibration.chi_squared:.1f}, more than {MIN_CHI_SQUARED:.0f} is needed"

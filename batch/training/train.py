@@ -104,6 +104,11 @@ def train(
                 data.covariates = covariate_set.columns
                 data.unlimited_covariates = covariate_set.unlimited
                 data.design = covariate_design(store, covariate_set, cutoff, data.hadm_id)
+        if turns and data.encoder_saw_training:
+            raise FeatureStoreError(
+                "the encoder was fine-tuned on training patients, who would be test patients of "
+                "other turns - use an encoder that was not"
+            )
         candidates = fit_candidates(data, aggregate)
         baselines = fit_baselines(data) | fit_parts(candidates[0], data)
         metrics = evaluate(data, candidates, baselines)
@@ -150,11 +155,6 @@ def _evaluate_by_turns(store: Store, data: TrainingData, aggregate: str | None) 
     10.1145/1882471.1882479). So the log odds of all turns are moved to the same mean on the stays
     that each was fitted on.
     """
-    if data.encoder_saw_training:
-        raise FeatureStoreError(
-            "the encoder was fine-tuned on training patients, who would be test patients of other "
-            "turns - use an encoder that was not"
-        )
     pooled: dict[str, Floats] = {}
     means: dict[str, list[float]] = {}
     for turn in range(TURNS):

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from featurestore.cli.completion import complete_scorer
-from featurestore.cli.json_output import by_reason, echo_json
+from featurestore.cli.json_output import by_reason, echo_json, echo_result
 from featurestore.cli.options import CUTOFF, HORIZON, JSON, STORE, rule_options
 from featurestore.cli.progress import say
 from featurestore.cli.text_tables import findings_table, flow_table, rules_table
@@ -55,10 +55,7 @@ def labels_command(
         click.echo(f"{count:,} labels of admissions predicted at {when} in {meds}")
     elif compare:
         differences = compare_rules(opened, horizon_days or 30)
-        if as_json:
-            echo_json(differences)
-        else:
-            click.echo(rules_table(differences))
+        echo_result(differences, as_json, rules_table)
     else:
         counts = admission_flow(opened, question, cutoff)
         limits = caveats(opened, question.name)

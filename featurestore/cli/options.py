@@ -13,7 +13,27 @@ from featurestore.cli.completion import complete_encoder, complete_hadm_id, comp
 NEGATIVE_NUMBERS = {"ignore_unknown_options": True}
 STORE = click.argument("store", type=click.Path(path_type=Path))
 SCORER = click.argument("scorer", shell_complete=complete_scorer)
-HADM_ID = click.argument("hadm_id", type=int, shell_complete=complete_hadm_id)
+
+
+class _AdmissionId(click.ParamType[int]):
+    """The integer that names an admission."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is not an integer. Where the source's ids are texts, the table "
+                "admissions has them as source_hadm_id beside hadm_id.",
+                param,
+                ctx,
+            )
+
+
+ADMISSION_ID = _AdmissionId()
+HADM_ID = click.argument("hadm_id", type=ADMISSION_ID, shell_complete=complete_hadm_id)
 ENCODER_ID = click.argument("encoder_id", shell_complete=complete_encoder)
 HORIZON = click.option(
     "--horizon-days",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from featurestore.cli.json_output import by_reason, echo_json
+from featurestore.cli.json_output import by_reason, echo_json, echo_result
 from featurestore.cli.options import JSON, NEGATIVE_NUMBERS, STORE
 from featurestore.cli.text_tables import info_table, receipt_table
 
@@ -71,7 +71,4 @@ def forget_command(
     from featurestore import Store, forget
 
     receipt = forget(Store(store), subject_id, output)
-    if as_json:
-        echo_json(receipt)
-    else:
-        click.echo(receipt_table(receipt))
+    echo_result(receipt, as_json, receipt_table)

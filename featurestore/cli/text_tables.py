@@ -1,5 +1,6 @@
 """Plain-text tables of results, for people."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from featurestore.store.scorer_metrics import DEFAULT_OUTCOME, negate, positives
@@ -130,7 +131,7 @@ def info_table(contents: dict[str, Any]) -> str:
         "observed": f"until {observed_until}"
         if contents["live"] or observed_until
         else "fully (a research extract)",
-        "synced": f"completely at {synced_at}" if synced_at else "not completely yet",
+        "synced": f"completely at {_seconds(synced_at)}" if synced_at else "not completely yet",
         "admissions": contents["admissions"],
         "notes": "{ready:,} ready, {excluded:,} excluded".format(**contents["notes"]),
     }
@@ -141,8 +142,12 @@ def info_table(contents: dict[str, Any]) -> str:
             counts = row.get("counts", {})
             cells = {key: cell for key, cell in row.items() if key != "counts"}
             cells |= {key: n for key, n in counts.items() if isinstance(n, int | str) and n != 0}
-            lines.append("  " + "  ".join(f"{key} {cell}" for key, cell in cells.items()))
+            lines.append("  " + "  ".join(f"{key} {_seconds(cell)}" for key, cell in cells.items()))
     return "\n".join(lines)
+
+
+def _seconds(cell: Any) -> Any:
+    return cell.replace(microsecond=0) if isinstance(cell, datetime) else cell
 
 
 def receipt_table(receipt: dict[str, Any]) -> str:

@@ -191,9 +191,9 @@ def covariate_findings(task: str, cutoff: str, metrics: ScorerMetrics) -> Iterat
         yield _finding(
             "unlimited-covariates",
             len(unlimited),
-            f"{len(unlimited):,} covariates ({', '.join(unlimited)}) are of a SELECT without "
-            "$cutoff and known_at, so nothing limits them to what was known at the prediction - "
-            "use prediction_times(cutoff := $cutoff), or give known_at",
+            f"covariates of a SELECT without $cutoff and known_at: {', '.join(unlimited)}. Nothing "
+            "limits them to what was known at the prediction - use prediction_times(cutoff := "
+            "$cutoff), or give known_at",
         )
 
 

@@ -31,6 +31,11 @@ _MYSQL_CODES = {
 _SQLITE_ERROR, _SQLITE_BUSY, _SQLITE_NOT_A_DATABASE = 1, 5, 26
 _SQLITE_CANNOT_OPEN = (8, 14)  # read-only, as a database in WAL mode on a medium that is; other
 _MAX_OWN_LINE = 300  # characters
+# PostgreSQL and SQL Server; MySQL and MariaDB; Oracle; Snowflake; Databricks; BigQuery.
+_NO_RIGHTS = re.compile(
+    "permission.* denied|command denied|ORA-01031|not authorized|privilege|not have permission",
+    re.IGNORECASE,
+)
 # Words of mssql-python for a lost connection, which SQLAlchemy does not take for one.
 _LOST = re.compile("Connection closed|Error fetching LOB")
 # Words of DuckDB's messages about a CSV line, which quote the line after them.
@@ -55,6 +60,11 @@ def own_line(error: sa.exc.DBAPIError) -> str:
     message = driver_error.args[-1] if driver_error.args else driver_error
     line = str(message).strip().partition("\n")[0].strip()
     return line[:_MAX_OWN_LINE].rstrip(".") or type(driver_error).__name__
+
+
+def is_about_rights(error: sa.exc.DBAPIError) -> bool:
+    """Return whether a statement failed because the user may not read a table."""
+    return _NO_RIGHTS.search(own_line(error)) is not None
 
 
 def is_about_sql(error: sa.exc.DBAPIError, dialect: str) -> bool:
@@ -132,7 +142,7 @@ def source_error(
         return SourceError(
             f"{location} could not be reached or closed the connection ({kind}) - check that the "
             "database runs and that FEATURESTORE_SOURCE contains its URL with the password, then "
-            "run this again: finished work is kept"
+            "run this again; what was finished before is kept"
         )
     return SourceError(
         f"{location} could not be read as {schema} ({kind}) - check that its tables are complete, "

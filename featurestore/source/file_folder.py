@@ -7,6 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -111,13 +112,14 @@ def first_line_not_utf8(folder: Path) -> str | None:
 
 
 def check_complete(folder: Path, select: str) -> None:
-    """Raise SourceError if a compressed CSV file of a table in a SELECT is damaged or cut short.
+    """Raise SourceError if a compressed file of a table in a SELECT is damaged or cut short.
 
     DuckDB reads what comes before the cut, often without an error.
     """
     words = set(re.findall(r"\w+", select.lower()))
-    for name, file in _files(folder).items():
-        if name in words and is_damaged_gzip(file):
+    tables = {name: [file] for name, file in _files(folder).items()} | _resources(folder)
+    for file in chain.from_iterable(tables[name] for name in words & tables.keys()):
+        if is_damaged_gzip(file):
             raise SourceError(damaged_gzip(folder, file))
 
 
@@ -137,7 +139,7 @@ def is_damaged_gzip(file: Path) -> bool:
 def damaged_gzip(folder: Path, file: Path) -> str:
     """Return the message about a damaged .gz file."""
     return (
-        f"{folder}: {file.name} is damaged or cut short - download it again, and compare it with "
+        f"{folder}: {file.name} is damaged or cut short - get it again, and compare it with "
         "its checksum (SHA256SUMS.txt of a download from PhysioNet); nothing was changed"
     )
 

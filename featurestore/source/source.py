@@ -18,6 +18,7 @@ from featurestore.errors import SourceError, UnknownNameError
 from featurestore.source import fast_reader, generic_reader
 from featurestore.source.database_errors import (
     NotUtf8Error,
+    is_about_rights,
     is_about_sql,
     own_line,
     source_error,
@@ -197,6 +198,8 @@ class Source:
         if self.schema.name not in built_in_schemas():
             advice = f"correct {Path(self.schema.name) / table}.sql"
             advice += ", or remove it" if table in OPTIONAL_TABLES else ""
+        elif is_about_rights(error):
+            advice = "grant the user of this URL SELECT on it, then run this again"
         elif alike := self._schema_alike():
             advice = f"the tables look like those of schema {alike}: use --schema {alike}"
         elif Path(self.location).is_dir() and self.schema.name == "mimic4":

@@ -3,6 +3,7 @@
 An outcome is the phrase of a task, in the past tense: "{n} of {m} stays {outcome}".
 """
 
+from math import floor
 from typing import TypedDict
 
 DEFAULT_OUTCOME = "returned"
@@ -178,6 +179,11 @@ def negate(outcome: str) -> str:
 def positives(outcome: str) -> str:
     """Return a noun for the stays that had an outcome: `returns`, or `positives` of others."""
     return "returns" if outcome == DEFAULT_OUTCOME else "positives"
+
+
+def format_threshold(threshold: float, decimals: int = 3) -> str:
+    """Return a threshold rounded down: whoever types it alerts the same stays, or more."""
+    return f"{floor(threshold * 10**decimals + 1e-9) / 10**decimals:.{decimals}f}"
 
 
 def format_interval(interval: Interval, digits: int = 3, to: str = " to ") -> str:

@@ -27,6 +27,7 @@ from featurestore.store.integrity.audit_log import (
     record_run,
     seal_line,
     sealed,
+    user_name,
     write_seal,
 )
 from featurestore.store.integrity.checksums import (
@@ -223,7 +224,14 @@ def job_lock(store: Path, command: str) -> Iterator[None]:
     """Keep other jobs out while the block runs; raise StoreBusyError, naming the holder."""
     # A link could lead to any file of the user, which would be truncated.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    descriptor = os.open(lock_path(store), flags, 0o600)
+    try:
+        descriptor = os.open(lock_path(store), flags, 0o600)
+    except PermissionError:
+        raise FeatureStoreError(
+            f"{store} is changed by the jobs of {user_name(store.stat().st_uid)} only - "
+            "ask for what you need, or make a store of your own; commands that only read, such as "
+            "info and sql, work"
+        ) from None
     try:
         if not try_lock(descriptor):
             holder = os.read(descriptor, 200).decode(errors="replace")

@@ -171,9 +171,10 @@ def changed_since(store: Path, con: duckdb.DuckDBPyConnection, file: Path) -> in
     return run[0] if is_changed else None
 
 
-def user_name() -> str:
-    """Return the name of the user whose number the audit log records, or the number."""
+def user_name(number: int | None = None) -> str:
+    """Return the name of a user, of this process by default, or the number if it has no name."""
+    number = os.getuid() if number is None else number
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(number).pw_name
     except KeyError:
-        return str(os.getuid())
+        return str(number)

@@ -297,7 +297,10 @@ def _wrong_windows(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         ).fetchall()[0]
         wrong += count
     if wrong:
-        yield f"{wrong:,} means are not those of the windows that were known"
+        yield (
+            f"{wrong:,} means are not those of the windows that were known - after verify --accept "
+            "the next job computes them again"
+        )
 
 
 def _wrong_means(con: duckdb.DuckDBPyConnection) -> Iterator[str]:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from batch.embedding.pending import pending_notes
-from batch.scoring.score import scores_due
+from batch.scoring.score import due_scores
 from featurestore import (
     add_task,
     create_store,
@@ -140,8 +140,8 @@ def rows(con, query, parameters):
 def check_all(store, encoder):
     """Compare what is found among the changed stays with a pass over all of them."""
     con = store.connect()
-    scores_due(store, "risk-v1")
-    due = rows(con, "SELECT hadm_id, probability FROM new_scores", None)
+    due = due_scores(con, "risk-v1").select(["hadm_id", "probability"])
+    due = sorted(zip(*due.to_pydict().values(), strict=True))
     query = f"SELECT hadm_id, probability FROM ({read_sql('scoring/due_scores')})"
     assert due == rows(con, query, {"scorer": "risk-v1"})
     query = f"SELECT note_id FROM ({read_sql('embedding/unembedded_notes')})"
@@ -206,7 +206,7 @@ def test_nights_of_a_live_hospital(tmp_path, monkeypatch, seed, nights):
             assert verify(store) == []  # compares the windows of all means
         if hospital.random.random() < 0.3:
             score(store, "risk")
-            assert scores_due(store, "risk-v1") == 0
+            assert not len(due_scores(store.connect(), "risk-v1"))
             check_all(store, encoder)
         if night == nights // 2:
             patient = hospital.any_stay()["SUBJECT_ID"]

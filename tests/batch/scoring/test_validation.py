@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from scipy.special import expit
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from batch.cli.training import training_summary
 from featurestore import (
     audit,
     create_store,
@@ -166,6 +167,13 @@ def test_a_small_cohort_is_evaluated_on_all_of_its_patients(store):
     low, high = turns["metrics"]["scorer"]["auroc"][1:]
     assert high - low < 0.6 * np.ptp(result["test"]["scorer"]["auroc"][1:])
     assert low < result["test"]["scorer"]["auroc"][0]
+
+
+def test_turns_with_too_few_outcomes_have_no_table_of_dashes(store):
+    result = train(store, "readmit", **PLAIN, turns=True)
+    assert "in ten turns" in training_summary(result)
+    result["turns"]["metrics"]["scorer"]["auroc"] = None
+    assert "in ten turns" not in training_summary(result)
 
 
 def test_turns_of_labels_that_mean_nothing_find_nothing(tmp_path):

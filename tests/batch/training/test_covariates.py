@@ -532,7 +532,10 @@ def test_a_covariate_that_is_the_outcome_is_found(store, tmp_path, leak):
     select = f"SELECT hadm_id, {leak} FROM readmission_labels()"
     messages, _ = covariate_warnings(store, tmp_path / "own.sql", select)
     assert "the covariate x alone has an AUROC of 1.000" in messages["separating-covariate"]
-    assert "1 covariates (x) are of a SELECT without $cutoff" in messages["unlimited-covariates"]
+    assert (
+        "covariates of a SELECT without $cutoff and known_at: x."
+        in messages["unlimited-covariates"]
+    )
 
 
 def test_honest_covariates_are_no_finding(store, tmp_path):

@@ -252,6 +252,13 @@ def test_an_option_out_of_range_is_a_usage_error(ward, arguments):
     assert result.exit_code == 2
 
 
+def test_an_id_that_is_a_text_is_refused_with_where_its_number_is(ward):
+    result = run("explain", ward, "stay-1", ok=False)
+    assert result.exit_code == 2
+    assert "'stay-1' is not an integer" in result.stderr
+    assert "source_hadm_id" in result.stderr
+
+
 def test_export_refuses_windows_longer_than_the_model_supports(checkpoint, tmp_path):
     result = run("export", checkpoint, tmp_path / "m", "--max-tokens", 1000, ok=False)
     assert "has 512 positions, fewer than 1000 tokens" in result.stderr

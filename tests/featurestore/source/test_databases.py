@@ -274,7 +274,7 @@ def test_a_lost_connection_keeps_the_notes_that_were_embedded(postgres, server, 
             )
             return super().run(batch)
 
-    with pytest.raises(SourceError, match=r"closed the connection .* finished work is kept"):
+    with pytest.raises(SourceError, match=r"closed the connection .* finished before is kept"):
         embed_pending(store, CutOff())
     again = embed_pending(store, WordCounter())
     assert again["resumed"] > 0

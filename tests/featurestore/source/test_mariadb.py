@@ -200,7 +200,7 @@ def test_a_lost_connection_is_one_line_and_keeps_what_was_embedded(loaded, tmp_p
 
     with monkeypatch.context() as patch:
         patch.setattr(generic_reader, "_rows", cut_off)
-        with pytest.raises(SourceError, match=r"closed the connection .* finished work is kept"):
+        with pytest.raises(SourceError, match=r"closed the connection .* finished before is kept"):
             embed_pending(store, Small())
     gc.collect()
     again = embed_pending(store, Small())

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
+from sqlalchemy.engine import make_url
 
 from featurestore import create_store, embed_pending, read_texts, sync
 from featurestore.cli import main
@@ -197,6 +198,16 @@ def test_a_mistake_in_an_own_select_is_shown_in_the_databases_words(
     assert "\n" not in str(refused.value)
 
 
+def test_a_table_that_may_not_be_read_is_named_with_what_to_grant(server, database, tmp_path):
+    url = database("UTF8", "PHI_CANARY")
+    with psycopg.connect(server.get_uri(), autocommit=True) as con:
+        con.execute("CREATE ROLE reader LOGIN PASSWORD 'reads'")
+    reader = make_url(url).set(username="reader", password="reads")
+    with pytest.raises(SourceError, match=r"permission denied for .* - grant the user") as refused:
+        create_store(tmp_path / "w.duckdb", reader.render_as_string(hide_password=False), "mimic3")
+    assert "--schema" not in str(refused.value)
+
+
 def test_an_error_that_a_value_causes_does_not_quote_it(database, tmp_path):
     own = own_schema(tmp_path / "own", "    row_id AS", "    CAST(text AS INT) AS")
     source = Source(database("UTF8", "PHI_CANARY"), own)
@@ -297,7 +308,7 @@ def test_a_connection_that_is_lost_while_rows_are_streamed_is_one_line(
                     "WHERE datname = 'in_utf8' AND pid <> pg_backend_pid()"
                 )
 
-    failing = r"closed the connection \(AdminShutdown\).* finished work is kept"
+    failing = r"closed the connection \(AdminShutdown\).* finished before is kept"
     if cut == "index":
         with monkeypatch.context() as patch, pytest.raises(SourceError, match=failing):
             patch.setattr(generic_reader, "_rows", cut_off)

@@ -3,7 +3,7 @@
 import pytest
 
 from featurestore.cli.text_tables import flow_table
-from featurestore.store.scorer_metrics import negate
+from featurestore.store.scorer_metrics import format_threshold, negate
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,13 @@ from featurestore.store.scorer_metrics import negate
 )
 def test_negatives_did_not_do_what_positives_did(outcome, negative):
     assert negate(outcome) == negative
+
+
+@pytest.mark.parametrize(
+    ("threshold", "text"), [(0.33096, "0.330"), (0.331, "0.331"), (0.29, "0.290"), (1, "1.000")]
+)
+def test_a_threshold_is_rounded_down_so_that_typing_it_loses_no_alert(threshold, text):
+    assert format_threshold(threshold) == text
 
 
 def test_a_flow_without_a_horizon_shows_the_outcome_and_no_returns():

@@ -1,6 +1,9 @@
 """The store: versions replaced by rename, one job at a time, readers that never wait."""
 
+import errno
 import os
+import pwd
+import re
 import stat
 import subprocess
 import sys
@@ -207,6 +210,7 @@ def test_info_says_how_the_file_is_copied(store, monkeypatch):
     assert info(store)["copied"] == "reflink"
     lines = info_table(info(store)).splitlines()
     assert "copied      in no time: the file system shares blocks (reflink)" in lines
+    assert re.search(r"started_at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", lines[-1])  # no microseconds
     monkeypatch.undo()
     assert verify(store) == []
 
@@ -228,6 +232,19 @@ def test_the_error_of_a_second_job_names_the_holder_of_the_lock(store):
         assert f"being changed by featurestore embed (pid {os.getpid()}, since" in str(busy.value)
         assert runs(other) == 0  # reading goes on
     with other.lock("train"):
+        pass
+
+
+def test_a_job_of_a_user_who_may_only_read_names_the_owner(store, monkeypatch):
+    def refuse(path, *arguments):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    owner = pwd.getpwuid(os.getuid()).pw_name
+    with (
+        pytest.raises(FeatureStoreError, match=f"is changed by the jobs of {owner} only"),
+        store.lock("sync"),
+    ):
         pass
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from datetime import date, datetime
 
 import pytest
@@ -633,8 +634,18 @@ def test_a_compressed_file_that_is_cut_short_is_named(tmp_path):
     )
     file = folder / "DocumentReference.000.ndjson.gz"
     file.write_bytes(file.read_bytes()[:-50])
-    with pytest.raises(SourceError, match=r"DocumentReference.000.ndjson.gz, line \d+ .*export"):
+    with pytest.raises(SourceError, match=r"DocumentReference.000.ndjson.gz is damaged or cut"):
         Source(folder, "fhir").read("notes")
+
+
+def test_a_compressed_file_that_is_cut_between_two_lines_is_named(tmp_path):
+    folder = write_export(tmp_path / "export", [encounter(1), patient()], compressed=True)
+    (file,) = folder.glob("Encounter*.ndjson.gz")
+    packer = zlib.compressobj(wbits=31)
+    lines = packer.compress(gzip.decompress(file.read_bytes()))
+    file.write_bytes(lines + packer.flush(zlib.Z_FULL_FLUSH))
+    with pytest.raises(SourceError, match=f"{file.name} is damaged or cut short"):
+        Source(folder, "fhir").read("admissions")
 
 
 def test_an_attachment_of_twenty_megabytes_is_read(tmp_path):

@@ -155,7 +155,7 @@ def test_a_connection_that_is_lost_during_the_index_is_one_line_and_changes_noth
     store = open_store(server)
     server.break_after(200)  # the admissions and some notes
     try:
-        with pytest.raises(SourceError, match=r"closed the connection .* finished work is kept"):
+        with pytest.raises(SourceError, match=r"closed the connection .* finished before is kept"):
             sync(store)
     finally:
         server.break_after(None)
@@ -172,7 +172,7 @@ def test_a_connection_that_is_lost_during_texts_keeps_the_notes_that_were_embedd
     encoder.budget = 40  # texts of 20,000 letters at a time
     server.break_after(300)
     try:
-        with pytest.raises(SourceError, match=r"closed the connection .* finished work is kept"):
+        with pytest.raises(SourceError, match=r"closed the connection .* finished before is kept"):
             embed_pending(store, encoder)
     finally:
         server.break_after(None)
