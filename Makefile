@@ -33,9 +33,9 @@ bench: $(INSTALLED)  ## the benchmarks, alone on the machine
 	$(BIN)/python -m tests.benchmarks.scorer
 	$(BIN)/python -m tests.benchmarks.nightly
 	$(BIN)/python -m tests.benchmarks.workers
-	$(BIN)/python -m tests.benchmarks.peers --plot tests/benchmarks/embedding.svg
-	$(BIN)/python -m tests.benchmarks.peers --modernbert 512 --windows 16
-	$(BIN)/python -m tests.benchmarks.peers --modernbert 2048 --windows 8
+	$(BIN)/python -m tests.benchmarks.peers --windows 96 --plot tests/benchmarks/embedding.svg
+	$(BIN)/python -m tests.benchmarks.peers --modernbert 512 --windows 8
+	$(BIN)/python -m tests.benchmarks.peers --modernbert 2048 --windows 4
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
