@@ -115,8 +115,8 @@ def fit_path(
     def path(rows: npt.NDArray[np.bool_]) -> Floats:
         if len(np.unique(y[rows])) < 2:  # of too few patients all are positive, or none is
             return np.zeros((len(grid), Z.shape[1] + 1))
-        # Not newton-cholesky: it is 2 to 10 times slower on vectors, and changes the filters of
-        # warnings, which all threads share.
+        # Not newton-cholesky: it is no faster on vectors, and makes warnings errors for a while, by
+        # filters that all threads share.
         model = LogisticRegression(solver="lbfgs", warm_start=True, tol=1e-5, max_iter=1_000)
         Z_rows, fitted = Z[rows], []
         for c in grid:
