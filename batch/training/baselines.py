@@ -11,6 +11,7 @@ from batch.training.aggregates import CLINICALBERT, Vectors
 from batch.training.bootstrap import enough_outcomes
 from batch.training.calibration import Floats, log_loss, platt, probability
 from batch.training.data import POINT_SCORES, Cohort, TrainingData
+from batch.training.regression import PATIENCE
 from featurestore.errors import ModelError
 
 BASELINES = (
@@ -24,7 +25,6 @@ BASELINES = (
 )
 
 WORD_GRID = tuple(float(c) for c in np.logspace(-2, 4, 13))  # for TF-IDF rows of length 1
-_PATIENCE = 3  # values of C without an improvement that end the search
 
 
 def fit_baselines(data: TrainingData) -> dict[str, Floats]:
@@ -70,7 +70,7 @@ def bag_of_words(word_counts: Any, cohort: Cohort) -> Floats:
             best_loss, best_log_odds, without_gain = loss, np.asarray(z), 0
         else:
             without_gain += 1
-        if without_gain == _PATIENCE:
+        if without_gain == PATIENCE:
             break
     return _calibrated(best_log_odds, cohort)
 

@@ -9,7 +9,7 @@ from batch.training.aggregates import CLINICALBERT, MEAN, Vectors
 from batch.training.calibration import Calibration, Floats, calibrate, log_loss, log_odds, platt
 from batch.training.data import Cohort, Mask, TrainingData
 from batch.training.intervals import clustered_error
-from batch.training.regression import fit_exactly, fit_path, standardize
+from batch.training.regression import choose_c, fit_exactly, standardize
 
 # From strong to weak regularization of standardized columns.
 GRID = tuple(float(c) for c in np.logspace(-5, 1, 13))
@@ -116,15 +116,16 @@ def fit_calibrated(
     columns = standardize(subset.X, weight, subset.design)
     y = members.y[subset.admission_index]  # (rows,)
     fold = patient_folds(members) if fold is None else fold
-    path = fit_path(columns.Z, y, weight, GRID, fold[subset.admission_index])
-    out_of_fold = [subset.admission_log_odds(rows) for rows in path.out_of_fold]
-    best = int(np.argmin([_cross_validated_loss(vectors, z, members.y) for z in out_of_fold]))
-    c = GRID[best]
+
+    def loss(out_of_fold: Floats) -> float:
+        return _cross_validated_loss(vectors, subset.admission_log_odds(out_of_fold), members.y)
+
+    c, out_of_fold = choose_c(columns.Z, y, weight, GRID, fold[subset.admission_index], loss)
     coef, intercept = columns.unscale(fit_exactly(columns.Z, y, weight, c))
     z = vectors.log_odds(coef, intercept)
 
     cross_fitted = z.copy()
-    cross_fitted[train] = out_of_fold[best]
+    cross_fitted[train] = subset.admission_log_odds(out_of_fold)
     calibrated_on = patients_calibrated_on(cohort, encoder_saw_training)
     y, z_calibrated = cohort.y[calibrated_on], cross_fitted[calibrated_on]
     calibration = calibrate(z_calibrated, y, cohort.subject_id[calibrated_on])

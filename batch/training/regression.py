@@ -1,10 +1,11 @@
-"""Logistic regression along a grid of C, on all rows and on all rows but each fold."""
+"""Logistic regression: columns with mean 0 and deviation 1, C by cross-validation, the optimum."""
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _BATCH_ROWS = 16_384
+PATIENCE = 3  # values of C without an improvement that end a search
 
 
 @dataclass
@@ -88,58 +90,67 @@ def observed_means(design: Floats) -> Floats:
     return np.asarray(design[:, ::2].sum(axis=0) / np.maximum(observed, 1))
 
 
-@dataclass
-class RegularizationPath:
-    """The regressions of a grid of C."""
-
-    theta: Floats  # (grid, dim + 1): coefficients and, last, the intercept, fitted on all rows
-    out_of_fold: Floats  # (grid, rows): log odds by the coefficients without the row's fold
-
-
-def fit_path(
+def choose_c(
     Z: npt.NDArray[np.float32],
     y: npt.NDArray[np.bool_],
     weight: Floats,
     grid: Sequence[float],
     fold: npt.NDArray[np.int64],
-) -> RegularizationPath:
-    """Fit each C of an ascending grid on all rows of Z (rows, dim), and without each fold.
+    loss: Callable[[Floats], float],
+) -> tuple[float, Floats]:
+    """Return the C with the least loss of out-of-fold log odds, and those (rows,).
 
-    Minimizes C * sum(weight * log loss) + |coef|^2 / 2; the intercept is not penalized. Each fit
-    starts from the one before. fold (rows,) numbers the folds from 0.
+    A regression on Z (rows, dim) minimizes C * sum(weight * log loss) + |coef|^2 / 2; the intercept
+    is not penalized. It is fitted on all rows and without each fold, for each C of an ascending
+    grid from the one before, until the loss has not fallen for three in a row. fold (rows,) numbers
+    the folds from 0.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    def path(rows: npt.NDArray[np.bool_]) -> Floats:
-        if len(np.unique(y[rows])) < 2:  # of too few patients all are positive, or none is
-            return np.zeros((len(grid), Z.shape[1] + 1))
-        # Not newton-cholesky: it is no faster on vectors, and makes warnings errors for a while, by
-        # filters that all threads share.
-        model = LogisticRegression(solver="lbfgs", warm_start=True, tol=1e-5, max_iter=1_000)
-        Z_rows, fitted = Z[rows], []
-        for c in grid:
-            model.set_params(C=c).fit(Z_rows, y[rows], sample_weight=weight[rows])
-            fitted.append(np.append(model.coef_[0], model.intercept_).astype(np.float64))
-        return np.array(fitted)  # (grid, dim + 1)
+    # The rows of a fold have no weight, where a copy of the others would cost memory. Of too few
+    # patients all are positive, or none is: they have no regression.
+    weights = [weight, *(weight * (fold != k) for k in range(int(fold.max()) + 1))]
+    # Not newton-cholesky: it is no faster on vectors, and makes warnings errors for a while, by
+    # filters that all threads share.
+    models = [
+        LogisticRegression(solver="lbfgs", warm_start=True, tol=1e-5, max_iter=1_000)
+        if len(np.unique(y[of_rows > 0])) > 1
+        else None
+        for of_rows in weights
+    ]
 
-    subsets = [np.ones(len(y), bool), *(fold != k for k in range(int(fold.max()) + 1))]
+    def fit(c: float, number: int) -> Floats:
+        if (model := models[number]) is None:
+            return np.zeros(Z.shape[1] + 1)
+        model.set_params(C=c).fit(Z, y, sample_weight=weights[number])
+        return np.append(model.coef_[0], model.intercept_).astype(np.float64)
+
+    best, best_loss, without_gain = (grid[0], np.zeros(len(y))), np.inf, 0
     with (
-        # A path on each core: small matrix products lose more by being shared between cores.
+        # A regression on each core: small matrix products lose more by being shared between cores.
         threadpool_limits(1),
         ThreadPoolExecutor(os.cpu_count()) as threads,
         warnings.catch_warnings(),
     ):
         # Where C is so large that this is not the optimum yet, another C has the least loss.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        all_rows, *without_fold = threads.map(path, subsets)
-    out_of_fold = np.empty((len(grid), len(y)))
-    for k, theta in enumerate(without_fold):
-        # Where more stays of a fold are positive, fewer of the others are: with the intercept of
-        # the others, log odds would be lowest in the folds with the most positives.
-        out_of_fold[:, fold == k] = theta[:, :-1] @ Z[fold == k].T + all_rows[:, -1:]
-    return RegularizationPath(all_rows, out_of_fold)
+        for c in grid:
+            on_all, *without_fold = threads.map(partial(fit, c), range(len(models)))
+            out_of_fold = np.empty(len(y))
+            for k, theta in enumerate(without_fold):
+                # Where more stays of a fold are positive, fewer of the others are: with the
+                # intercept of the others, log odds would be lowest in the folds with the most
+                # positives.
+                out_of_fold[fold == k] = Z[fold == k] @ theta[:-1] + on_all[-1]
+            if (lost := loss(out_of_fold)) < best_loss:
+                best, best_loss, without_gain = (c, out_of_fold), lost, 0
+            else:
+                without_gain += 1
+            if without_gain == PATIENCE:
+                break
+    return best
 
 
 def fit_exactly(

@@ -9,7 +9,7 @@ from scipy.linalg import LinAlgWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from batch.training.regression import fit_exactly, fit_path, standardize
+from batch.training.regression import choose_c, fit_exactly, standardize
 
 GRID = (1e-3, 1e-1, 10.0)
 
@@ -36,21 +36,42 @@ def newton(X, y, c):
     return model.fit(X.astype(np.float64), y)
 
 
-@pytest.mark.parametrize("number", range(len(GRID)))
-def test_the_path_has_the_optimum_of_every_c_on_all_rows_and_without_each_fold(stays, number):
+def log_odds_of(Z, y, c, fold):
+    """Return the out-of-fold log odds of one C."""
+    return choose_c(Z, y, np.ones(len(y)), [c], fold, lambda z: 0.0)[1]
+
+
+@pytest.mark.parametrize("c", GRID)
+def test_log_odds_of_a_fold_are_of_the_optimum_without_it(stays, c):
     X, y, fold = stays
     Z = standardize(X, np.ones(len(y))).Z
-    expected = newton(Z, y, GRID[number])
-    path = fit_path(Z, y, np.ones(len(y)), GRID, fold)
-    assert Z @ path.theta[number][:-1] + path.theta[number][-1] == pytest.approx(
-        expected.decision_function(Z), abs=1e-2
-    )
+    on_all = newton(Z, y, c)
+    out_of_fold = log_odds_of(Z, y, c, fold)
     for k in range(5):
         # The coefficients without the fold, and the intercept of all rows.
-        coef = newton(Z[fold != k], y[fold != k], GRID[number]).coef_[0]
-        assert path.out_of_fold[number][fold == k] == pytest.approx(
-            Z[fold == k] @ coef + expected.intercept_, abs=1e-2
+        coef = newton(Z[fold != k], y[fold != k], c).coef_[0]
+        assert out_of_fold[fold == k] == pytest.approx(
+            Z[fold == k] @ coef + on_all.intercept_, abs=1e-2
         )
+
+
+def test_the_search_ends_when_three_values_of_c_were_no_better(stays):
+    X, y, fold = stays
+    losses = iter([5.0, 3.0, 4.0, 3.0, 2.0, 2.0, 2.5, 9.0, 1.0])
+    c, out_of_fold = choose_c(
+        standardize(X, np.ones(len(y))).Z,
+        *(y, np.ones(len(y)), np.logspace(-4, 4, 9), fold, lambda z: next(losses)),
+    )
+    assert c == 1.0 and next(losses) == 1.0
+    assert out_of_fold.shape == (600,)
+
+
+def test_a_fold_without_which_all_are_positive_has_the_intercept_of_all():
+    Z = np.random.default_rng(0).standard_normal((20, 2)).astype(np.float32)
+    y = np.arange(20) >= 4
+    fold = (np.arange(20) >= 4).astype(int)  # fold 0 has all that are negative
+    out_of_fold = log_odds_of(Z, y, 1.0, fold)
+    assert out_of_fold[:4] == pytest.approx(newton(Z, y, 1.0).intercept_[0], abs=1e-3)
 
 
 def test_no_thread_makes_a_warning_of_linear_algebra_an_error(stays, monkeypatch):
@@ -65,7 +86,7 @@ def test_no_thread_makes_a_warning_of_linear_algebra_an_error(stays, monkeypatch
 
     monkeypatch.setattr(warnings, "simplefilter", record)
     X, y, fold = stays
-    fit_path(standardize(X, np.ones(len(y))).Z, y, np.ones(len(y)), GRID, fold)
+    log_odds_of(standardize(X, np.ones(len(y))).Z, y, 0.1, fold)
     assert LinAlgWarning not in errors
 
 
@@ -121,8 +142,9 @@ def test_columns_that_depend_on_each_other_are_fitted_without_a_warning():
     X = rng.standard_normal((5_000, 1)) * np.arange(1, 41)
     y = rng.random(5_000) < 1 / (1 + np.exp(1 - X[:, 0]))
     Z = standardize(X.astype(np.float32), np.ones(len(y))).Z
-    path = fit_path(Z, y, np.ones(len(y)), GRID, np.arange(5_000) % 5)
-    expected = lbfgs(Z, y, GRID[-1])
-    assert Z @ path.theta[-1][:-1] + path.theta[-1][-1] == pytest.approx(
-        expected.decision_function(Z), abs=5e-3
+    fold = np.arange(5_000) % 5
+    expected = newton(Z[fold != 0], y[fold != 0], GRID[-1])
+    intercept = newton(Z, y, GRID[-1]).intercept_
+    assert log_odds_of(Z, y, GRID[-1], fold)[fold == 0] == pytest.approx(
+        Z[fold == 0] @ expected.coef_[0] + intercept, abs=1e-2
     )
