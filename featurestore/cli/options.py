@@ -15,10 +15,8 @@ STORE = click.argument("store", type=click.Path(path_type=Path))
 SCORER = click.argument("scorer", shell_complete=complete_scorer)
 
 
-class _AdmissionId(click.ParamType[int]):
+class _AdmissionId(click.types.IntParamType):
     """The integer that names an admission."""
-
-    name = "integer"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         try:

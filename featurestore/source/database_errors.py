@@ -31,9 +31,9 @@ _MYSQL_CODES = {
 _SQLITE_ERROR, _SQLITE_BUSY, _SQLITE_NOT_A_DATABASE = 1, 5, 26
 _SQLITE_CANNOT_OPEN = (8, 14)  # read-only, as a database in WAL mode on a medium that is; other
 _MAX_OWN_LINE = 300  # characters
-# PostgreSQL and SQL Server; MySQL and MariaDB; Oracle; Snowflake; Databricks; BigQuery.
+# PostgreSQL and SQL Server; MySQL and MariaDB; Oracle; Snowflake and Databricks; BigQuery.
 _NO_RIGHTS = re.compile(
-    "permission.* denied|command denied|ORA-01031|not authorized|privilege|not have permission",
+    "permission.* denied|command denied|ORA-01031|privilege|not have permission",
     re.IGNORECASE,
 )
 # Words of mssql-python for a lost connection, which SQLAlchemy does not take for one.
