@@ -17,7 +17,7 @@ from batch.scoring.scorer_registry import (
     find_scorer,
     why_no_signal,
 )
-from featurestore.store.changes import mark_up_to_date, only_changed_stays
+from featurestore.store.changes import mark_up_to_date, only_changed_stays, query_in_parts
 from featurestore.store.files import private_file
 from featurestore.store.integrity.checksums import insert_rows
 from featurestore.store.sql_files import read_sql
@@ -83,12 +83,15 @@ def due_scores(
 
     Only admissions that changed since its scores were complete are looked at.
     """
-    with only_changed_stays(con, "scores", [scorer_id]):
-        return con.execute(
-            f"FROM ({read_sql('scoring/due_scores')}) "
-            "WHERE len($only) = 0 OR list_contains($only, hadm_id)",
-            {"scorer": scorer_id, "only": list(hadm_ids)},
-        ).to_arrow_table()
+    query = (
+        f"FROM ({read_sql('scoring/due_scores')}) "
+        "WHERE len($only) = 0 OR list_contains($only, hadm_id)"
+    )
+    parameters = {"scorer": scorer_id, "only": list(hadm_ids)}
+    with only_changed_stays(con, "scores", [scorer_id]) as is_few:
+        if is_few:
+            return con.execute(query, parameters).to_arrow_table()
+        return query_in_parts(con, query, parameters)
 
 
 def add_scores(transaction: Transaction, scorer_id: str, due: pa.Table) -> int:

@@ -6,6 +6,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from batch.training.calibration import Floats
+from featurestore.store.changes import query_in_parts
 from featurestore.store.integrity.checksums import insert_rows
 from featurestore.store.sql_files import read_sql
 
@@ -20,13 +21,12 @@ def record_reference(con: duckdb.DuckDBPyConnection, scorer_id: str) -> None:
 
     The log odds and scores of training patients are too extreme, as those of any regression are.
     """
-    insert_rows(
-        con,
-        "reference_scores",
-        read_sql("training/scores_of_predicted_stays"),
-        {"scorer": scorer_id},
-        by_name=True,
+    scores = query_in_parts(
+        con, read_sql("training/scores_of_predicted_stays"), {"scorer": scorer_id}
     )
+    con.register("scores_of_stays", scores)
+    insert_rows(con, "reference_scores", "FROM scores_of_stays ORDER BY hadm_id", by_name=True)
+    con.unregister("scores_of_stays")
     note_log_odds = con.execute(
         read_sql("training/log_odds_of_held_out_notes"), {"scorer": scorer_id}
     ).to_arrow_table()

@@ -8,9 +8,10 @@ pass over all admissions.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import duckdb
+import pyarrow as pa
 
 from featurestore.store.integrity.checksums import insert_rows
 from featurestore.store.schema import VIEWS_OF_STAYS
@@ -18,6 +19,7 @@ from featurestore.store.sql_files import read_sql
 
 Kind = Literal["vectors", "means", "scores"]
 _FEW, _MOST = 1_000, 0.1  # admissions, and of all; beyond both a pass over all is faster
+_VECTORS_AT_ONCE = 100_000_000  # bytes
 _THIS_RUN = "(SELECT max(run_id) + 1 FROM runs)"
 
 
@@ -68,25 +70,59 @@ def names_up_to_date(con: duckdb.DuckDBPyConnection, kind: Kind) -> set[str]:
 @contextmanager
 def only_changed_stays(
     con: duckdb.DuckDBPyConnection, kind: Kind, names: Sequence[str]
-) -> Iterator[None]:
+) -> Iterator[bool]:
     """Let tables, views and macros show only the stays that changed since `names` were complete.
 
-    All stays remain visible if one of the names never was, or if many stays changed. Nothing can be
-    written into the tables meanwhile.
+    All stays remain visible, and it yields False, if one of the names never was, or if many stays
+    changed. Nothing can be written into the tables meanwhile.
     """
-    hidden = find_changed_stays(con, kind, names)
+    if find_changed_stays(con, kind, names):
+        with _only(con, "changed_stays"):
+            yield True
+    else:
+        yield False
+
+
+@contextmanager
+def _only(con: duckdb.DuckDBPyConnection, stays: str) -> Iterator[None]:
+    """Let tables, views and macros show only the stays of a table (hadm_id)."""
     (database,) = con.execute("SELECT current_database()").fetchall()[0]
     try:
-        for table in VIEWS_OF_STAYS if hidden else ():
+        for table in VIEWS_OF_STAYS:
             # A temporary view is found first, also by the views and macros of the store.
             con.execute(
                 f"CREATE TEMP VIEW {table} AS SELECT * FROM {database}.{table} "
-                "WHERE hadm_id IN (SELECT hadm_id FROM changed_stays)"
+                f"WHERE hadm_id IN (SELECT hadm_id FROM {stays})"
             )
         yield
     finally:
-        for table in VIEWS_OF_STAYS if hidden else ():
+        for table in VIEWS_OF_STAYS:
             con.execute(f"DROP VIEW IF EXISTS temp.{table}")
+
+
+def query_in_parts(
+    con: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any]
+) -> pa.Table:
+    """Return the rows of a query over the scores of a scorer (`scorer`), in bounded memory.
+
+    A maximum over windows needs the vectors of all windows of a stay at once, so the query is made
+    for a part of the stays after the other, by a hash of hadm_id.
+    """
+    (parts,) = con.execute(
+        read_sql("scoring/parts"), {"scorer": parameters["scorer"], "bytes": _VECTORS_AT_ONCE}
+    ).fetchall()[0]
+    if parts == 1:
+        return con.execute(query, parameters).to_arrow_table()
+    tables = []
+    for part in range(parts):
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE part_of_stays AS "
+            "SELECT hadm_id FROM admissions WHERE hash(hadm_id) % $1 = $2",
+            [parts, part],
+        )
+        with _only(con, "part_of_stays"):
+            tables.append(con.execute(query, parameters).to_arrow_table())
+    return pa.concat_tables(tables)
 
 
 def find_changed_stays(con: duckdb.DuckDBPyConnection, kind: Kind, names: Sequence[str]) -> bool:

@@ -68,25 +68,41 @@ max_scores AS (
     CROSS JOIN fitted AS f
 ),
 
+-- Before any join, so that no vector is kept in memory.
+window_scores AS (
+    SELECT
+        f.encoder_id,
+        f.cutoff,
+        f.aggregate,
+        w.hadm_id,
+        w.note_id,
+        w.window_no,
+        w.available_at,
+        w.vector_hash,
+        list_inner_product(w.embedding, f.coef_of_vector) + f.intercept AS z
+    FROM fitted AS f
+    INNER JOIN embeddings AS w ON f.encoder_id = w.encoder_id
+    WHERE f.aggregate IN ('mean-of-notes', 'last-note', 'clinicalbert')
+),
+
 windows AS (
     SELECT
         m.hadm_id,
         m.prediction_time,
-        f.aggregate,
+        w.aggregate,
         w.note_id,
         w.window_no,
         w.vector_hash,
-        list_inner_product(w.embedding, f.coef_of_vector) + f.intercept AS z
-    FROM fitted AS f
-    INNER JOIN admission_embeddings AS m ON f.encoder_id = m.encoder_id AND f.cutoff = m.cutoff
-    INNER JOIN embeddings AS w ON f.encoder_id = w.encoder_id AND m.hadm_id = w.hadm_id
-    LEFT JOIN repeated_notes AS r ON f.encoder_id = r.encoder_id AND w.note_id = r.note_id
+        w.z
+    FROM window_scores AS w
+    INNER JOIN admission_embeddings AS m
+        ON w.encoder_id = m.encoder_id AND w.cutoff = m.cutoff AND w.hadm_id = m.hadm_id
+    LEFT JOIN repeated_notes AS r ON w.encoder_id = r.encoder_id AND w.note_id = r.note_id
     WHERE
-        f.aggregate IN ('mean-of-notes', 'last-note', 'clinicalbert')
-        AND w.available_at <= m.prediction_time
-        AND (r.note_id IS NULL OR f.aggregate = 'last-note')
+        w.available_at <= m.prediction_time
+        AND (r.note_id IS NULL OR w.aggregate = 'last-note')
     QUALIFY
-        f.aggregate <> 'last-note'
+        w.aggregate <> 'last-note'
         OR rank() OVER (PARTITION BY m.hadm_id ORDER BY w.available_at DESC, w.note_id DESC) = 1
 ),
 

@@ -1,14 +1,21 @@
 """How the windows of an admission are combined: in Python as in SQL, copies once, chosen fairly."""
 
+import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.special import expit, logit
 
+from batch.scoring.score import due_scores
 from batch.training.aggregates import Windows
 from batch.training.data import Cohort
 from batch.training.model_selection import fit_calibrated, patients_calibrated_on, rank
 from featurestore import create_store, embed_pending, explain, replay, score, sync, train, verify
+from featurestore.store import changes
+from featurestore.store.schema import TABLES, VIEWS_AND_MACROS, make_objects
 from featurestore.store.scorer_metrics import AGGREGATES
+from featurestore.store.sql_files import read_sql
+from featurestore.store.vectors import vectors_to_arrow
 from tests.conftest import WordCounter
 from tests.hospital import admission, note, write_hospital
 from tests.timeline import day, empty_store
@@ -114,6 +121,52 @@ def test_scores_in_sql_are_those_of_python_and_those_computed_by_hand(store, agg
         by_hand[hadm_id] = np.clip(expit(slope * z + shift), low, high)
     assert in_sql == pytest.approx(by_hand, abs=1e-6)
     assert np.std(list(by_hand.values())) > 0.01
+
+
+def test_a_maximum_is_scored_in_parts_with_the_same_result(store, monkeypatch):
+    con, scorer_id = store.connect(), f"max-{WIDE}-v1"
+    query, parameters = "SELECT * FROM score_admissions($scorer)", {"scorer": scorer_id}
+    whole = sorted(con.execute(query, parameters).fetchall())
+    monkeypatch.setattr(changes, "_VECTORS_AT_ONCE", 2_000)
+    parts = con.execute(read_sql("scoring/parts"), parameters | {"bytes": 2_000}).fetchone()
+    in_parts = changes.query_in_parts(con, query, parameters)
+    assert sorted(zip(*in_parts.to_pydict().values(), strict=True)) == whole
+    assert (parts, len(whole)) == ((6,), PATIENTS)
+    assert len(due_scores(con, scorer_id)) == PATIENTS
+
+
+@pytest.mark.parametrize("aggregate", list(AGGREGATES))
+def test_scores_need_less_memory_than_the_vectors_of_all_windows(tmp_path, monkeypatch, aggregate):
+    """`train` and `nightly` score in a transaction, whose memory is limited."""
+    stays, windows, dim = 8_000, 3, 768  # 74 MB
+    with duckdb.connect(tmp_path / "ward.duckdb") as con:
+        make_objects(con, TABLES + VIEWS_AND_MACROS)
+        rng = np.random.default_rng(0)
+        hadm_id = np.repeat(np.arange(stays), windows)
+        vectors = vectors_to_arrow(rng.standard_normal((len(hadm_id), dim), np.float32))
+        con.register("invented", pa.table({"h": hadm_id, "v": vectors}))
+        con.execute(
+            "CREATE TEMP TABLE w AS "
+            "SELECT *, h || '-' || row_number() OVER () AS note FROM invented;"
+            "INSERT INTO encoders VALUES ('e', 'e', '', 768, 'fp32', 512, 0, '{}', TRUE, NULL);"
+            "INSERT INTO settings VALUES ('-', '-', FALSE, NULL, '');"
+            "INSERT INTO admissions (hadm_id, subject_id, admittime, died_in_hospital, planned) "
+            "SELECT DISTINCT h, h, TIMESTAMP '2150-01-01', FALSE, FALSE FROM w;"
+            "INSERT INTO admission_embeddings "
+            "SELECT 'e', h, '72h', TIMESTAMP '2150-01-04', 1, 1, 0, 0, any_value(v) "
+            "FROM w GROUP BY h;"
+            "INSERT INTO embeddings "
+            "SELECT 'e', h, note, 0, 300, TIMESTAMP '2150-01-02', note, 0, v FROM w;"
+            "INSERT INTO scorers SELECT 's', 's', 1, 'e', '72h', 'readmission', 30, "
+            "(SELECT any_value(v) FROM w), 0, '{}', '', now(), "
+            f"'{aggregate}', 1, 0, 0, 1, '', '', '', NULL, NULL"
+        )
+    with duckdb.connect(tmp_path / "ward.duckdb") as con:
+        # A sixth of what a transaction has, and of the vectors that it has at once.
+        con.execute("SET memory_limit = '100MB'; SET threads = 2")
+        monkeypatch.setattr(changes, "_VECTORS_AT_ONCE", changes._VECTORS_AT_ONCE // 6)
+        scores = due_scores(con, "s")
+    assert len(scores) == stays and np.std(scores["probability"].to_numpy()) > 0.1
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "max", "mean-of-notes", "last-note"])
