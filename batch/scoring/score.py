@@ -97,13 +97,15 @@ def due_scores(
 def add_scores(transaction: Transaction, scorer_id: str, due: pa.Table) -> int:
     """Record due scores of a scorer and return their number."""
     transaction.con.register("due", due)
-    return insert_rows(
+    scored = insert_rows(
         transaction.con,
         "scores",
         "SELECT $scorer, hadm_id, $run, probability, prediction_time, $now, input_hash, subject_id "
         "FROM due INNER JOIN admissions USING (hadm_id) ORDER BY hadm_id",
         {"scorer": scorer_id, "run": transaction.run_id, "now": datetime.now()},
     )
+    transaction.con.unregister("due")
+    return scored
 
 
 def _latest_scores(store: Store, scorer_id: str, hadm_ids: Sequence[int]) -> list[dict[str, Any]]:

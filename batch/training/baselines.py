@@ -11,7 +11,7 @@ from batch.training.aggregates import CLINICALBERT, Vectors
 from batch.training.bootstrap import enough_outcomes
 from batch.training.calibration import Floats, log_loss, platt, probability
 from batch.training.data import POINT_SCORES, Cohort, TrainingData
-from batch.training.regression import PATIENCE
+from batch.training.regression import least_loss
 from featurestore.errors import ModelError
 
 BASELINES = (
@@ -59,20 +59,15 @@ def bag_of_words(word_counts: Any, cohort: Cohort) -> Floats:
     X = TfidfTransformer(sublinear_tf=True).fit(word_counts[train]).transform(word_counts)
     y = cohort.y
 
-    # Warm-started from one C to the next; the search ends where the validation loss rises.
+    # Warm-started from one C to the next.
     model = LogisticRegression(warm_start=True, tol=1e-3, max_iter=1_000)
     grid = WORD_GRID if enough_outcomes(y[valid]) else WORD_GRID[len(WORD_GRID) // 2 :][:1]
-    best_loss, best_log_odds, without_gain = np.inf, np.zeros(len(y)), 0
-    for c in grid:
-        z = model.set_params(C=c).fit(X[train], y[train]).decision_function(X)
-        loss = log_loss(z[valid], y[valid]).mean() if len(grid) > 1 else 0.0
-        if loss < best_loss:
-            best_loss, best_log_odds, without_gain = loss, np.asarray(z), 0
-        else:
-            without_gain += 1
-        if without_gain == PATIENCE:
-            break
-    return _calibrated(best_log_odds, cohort)
+
+    def evaluate(c: float) -> tuple[float, Floats]:
+        z = np.asarray(model.set_params(C=c).fit(X[train], y[train]).decision_function(X))
+        return float(log_loss(z[valid], y[valid]).mean()) if len(grid) > 1 else 0.0, z
+
+    return _calibrated(least_loss(grid, evaluate)[1], cohort)
 
 
 def regression_baseline(X: Floats, cohort: Cohort) -> Floats:

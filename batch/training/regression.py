@@ -13,7 +13,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _BATCH_ROWS = 16_384
-PATIENCE = 3  # values of C without an improvement that end a search
+_PATIENCE = 3  # values of C without an improvement that end a search
 
 
 @dataclass
@@ -127,7 +127,15 @@ def choose_c(
         model.set_params(C=c).fit(Z, y, sample_weight=weights[number])
         return np.append(model.coef_[0], model.intercept_).astype(np.float64)
 
-    best, best_loss, without_gain = (grid[0], np.zeros(len(y))), np.inf, 0
+    def evaluate(c: float) -> tuple[float, Floats]:
+        on_all, *without_fold = threads.map(partial(fit, c), range(len(models)))
+        out_of_fold = np.empty(len(y))
+        for k, theta in enumerate(without_fold):
+            # Where more stays of a fold are positive, fewer of the others are: with the intercept
+            # of the others, log odds would be lowest in the folds with the most positives.
+            out_of_fold[fold == k] = Z[fold == k] @ theta[:-1] + on_all[-1]
+        return loss(out_of_fold), out_of_fold
+
     with (
         # A regression on each core: small matrix products lose more by being shared between cores.
         threadpool_limits(1),
@@ -136,21 +144,29 @@ def choose_c(
     ):
         # Where C is so large that this is not the optimum yet, another C has the least loss.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for c in grid:
-            on_all, *without_fold = threads.map(partial(fit, c), range(len(models)))
-            out_of_fold = np.empty(len(y))
-            for k, theta in enumerate(without_fold):
-                # Where more stays of a fold are positive, fewer of the others are: with the
-                # intercept of the others, log odds would be lowest in the folds with the most
-                # positives.
-                out_of_fold[fold == k] = Z[fold == k] @ theta[:-1] + on_all[-1]
-            if (lost := loss(out_of_fold)) < best_loss:
-                best, best_loss, without_gain = (c, out_of_fold), lost, 0
-            else:
-                without_gain += 1
-            if without_gain == PATIENCE:
-                break
-    return best
+        return least_loss(grid, evaluate)
+
+
+def least_loss(
+    grid: Sequence[float], evaluate: Callable[[float], tuple[float, Floats]]
+) -> tuple[float, Floats]:
+    """Return the C of an ascending grid with the least loss, and its log odds.
+
+    `evaluate` returns the loss and the log odds of a C. The search ends when three in a row were no
+    better.
+    """
+    best_c = grid[0]
+    best_loss, best_log_odds = evaluate(best_c)
+    without_gain = 0
+    for c in grid[1:]:
+        loss, log_odds = evaluate(c)
+        if loss < best_loss:
+            best_c, best_loss, best_log_odds, without_gain = c, loss, log_odds, 0
+        else:
+            without_gain += 1
+        if without_gain == _PATIENCE:
+            break
+    return best_c, best_log_odds
 
 
 def fit_exactly(

@@ -21,4 +21,3 @@ SELECT
     END AS probability
 FROM score_admissions($scorer) AS s
 INNER JOIN admissions AS a ON s.hadm_id = a.hadm_id
-ORDER BY a.hadm_id

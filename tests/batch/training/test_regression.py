@@ -41,8 +41,8 @@ def log_odds_of(Z, y, c, fold):
     return choose_c(Z, y, np.ones(len(y)), [c], fold, lambda z: 0.0)[1]
 
 
-@pytest.mark.parametrize("c", GRID)
-def test_log_odds_of_a_fold_are_of_the_optimum_without_it(stays, c):
+@pytest.mark.parametrize(("c", "near"), [(1e-3, 5e-3), (1e-1, 5e-3), (10.0, 1e-2)])
+def test_log_odds_of_a_fold_are_of_the_optimum_without_it(stays, c, near):
     X, y, fold = stays
     Z = standardize(X, np.ones(len(y))).Z
     on_all = newton(Z, y, c)
@@ -51,7 +51,7 @@ def test_log_odds_of_a_fold_are_of_the_optimum_without_it(stays, c):
         # The coefficients without the fold, and the intercept of all rows.
         coef = newton(Z[fold != k], y[fold != k], c).coef_[0]
         assert out_of_fold[fold == k] == pytest.approx(
-            Z[fold == k] @ coef + on_all.intercept_, abs=1e-2
+            Z[fold == k] @ coef + on_all.intercept_, abs=near
         )
 
 
@@ -146,5 +146,5 @@ def test_columns_that_depend_on_each_other_are_fitted_without_a_warning():
     expected = newton(Z[fold != 0], y[fold != 0], GRID[-1])
     intercept = newton(Z, y, GRID[-1]).intercept_
     assert log_odds_of(Z, y, GRID[-1], fold)[fold == 0] == pytest.approx(
-        Z[fold == 0] @ expected.coef_[0] + intercept, abs=1e-2
+        Z[fold == 0] @ expected.coef_[0] + intercept, abs=5e-3
     )
