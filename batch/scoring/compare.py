@@ -44,7 +44,7 @@ def compare(
     (Vickers & Elkin 2006; `alert_all` is that of alerting every stay), each with `scorer`, `other`
     and `difference`, the first less the second, as [estimate, low, high]. A net benefit is None
     below 20 alerts, and a difference where fewer than 20 stays are alerted by one of them only. A
-    difference of AUPRC has no interval below 100 stays of an outcome.
+    difference of AUPRC has no interval below 150 stays of an outcome.
     `admissions`, `patients` and `positives` are those that were compared, `excluded` counts the
     other test stays by reason, and `notes` are sentences to read first. Raises UnknownNameError for
     an unknown scorer, FeatureStoreError for different tasks, and NotEnoughDataError where too few

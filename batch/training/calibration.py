@@ -27,7 +27,7 @@ def probability(z: npt.NDArray[np.floating]) -> Floats:
 
 def log_loss(z: Floats, y: npt.NDArray[np.bool_] | Floats) -> Floats:
     """Return -y ln(p) - (1 - y) ln(1 - p) for the log odds of p (stays,), without overflow."""
-    return np.asarray(np.logaddexp(0, z) - y * z)
+    return np.asarray(np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))) - y * z)
 
 
 @dataclass

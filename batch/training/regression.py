@@ -1,18 +1,16 @@
 """Logistic regression: columns with mean 0 and deviation 1, C by cross-validation, the optimum."""
 
-import os
-import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from batch.training.calibration import Floats, log_loss, probability
+from featurestore.errors import FeatureStoreError
 
 _BATCH_ROWS = 16_384
+_MAX_STEPS = 5_000
 _PATIENCE = 3  # values of C without an improvement that end a search
 
 
@@ -105,46 +103,20 @@ def choose_c(
     grid from the one before, until the loss has not fallen for three in a row. fold (rows,) numbers
     the folds from 0.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
-    # The rows of a fold have no weight, where a copy of the others would cost memory. Of too few
-    # patients all are positive, or none is: they have no regression.
+    # The rows of a fold have no weight, where a copy of the others would cost memory.
     weights = [weight, *(weight * (fold != k) for k in range(int(fold.max()) + 1))]
-    # Not newton-cholesky: it is no faster on vectors, and makes warnings errors for a while, by
-    # filters that all threads share.
-    models = [
-        LogisticRegression(solver="lbfgs", warm_start=True, tol=1e-5, max_iter=1_000)
-        if len(np.unique(y[of_rows > 0])) > 1
-        else None
-        for of_rows in weights
-    ]
-
-    def fit(c: float, number: int) -> Floats:
-        if (model := models[number]) is None:
-            return np.zeros(Z.shape[1] + 1)
-        model.set_params(C=c).fit(Z, y, sample_weight=weights[number])
-        return np.append(model.coef_[0], model.intercept_).astype(np.float64)
+    regressions = Regressions(Z, y, np.stack(weights, axis=1))
 
     def evaluate(c: float) -> tuple[float, Floats]:
-        on_all, *without_fold = threads.map(partial(fit, c), range(len(models)))
-        out_of_fold = np.empty(len(y))
-        for k, theta in enumerate(without_fold):
-            # Where more stays of a fold are positive, fewer of the others are: with the intercept
-            # of the others, log odds would be lowest in the folds with the most positives.
-            out_of_fold[fold == k] = Z[fold == k] @ theta[:-1] + on_all[-1]
+        regressions.fit(c, tolerance=1e-4)
+        # Where more stays of a fold are positive, fewer of the others are: with the intercept of
+        # the others, log odds would be lowest in the folds with the most positives.
+        intercept = regressions.theta[-1]
+        log_odds = regressions.log_odds + (intercept[0] - intercept)
+        out_of_fold = log_odds[np.arange(len(y)), fold + 1]
         return loss(out_of_fold), out_of_fold
 
-    with (
-        # A regression on each core: small matrix products lose more by being shared between cores.
-        threadpool_limits(1),
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-        warnings.catch_warnings(),
-    ):
-        # Where C is so large that this is not the optimum yet, another C has the least loss.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return least_loss(grid, evaluate)
+    return least_loss(grid, evaluate)
 
 
 def least_loss(
@@ -172,9 +144,95 @@ def least_loss(
 def fit_exactly(
     Z: npt.NDArray[np.float32], y: npt.NDArray[np.bool_], weight: Floats, c: float
 ) -> Floats:
-    """Return the optimum of the same objective in double precision: (dim + 1,), intercept last."""
-    from sklearn.linear_model import LogisticRegression
+    """Return the optimum of the same objective in double precision: (dim + 1,), intercept last.
 
-    model = LogisticRegression(C=c, solver="newton-cholesky", tol=1e-12, max_iter=200)
-    model.fit(Z.astype(np.float64), y, weight)
-    return np.append(model.coef_[0], model.intercept_)
+    Raises FeatureStoreError where it is not reached.
+    """
+    regression = Regressions(Z.astype(np.float64), y, weight[:, None])
+    if not regression.fit(c, tolerance=1e-9):
+        raise FeatureStoreError(
+            f"the regression has not converged in {_MAX_STEPS:,} steps with C = {c:g} - are some "
+            "vectors, or values of a covariate, many times larger than the others?"
+        )
+    return np.asarray(regression.theta[:, 0])
+
+
+class Regressions:
+    """Regressions on the same rows with different weights, which are fitted together.
+
+    Each step of all of them is a pass over the rows. They are conjugate gradients (Polak & Ribiere
+    1969), preconditioned with the Hessian of regressions that give all rows the same log odds, so
+    that columns which depend on each other take no more steps than others.
+    """
+
+    def __init__(
+        self, Z: npt.NDArray[np.floating], y: npt.NDArray[np.bool_], weights: Floats
+    ) -> None:
+        """Start from coefficients of 0. Z is (rows, dim), weights are (rows, regressions).
+
+        Where all rows with a weight are positive, or none is, the coefficients remain 0.
+        """
+        positive, total = y @ weights, weights.sum(axis=0)
+        self.theta = np.zeros((Z.shape[1] + 1, weights.shape[1]))  # intercepts last
+        self.log_odds = np.zeros(weights.shape)
+        self._Z, self._y = Z, y[:, None]
+        self._weights = weights * ((positive > 0) & (positive < total))
+        prevalence = positive.sum() / total.sum()
+        information = prevalence * (1 - prevalence) * weights.mean(axis=1)
+        self._information = information.sum()
+        self._hessian = (Z.T * information.astype(Z.dtype)) @ Z
+
+    def fit(self, c: float, tolerance: float) -> bool:
+        """Minimize the objective until log odds differ from the optimum by about the tolerance.
+
+        Starts where the last fit ended. Returns whether they do.
+        """
+        from scipy.linalg import cho_factor, cho_solve
+
+        penalty = np.append(np.full(len(self.theta) - 1, 1 / c), 0)[:, None]
+        factor = cho_factor(self._hessian + np.diag(penalty[:-1, 0]), overwrite_a=True)
+        loss = self._loss(self.theta, self.log_odds, penalty)
+        direction = gradient = np.zeros_like(self.theta)
+        squared = np.zeros(len(loss))
+        for _ in range(_MAX_STEPS):
+            p = probability(self.log_odds)
+            residual = self._weights * (p - self._y)
+            before, squared_before = gradient, squared
+            gradient = penalty * self.theta
+            gradient[:-1] += self._Z.T @ residual.astype(self._Z.dtype)
+            gradient[-1] += residual.sum(axis=0)
+            step = np.vstack([cho_solve(factor, gradient[:-1]), gradient[-1:] / self._information])
+            # Of the distance to the optimum: the sum of squares over the rows, times information.
+            squared = (gradient * step).sum(axis=0)
+            moving = squared > tolerance**2 * self._information
+            if not moving.any():
+                return True
+            conjugate = _quotient((step * (gradient - before)).sum(axis=0), squared_before)
+            direction = np.maximum(conjugate, 0) * direction - step
+            upwards = (direction * gradient).sum(axis=0) >= 0
+            direction[:, upwards] = -step[:, upwards]
+            moved = self._Z @ direction[:-1].astype(self._Z.dtype) + direction[-1]
+            # Newton's step along the direction, halved while it leads upwards.
+            curvature = (self._weights * p * (1 - p) * moved**2).sum(axis=0)
+            curvature += (penalty * direction**2).sum(axis=0)
+            length = moving * _quotient(-(gradient * direction).sum(axis=0), curvature)
+            while True:
+                theta = self.theta + length * direction
+                log_odds = self.log_odds + length * moved
+                new_loss = self._loss(theta, log_odds, penalty)
+                too_long = new_loss > loss * (1 + 1e-12)
+                if not too_long.any():
+                    break
+                length[too_long] /= 2
+            self.theta, self.log_odds, loss = theta, log_odds, new_loss
+        return False
+
+    def _loss(self, theta: Floats, log_odds: Floats, penalty: Floats) -> Floats:
+        """Return the objective, divided by C, of each regression."""
+        of_rows = (self._weights * log_loss(log_odds, self._y)).sum(axis=0)
+        return np.asarray(of_rows + (penalty * theta**2).sum(axis=0) / 2)
+
+
+def _quotient(dividend: Floats, divisor: Floats) -> Floats:
+    """Return quotients, 0 where the divisor is 0."""
+    return np.divide(dividend, divisor, out=np.zeros_like(dividend), where=divisor > 0)
