@@ -160,9 +160,9 @@ def fit_exactly(
 class Regressions:
     """Regressions on the same rows with different weights, which are fitted together.
 
-    Each step of all of them is a pass over the rows. They are conjugate gradients (Polak & Ribiere
-    1969), preconditioned with the Hessian of regressions that give all rows the same log odds, so
-    that columns which depend on each other take no more steps than others.
+    A step of all of them takes two passes over the rows. It is one of conjugate gradients (Polak &
+    Ribiere 1969), preconditioned with the Hessian of regressions that give all rows the same log
+    odds, so that columns which depend on each other need no more steps than others.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class Regressions:
             gradient[:-1] += self._Z.T @ residual.astype(self._Z.dtype)
             gradient[-1] += residual.sum(axis=0)
             step = np.vstack([cho_solve(factor, gradient[:-1]), gradient[-1:] / self._information])
-            # Of the distance to the optimum: the sum of squares over the rows, times information.
+            # About the squared distances of log odds to the optimum, summed with their information.
             squared = (gradient * step).sum(axis=0)
             moving = squared > tolerance**2 * self._information
             if not moving.any():

@@ -139,5 +139,5 @@ def test_regressions_that_are_hard_to_fit_reach_the_optimum(outcome):
 def test_a_regression_that_has_not_converged_is_an_error(stays, monkeypatch):
     monkeypatch.setattr("batch.training.regression._MAX_STEPS", 3)
     X, y, _ = stays
-    with pytest.raises(FeatureStoreError, match="has not converged in 3 steps with C = 0[.]1"):
+    with pytest.raises(FeatureStoreError, match=r"has not converged in 3 steps with C = 0\.1"):
         fit_exactly(standardize(X, np.ones(600)).Z, y, np.ones(600), 0.1)
