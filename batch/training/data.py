@@ -366,15 +366,19 @@ def word_counts(store: Store, hadm_id: npt.NDArray[np.int64], cutoff: str) -> An
     vectorizer = HashingVectorizer(
         ngram_range=(1, 2), n_features=_HASHED_WORDS, alternate_sign=False, norm=None
     )
-    counts = scipy.sparse.csr_matrix((len(hadm_id), _HASHED_WORDS))
+    parts: list[Any] = []
     for notes in open_source(store).texts(list(row_of_note)):
         rows = np.array([row_of_note[note_id] for note_id, _ in notes])
         note_counts = vectorizer.transform([text for _, text in notes])
         admission_of_note = scipy.sparse.csr_matrix(
             (np.ones(len(rows)), (rows, np.arange(len(rows)))), (len(hadm_id), len(rows))
         )
-        counts = counts + admission_of_note @ note_counts
-    return counts
+        part = admission_of_note @ note_counts
+        # Only matrices of about the same size are added, so that each count is copied few times.
+        while parts and parts[-1].nnz <= 2 * part.nnz:
+            part = parts.pop() + part
+        parts.append(part)
+    return sum(parts, start=scipy.sparse.csr_matrix((len(hadm_id), _HASHED_WORDS)))
 
 
 def covariate_design(

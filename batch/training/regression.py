@@ -187,10 +187,10 @@ class Regressions:
 
         Starts where the last fit ended. Returns whether they do.
         """
-        from scipy.linalg import cho_factor, cho_solve
-
         penalty = np.append(np.full(len(self.theta) - 1, 1 / c), 0)[:, None]
-        factor = cho_factor(self._hessian + np.diag(penalty[:-1, 0]), overwrite_a=True)
+        # Where columns depend on each other, rounding could make eigenvalues negative.
+        rounding = np.finfo(self._Z.dtype).eps * np.trace(self._hessian)
+        inverse = np.linalg.inv(self._hessian + np.diag(penalty[:-1, 0] + rounding))
         loss = self._loss(self.theta, self.log_odds, penalty)
         direction = gradient = np.zeros_like(self.theta)
         squared = np.zeros(len(loss))
@@ -201,7 +201,7 @@ class Regressions:
             gradient = penalty * self.theta
             gradient[:-1] += self._Z.T @ residual.astype(self._Z.dtype)
             gradient[-1] += residual.sum(axis=0)
-            step = np.vstack([cho_solve(factor, gradient[:-1]), gradient[-1:] / self._information])
+            step = np.vstack([inverse @ gradient[:-1], gradient[-1:] / self._information])
             # About the squared distances of log odds to the optimum, summed with their information.
             squared = (gradient * step).sum(axis=0)
             moving = squared > tolerance**2 * self._information

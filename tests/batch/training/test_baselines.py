@@ -102,6 +102,22 @@ def test_bag_of_words_learns_from_words_of_training_patients(tmp_path):
     assert p[y].min() > 0.5 > p[~y].max()
 
 
+def test_words_are_counted_over_all_blocks_of_notes(tmp_path):
+    stays = [admission(patient, patient) for patient in range(1, 401)]
+    notes = [
+        note(2 * patient + second, patient, f"pain pain p{patient} n{second}", subject_id=patient)
+        for patient in range(1, 401)
+        for second in (0, 1)
+    ]
+    folder = write_hospital(tmp_path / "h", stays, notes)
+    store = create_store(tmp_path / "w.duckdb", folder, "mimic3")
+    sync(store)
+    counts = word_counts(store, np.arange(1, 401), "72h")
+    # Words: pain twice, p1, n0. Pairs: pain pain, pain p1, p1 n0.
+    assert counts.sum(axis=1).tolist() == [[2 * (4 + 3)]] * 400
+    assert counts.max(axis=1).toarray().tolist() == [[4]] * 400
+
+
 class HashedWords(WordCounter):
     """Vectors of log counts of 256 groups of words."""
 
