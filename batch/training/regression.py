@@ -1,6 +1,6 @@
 """Logistic regression: columns with mean 0 and deviation 1, C by cross-validation, the optimum."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from batch.training.calibration import Floats, log_loss, probability
 from featurestore.errors import FeatureStoreError
 
-_BATCH_ROWS = 16_384
+_BATCH_ROWS = 2_048
 _MAX_STEPS = 5_000
 _PATIENCE = 3  # values of C without an improvement that end a search
 
@@ -105,7 +105,7 @@ def choose_c(
     """
     # The rows of a fold have no weight, where a copy of the others would cost memory.
     weights = [weight, *(weight * (fold != k) for k in range(int(fold.max()) + 1))]
-    regressions = Regressions(Z, y, np.stack(weights, axis=1))
+    regressions = Regressions(Z, y, np.stack(weights, axis=1), np.float32)
 
     def evaluate(c: float) -> tuple[float, Floats]:
         regressions.fit(c, tolerance=1e-4)
@@ -148,7 +148,7 @@ def fit_exactly(
 
     Raises FeatureStoreError where it is not reached.
     """
-    regression = Regressions(Z.astype(np.float64), y, weight[:, None])
+    regression = Regressions(Z, y, weight[:, None], np.float64)
     if not regression.fit(c, tolerance=1e-9):
         raise FeatureStoreError(
             f"the regression has not converged in {_MAX_STEPS:,} steps with C = {c:g} - are some "
@@ -166,21 +166,31 @@ class Regressions:
     """
 
     def __init__(
-        self, Z: npt.NDArray[np.floating], y: npt.NDArray[np.bool_], weights: Floats
+        self,
+        Z: npt.NDArray[np.float32],
+        y: npt.NDArray[np.bool_],
+        weights: Floats,
+        precision: type[np.floating],
     ) -> None:
         """Start from coefficients of 0. Z is (rows, dim), weights are (rows, regressions).
 
-        Where all rows with a weight are positive, or none is, the coefficients remain 0.
+        Products with Z have the `precision`; only some rows at once are copied for it. Where all
+        rows with a weight are positive, or none is, the coefficients remain 0.
         """
+        from sklearn.utils import gen_batches
+
         positive, total = y @ weights, weights.sum(axis=0)
         self.theta = np.zeros((Z.shape[1] + 1, weights.shape[1]))  # intercepts last
         self.log_odds = np.zeros(weights.shape)
-        self._Z, self._y = Z, y[:, None]
+        self._Z, self._y, self._precision = Z, y[:, None], precision
+        self._batches = list(gen_batches(len(Z), _BATCH_ROWS))
         self._weights = weights * ((positive > 0) & (positive < total))
         prevalence = positive.sum() / total.sum()
-        information = prevalence * (1 - prevalence) * weights.mean(axis=1)
+        information = prevalence * (1 - prevalence) * weights.mean(axis=1)  # (rows,)
         self._information = information.sum()
-        self._hessian = (Z.T * information.astype(Z.dtype)) @ Z
+        self._hessian = sum(
+            (batch.T * information[rows].astype(precision)) @ batch for rows, batch in self._rows()
+        )
 
     def fit(self, c: float, tolerance: float) -> bool:
         """Minimize the objective until log odds differ from the optimum by about the tolerance.
@@ -189,7 +199,7 @@ class Regressions:
         """
         penalty = np.append(np.full(len(self.theta) - 1, 1 / c), 0)[:, None]
         # Where columns depend on each other, rounding could make eigenvalues negative.
-        rounding = np.finfo(self._Z.dtype).eps * np.trace(self._hessian)
+        rounding = np.finfo(self._precision).eps * np.trace(self._hessian)
         inverse = np.linalg.inv(self._hessian + np.diag(penalty[:-1, 0] + rounding))
         loss = self._loss(self.theta, self.log_odds, penalty)
         direction = gradient = np.zeros_like(self.theta)
@@ -199,7 +209,9 @@ class Regressions:
             residual = self._weights * (p - self._y)
             before, squared_before = gradient, squared
             gradient = penalty * self.theta
-            gradient[:-1] += self._Z.T @ residual.astype(self._Z.dtype)
+            in_precision = residual.astype(self._precision)
+            for rows, batch in self._rows():
+                gradient[:-1] += batch.T @ in_precision[rows]
             gradient[-1] += residual.sum(axis=0)
             step = np.vstack([inverse @ gradient[:-1], gradient[-1:] / self._information])
             # About the squared distances of log odds to the optimum, summed with their information.
@@ -211,7 +223,8 @@ class Regressions:
             direction = np.maximum(conjugate, 0) * direction - step
             upwards = (direction * gradient).sum(axis=0) >= 0
             direction[:, upwards] = -step[:, upwards]
-            moved = self._Z @ direction[:-1].astype(self._Z.dtype) + direction[-1]
+            coef = direction[:-1].astype(self._precision)
+            moved = np.concatenate([batch @ coef for _, batch in self._rows()]) + direction[-1]
             # Newton's step along the direction, halved while it leads upwards.
             curvature = (self._weights * p * (1 - p) * moved**2).sum(axis=0)
             curvature += (penalty * direction**2).sum(axis=0)
@@ -226,6 +239,10 @@ class Regressions:
                 length[too_long] /= 2
             self.theta, self.log_odds, loss = theta, log_odds, new_loss
         return False
+
+    def _rows(self) -> Iterator[tuple[slice, npt.NDArray[np.floating]]]:
+        for rows in self._batches:
+            yield rows, self._Z[rows].astype(self._precision, copy=False)
 
     def _loss(self, theta: Floats, log_odds: Floats, penalty: Floats) -> Floats:
         """Return the objective, divided by C, of each regression."""
