@@ -1,7 +1,11 @@
 """The regressions along a grid of C, compared with scikit-learn's optimum in double precision."""
 
+import threading
+import warnings
+
 import numpy as np
 import pytest
+from scipy.linalg import LinAlgWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -63,6 +67,22 @@ def test_a_fold_without_which_all_are_positive_has_the_intercept_of_all():
     fold = (np.arange(20) >= 4).astype(int)  # fold 0 has all that are negative
     out_of_fold = log_odds_of(Z, y, 1.0, fold)
     assert out_of_fold[:4] == pytest.approx(optimum(Z, y, 1.0).intercept_[0], abs=1e-3)
+
+
+def test_no_thread_makes_a_warning_of_linear_algebra_an_error(stays, monkeypatch):
+    """All threads share the filters: such a warning of another thread once ended `train`."""
+    errors = set()
+    simplefilter = warnings.simplefilter
+
+    def record(action, category=Warning, *arguments):
+        if action == "error" and threading.current_thread() is not threading.main_thread():
+            errors.add(category)
+        simplefilter(action, category, *arguments)
+
+    monkeypatch.setattr(warnings, "simplefilter", record)
+    X, y, fold = stays
+    log_odds_of(standardize(X, np.ones(len(y))).Z, y, 0.1, fold)
+    assert LinAlgWarning not in errors
 
 
 def test_the_final_fit_agrees_with_scikit_learn_to_eight_digits(stays):
