@@ -132,20 +132,21 @@ def mimic_demo():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _told_by():
-    """Who writes to stderr, before any command hides what they say."""
+def _before_commands():
+    """The umask and who writes to stderr, before a command of any fixture changes them."""
     hooks = ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook"))
-    return [(*hook, getattr(*hook)) for hook in (*hooks, (warnings, "showwarning"))]
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return umask, [(*hook, getattr(*hook)) for hook in (*hooks, (warnings, "showwarning"))]
 
 
 @pytest.fixture(autouse=True)
-def _keep_process(_told_by):
+def _keep_process(_before_commands):
     """Commands set the umask of their process, and hide what it says; tests share one."""
-    umask = os.umask(0o022)
-    os.umask(umask)
     yield
+    umask, told_by = _before_commands
     os.umask(umask)
-    for where, name, was in _told_by:
+    for where, name, was in told_by:
         setattr(where, name, was)
     logging.setLogRecordFactory(logging.LogRecord)
     logging.disable(logging.NOTSET)

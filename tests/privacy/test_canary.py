@@ -636,6 +636,7 @@ def test_the_encryption_key_is_never_revealed(program, model, tmp_path):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o600)
     (tmp_path / "open").write_text(key)
+    (tmp_path / "open").chmod(0o644)
     named = {"FEATURESTORE_KEY_FILE": str(tmp_path / "key")}
     embed = ["embed", "w.duckdb", model, "--device", "cpu"]
     plan = [
