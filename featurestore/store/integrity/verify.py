@@ -3,7 +3,7 @@
 import contextlib
 import stat
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -97,10 +97,11 @@ def _findings(store: Store) -> tuple[list[str], list[str]]:
         return list(dict.fromkeys([*damage, str(error)])), []
     if macros := list(_guard(partial(_foreign_macros, con))):
         return [*damage, *macros], changes
+    expect = cache(partial(_own_definitions, con))
     for check in (
         broken_tables,
         partial(_changed_rows, vectors=True),
-        partial(_wrong_definitions, mended_by_jobs=False),
+        partial(_wrong_definitions, expect=expect, mended_by_jobs=False),
         duplicate_keys,
         wrong_widths,
         broken_chain,
@@ -111,7 +112,7 @@ def _findings(store: Store) -> tuple[list[str], list[str]]:
         damage += _guard(partial(check, con))
     damage += _guard(lambda: _invalid_shards(store))
     changes += _guard(partial(_changed_rows, con, vectors=False))
-    rules = list(_guard(partial(_wrong_definitions, con, mended_by_jobs=True)))
+    rules = list(_guard(partial(_wrong_definitions, con, expect, mended_by_jobs=True)))
     if not rules:  # These use the views and macros of the store.
         damage += _guard(partial(_wrong_means, con))
         changes += _guard(partial(_wrong_windows, con))
@@ -206,16 +207,8 @@ def _changed_rows(con: duckdb.DuckDBPyConnection, vectors: bool) -> Iterator[str
     yield from changed_rows(con, tables).values()
 
 
-def _wrong_definitions(con: duckdb.DuckDBPyConnection, mended_by_jobs: bool) -> Iterator[str]:
-    """Find views, macros and schemas that are not this program's, and definitions that differ.
-
-    Each job replaces the views and macros of this program; those of another version may differ.
-    """
-    query = read_sql("store/verify/definitions")
-    (version,) = con.execute(
-        "SELECT max_by(versions ->> '$.\"clinical-featurestore\"', run_id) FROM runs"
-    ).fetchall()[0]
-    stored = dict(con.execute(query).fetchall())
+def _own_definitions(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Return the definitions that this program gives the objects of a store with its tasks."""
     (encrypted,) = con.execute(
         "SELECT encrypted FROM duckdb_databases() WHERE database_name = current_database()"
     ).fetchall()[0]
@@ -231,7 +224,21 @@ def _wrong_definitions(con: duckdb.DuckDBPyConnection, mended_by_jobs: bool) -> 
         with open_duckdb() as own:
             attach(own, Path(folder) / "own", "store")
             own.execute("USE store")
-            expected = dict(own.execute(query).fetchall())
+            return dict(own.execute(read_sql("store/verify/definitions")).fetchall())
+
+
+def _wrong_definitions(
+    con: duckdb.DuckDBPyConnection, expect: Callable[[], dict[str, str]], mended_by_jobs: bool
+) -> Iterator[str]:
+    """Find views, macros and schemas that are not this program's, and definitions that differ.
+
+    Each job replaces the views and macros of this program; those of another version may differ.
+    """
+    (version,) = con.execute(
+        "SELECT max_by(versions ->> '$.\"clinical-featurestore\"', run_id) FROM runs"
+    ).fetchall()[0]
+    stored = dict(con.execute(read_sql("store/verify/definitions")).fetchall())
+    expected = expect()
     for name in sorted(stored.keys() | expected.keys()):
         if (name in VIEWS_AND_MACROS) != mended_by_jobs:
             continue

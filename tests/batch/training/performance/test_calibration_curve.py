@@ -73,6 +73,16 @@ def test_outcomes_that_are_separated_have_a_finite_curve():
     assert curve[0] < 0.01 and curve[-1] > 0.99
 
 
+def test_simulated_outcomes_of_which_few_are_positive_need_no_warning():
+    """Log odds separate the outcomes of some of the 200 samples; scikit-learn warned of ten."""
+    p = expit(np.random.default_rng(9).normal(-6, 4, 60))
+    curves = curves_if_calibrated(p, p)
+    assert (curves >= 0).all() and (curves <= 1).all()
+    # A regression with an intercept predicts as many positives as there are.
+    positives = np.random.default_rng(0).random((200, 60)) < p
+    assert curves.mean(axis=1) == pytest.approx(positives.mean(axis=1), abs=1e-7)
+
+
 def test_the_ici_of_calibrated_risks_is_as_large_as_expected():
     rng = np.random.default_rng(2)
     p = expit(rng.normal(-1, 0.8, 150))
