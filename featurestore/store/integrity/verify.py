@@ -3,7 +3,7 @@
 import contextlib
 import stat
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -97,11 +97,10 @@ def _findings(store: Store) -> tuple[list[str], list[str]]:
         return list(dict.fromkeys([*damage, str(error)])), []
     if macros := list(_guard(partial(_foreign_macros, con))):
         return [*damage, *macros], changes
-    expect = cache(partial(_own_definitions, con))
     for check in (
         broken_tables,
         partial(_changed_rows, vectors=True),
-        partial(_wrong_definitions, expect=expect, mended_by_jobs=False),
+        partial(_wrong_definitions, mended_by_jobs=False),
         duplicate_keys,
         wrong_widths,
         broken_chain,
@@ -112,7 +111,7 @@ def _findings(store: Store) -> tuple[list[str], list[str]]:
         damage += _guard(partial(check, con))
     damage += _guard(lambda: _invalid_shards(store))
     changes += _guard(partial(_changed_rows, con, vectors=False))
-    rules = list(_guard(partial(_wrong_definitions, con, expect, mended_by_jobs=True)))
+    rules = list(_guard(partial(_wrong_definitions, con, mended_by_jobs=True)))
     if not rules:  # These use the views and macros of the store.
         damage += _guard(partial(_wrong_means, con))
         changes += _guard(partial(_wrong_windows, con))
@@ -207,19 +206,17 @@ def _changed_rows(con: duckdb.DuckDBPyConnection, vectors: bool) -> Iterator[str
     yield from changed_rows(con, tables).values()
 
 
-def _own_definitions(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """Return the definitions that this program gives the objects of a store with its tasks."""
-    (encrypted,) = con.execute(
-        "SELECT encrypted FROM duckdb_databases() WHERE database_name = current_database()"
-    ).fetchall()[0]
+@lru_cache(maxsize=1)
+def _own_definitions(tasks: tuple[tuple[str, str], ...], encrypt: bool) -> dict[str, str]:
+    """Return how this program defines the objects of a store with these tasks (name, SELECT)."""
     # Definitions that are read from a file are not worded as they were made.
     with TemporaryDirectory() as folder:
         with open_duckdb() as own:
-            attach(own, Path(folder) / "own", "store", read_only=False, encrypt=encrypted)
+            attach(own, Path(folder) / "own", "store", read_only=False, encrypt=encrypt)
             own.execute("USE store")
             make_objects(own, TABLES)
-            own.register("stored_tasks", con.execute("FROM tasks").to_arrow_table())
-            own.execute("INSERT INTO tasks FROM stored_tasks")
+            for task in tasks:
+                own.execute("INSERT INTO tasks VALUES ($1, $2, FALSE, localtimestamp)", task)
             make_objects(own, VIEWS_AND_MACROS)
         with open_duckdb() as own:
             attach(own, Path(folder) / "own", "store")
@@ -227,9 +224,7 @@ def _own_definitions(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
             return dict(own.execute(read_sql("store/verify/definitions")).fetchall())
 
 
-def _wrong_definitions(
-    con: duckdb.DuckDBPyConnection, expect: Callable[[], dict[str, str]], mended_by_jobs: bool
-) -> Iterator[str]:
+def _wrong_definitions(con: duckdb.DuckDBPyConnection, mended_by_jobs: bool) -> Iterator[str]:
     """Find views, macros and schemas that are not this program's, and definitions that differ.
 
     Each job replaces the views and macros of this program; those of another version may differ.
@@ -237,8 +232,12 @@ def _wrong_definitions(
     (version,) = con.execute(
         "SELECT max_by(versions ->> '$.\"clinical-featurestore\"', run_id) FROM runs"
     ).fetchall()[0]
+    (encrypted,) = con.execute(
+        "SELECT encrypted FROM duckdb_databases() WHERE database_name = current_database()"
+    ).fetchall()[0]
+    tasks = con.execute("SELECT name::VARCHAR, sql::VARCHAR FROM tasks ORDER BY name").fetchall()
+    expected = _own_definitions(tuple(tasks), encrypted)
     stored = dict(con.execute(read_sql("store/verify/definitions")).fetchall())
-    expected = expect()
     for name in sorted(stored.keys() | expected.keys()):
         if (name in VIEWS_AND_MACROS) != mended_by_jobs:
             continue
