@@ -45,6 +45,7 @@ _LOCAL = {
     "RAY_AUTH_MODE": "token",
     "RAY_LOG_TO_STDERR": "1",  # and from there to /dev/null
     "RAY_enable_metrics_collection": "0",
+    "RAY_worker_niceness": "0",  # 15 by default: other programs would leave workers no time
 }
 
 
