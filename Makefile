@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses 
 demo: $(INSTALLED)  ## the whole pipeline on a synthetic hospital
 	$(BIN)/featurestore demo demo
 
-test: $(INSTALLED)  ## every promise at small size, in under 5 minutes on 2 cores
+test: $(INSTALLED)  ## every promise at small size, in 10 to 25 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
 test-slow: $(INSTALLED)  ## what `test` leaves out: kills, fuzzing, the whole demo, model families
